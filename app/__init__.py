@@ -1,0 +1,1 @@
+"""An experiment (what is computed) under a layout (where it is computed), to weights."""

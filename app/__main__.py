@@ -1,0 +1,233 @@
+"""`python -m app COMMAND [flags]`: flags only; the work is elsewhere.
+
+list       the experiments
+prepare    write an experiment's data set where training finds it
+train      train an experiment, or continue the run in --workdir
+evaluate   evaluate the newest checkpoint of --workdir
+benchmark  measure steps, input, scaling and all-reduce on this machine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# TensorFlow reads these when it is imported. Its start-up chatter stays off by default.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from absl import flags
+
+from app import config, errors, experiments, workdir
+from app.config import Experiment, Layout
+from input import InputError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function.")
+flags.DEFINE_multi_string("set", [], "field=value of the experiment; repeatable.")
+flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<experiment>/<time>.")
+flags.DEFINE_string(
+    "data_dir", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "Prepared data sets."
+)
+flags.DEFINE_bool("exact", False, "The same weights bit for bit on any number of processes.")
+flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: at the end only.", lower_bound=0)
+flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
+flags.DEFINE_integer("keep", 3, "Checkpoints kept, beside the best.", lower_bound=1)
+flags.DEFINE_integer("stop_at_step", 0, "Stop there, to be continued.", lower_bound=0)
+flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
+flags.DEFINE_bool("log_examples", False, "Write the ids of every step's examples.")
+
+
+def list_command() -> None:
+    """Experiments with the first line of their cards."""
+    for name, function in experiments.named().items():
+        print(f"{name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+
+
+def prepare_command() -> None:
+    """Prepares the data of --experiment."""
+    data = chosen().data
+    import_tensorflow()
+    print(data.prepare(str(Path(FLAGS.data_dir).expanduser())))
+
+
+def train_command() -> None:
+    """Trains --experiment, or continues --workdir."""
+    experiment, layout = validated()
+    import_tensorflow()
+    from app.parallel import replicas
+    from app.training import loop
+
+    where, _ = loop.join(layout)
+    folder = Path(replicas.broadcast_text(FLAGS.workdir or str(workdir.default(reference()))))
+    run = loop.Run(
+        workdir=folder,
+        data_dir=str(Path(FLAGS.data_dir).expanduser()),
+        reference=reference(),
+        settings=tuple(settings()),
+        **{f.name: FLAGS[f.name].value for f in dataclasses.fields(loop.Run) if f.name in OPTIONS},
+    )
+    result = loop.train(experiment, layout, run)
+    if where.is_chief:
+        print(summary(result))
+
+
+OPTIONS = (
+    "checkpoint_every",
+    "evaluate_every",
+    "keep",
+    "stop_at_step",
+    "log_every",
+    "log_examples",
+)
+
+
+def evaluate_command() -> None:
+    """Evaluates the newest checkpoint of --workdir."""
+    if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
+        raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
+    experiment, _ = validated()
+    import_tensorflow()
+    from app.training import loop
+
+    metrics = loop.evaluate(experiment, Path(FLAGS.workdir), str(Path(FLAGS.data_dir).expanduser()))
+    if metrics:
+        print(json.dumps(metrics, indent=1))
+
+
+def benchmark_command() -> None:
+    """Measures this machine; see app/benchmark.py."""
+    experiment = chosen("resnet50_synthetic")
+    import_tensorflow()
+    from app import benchmark
+
+    benchmark.main(experiment, str(Path(FLAGS.data_dir).expanduser()))
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "list": list_command,
+    "prepare": prepare_command,
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "benchmark": benchmark_command,
+}
+
+
+def reference(default: str = "resnet50_digits") -> str:
+    """What --experiment names; a given workdir remembers its own."""
+    kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+    return FLAGS.experiment or (str(kept["reference"]) if kept else default)
+
+
+def settings() -> list[str]:
+    """What --set says; a given workdir remembers its own if neither flag is given."""
+    kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+    if kept and not FLAGS.experiment and not FLAGS.set:
+        return list(kept["set"])
+    return list(FLAGS.set)
+
+
+def chosen(default: str = "resnet50_digits") -> Experiment:
+    """The experiment that the flags describe."""
+    return config.override(experiments.load(reference(default)), settings())
+
+
+def validated(processes: int | None = None) -> tuple[Experiment, Layout]:
+    """What the flags describe, checked as far as it can be without data or TensorFlow."""
+    processes = processes or int(os.environ.get("HOROVOD_SIZE", 1))
+    experiment, layout = chosen(), Layout(processes, FLAGS.exact)
+    config.validate(experiment, layout)
+    if FLAGS.workdir:
+        workdir.check(Path(FLAGS.workdir), experiment)
+    return experiment, layout
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The closing lines of a run."""
+    split, metrics = next(iter(result["metrics"].items()))
+    state = "done" if result["finished"] else "stopped, to be continued,"
+    speed = result["examples_per_second"]
+    return (
+        f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
+        f"{metrics['accuracy']:.4f}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
+        f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command; returns the exit code.
+
+    An error that every rank raises is no crash. run.sh names a file for its code, so that
+    the ranks can leave in peace and horovodrun adds no traceback to the message.
+    """
+    try:
+        return run(arguments)
+    except (errors.UserError, InputError) as error:
+        code = getattr(error, "exit_code", errors.DATA)
+        joined = "app.parallel.replicas" in sys.modules
+        # Before they join, all ranks find the same error: rank 0 tells it.
+        is_first = joined or os.environ.get("HOROVOD_RANK", "0") == "0"
+        if getattr(error, "speaker", True) and is_first:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        everywhere = getattr(error, "everywhere", False) or not joined
+    except Exception as error:
+        if "Horovod" not in str(error) or "shut down" not in str(error):
+            raise
+        print(f"error: lost a peer: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+        code, everywhere = errors.LOST_PEER, False
+    path = os.environ.get("SCALEPROOF_EXIT_FILE")
+    if path:
+        with open(path, "a") as file:
+            file.write(f"{code}\n")
+    return errors.DONE if path and everywhere else code
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses the flags and calls the command."""
+    name, *rest = arguments or ["--help"]
+    is_check = name == "check" and bool(rest)  # run.sh asks before it starts processes
+    if is_check:
+        name, *rest = rest
+    if name in ("--help", "-h", "help"):
+        print(f"{__doc__}\n{FLAGS.main_module_help()}")
+        return errors.DONE
+    if name not in COMMANDS:
+        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
+    try:
+        left = FLAGS([name, *rest])[1:]
+    except flags.Error as error:
+        raise errors.UsageError(str(error)) from None
+    if left:
+        raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
+    if is_check:
+        validated(int(os.environ.get("NP", 2)))
+    else:
+        COMMANDS[name]()
+    return errors.DONE
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without what its libraries print before they read the log level."""
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            chatter.seek(0)
+            os.write(terminal, chatter.read())  # it may say why
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

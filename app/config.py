@@ -1,0 +1,269 @@
+"""What is computed (Experiment) and where it is computed (Layout).
+
+The trained weights are a function of the Experiment alone. Both are plain frozen
+dataclasses, checked before TensorFlow is imported: a mistyped flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from app.errors import DataError, UsageError
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A frozen dataclass that lists a model's blocks (`models.blocks` says what one is)."""
+
+    def blocks(self, num_classes: int) -> Sequence[Any]:
+        """Returns the Keras layers, first to last; called once a process."""
+        ...
+
+
+@runtime_checkable
+class Data(Protocol):
+    """A frozen dataclass that opens a data set (`input.images.Images` is one)."""
+
+    def prepare(self, data_dir: str) -> str:
+        """Writes the data set below `data_dir` if it is not there; returns a line on it."""
+        ...
+
+    def open(self, data_dir: str) -> Any:
+        """Returns the prepared data set; raises DataError if it is not prepared."""
+        ...
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """From gradients to weights. Everything that lasts is counted in examples."""
+
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    learning_rate: float = 0.1  # at a global batch of `reference_batch` examples
+    reference_batch: int = 256  # linear scaling: rate = learning_rate * G / reference_batch
+    schedule: Literal["constant", "cosine", "steps"] = "cosine"
+    warmup_epochs: float = 5.0
+    decay_epochs: tuple[float, ...] = (30.0, 60.0, 80.0)  # schedule=steps
+    decay_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4  # not on biases and normalisation
+    trust_coefficient: float = 0.001  # optimizer=lars
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0  # of the moving average of the weights, a step; 0: none
+
+
+@dataclass(frozen=True)
+class Update:
+    """How micro-batch gradients become one update: what changes numbers on purpose."""
+
+    compression: Literal["none", "float16"] = "none"  # of gradients on the wire
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the trained weights depend on."""
+
+    model: Model
+    data: Data
+    global_batch: int  # G, examples a step
+    micro_batch: int  # examples normalised together; V = G / micro_batch virtual replicas
+    epochs: float | None = None
+    steps: int | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    optimization: Optimization = field(default_factory=Optimization)
+    update: Update = field(default_factory=Update)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """V: micro-batches in a step, over all processes."""
+        return self.global_batch // self.micro_batch
+
+    def total_steps(self, num_examples: int) -> int:
+        """Steps of the whole run: `steps`, or `epochs` rounded up to whole steps."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * num_examples / self.global_batch)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the experiment runs. No field of it changes the trained weights."""
+
+    processes: int = 1
+    exact: bool = False  # bit for bit the same weights on any layout
+
+
+def validate(experiment: Experiment, layout: Layout) -> None:
+    """Checks what can be checked without the data.
+
+    Raises:
+        UsageError: the rule, the values that break it, and the way out.
+    """
+    e, o = experiment, experiment.optimization
+    positive = {"global_batch": e.global_batch, "micro_batch": e.micro_batch}
+    positive |= {"optimization.reference_batch": o.reference_batch}
+    for name, value in positive.items():
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}.")
+    if e.global_batch % e.micro_batch:
+        below = e.global_batch // e.micro_batch * e.micro_batch
+        near = [g for g in (below, below + e.micro_batch) if g]
+        raise UsageError(
+            f"global_batch ({e.global_batch}) must be a multiple of micro_batch "
+            f"({e.micro_batch}): set global_batch={' or '.join(map(str, near))}."
+        )
+    if layout.processes > e.num_micro_batches:
+        raise UsageError(
+            f"{layout.processes} processes need at least as many micro-batches, but global_batch "
+            f"{e.global_batch} / micro_batch {e.micro_batch} gives {e.num_micro_batches}: start at "
+            f"most {e.num_micro_batches} processes, or set a smaller micro_batch."
+        )
+    if (e.steps is None) == (e.epochs is None):
+        raise UsageError(f"give either steps or epochs, not steps={e.steps} and epochs={e.epochs}.")
+    for name, amount in (("steps", e.steps), ("epochs", e.epochs)):
+        if amount is not None and not 0 < amount < math.inf:
+            raise UsageError(f"{name} must be more than 0, not {amount}.")
+    if not 0 <= e.seed < 2**31:
+        raise UsageError(f"seed must be in [0, 2147483648), not {e.seed}.")
+    if not 0 < o.learning_rate < math.inf:
+        raise UsageError(f"optimization.learning_rate must be above 0, not {o.learning_rate}.")
+    fractions = {n: getattr(o, n) for n in ("momentum", "label_smoothing", "ema_decay")}
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UsageError(f"optimization.{name} must be in [0, 1), not {value}.")
+    if not 0 <= o.weight_decay < math.inf or not 0 <= o.warmup_epochs < math.inf:
+        raise UsageError(
+            f"optimization.weight_decay ({o.weight_decay}) and optimization.warmup_epochs "
+            f"({o.warmup_epochs}) must not be negative."
+        )
+    if layout.exact and e.update.compression != "none":
+        raise UsageError(
+            f"--exact cannot keep update.compression={e.update.compression}: what is rounded on the "
+            "wire depends on the layout; drop one of the two."
+        )
+
+
+def validate_size(experiment: Experiment, num_examples: int) -> None:
+    """A step must not hold an example twice.
+
+    Raises:
+        DataError: fewer training examples than a global batch.
+    """
+    if num_examples < experiment.global_batch:
+        raise DataError(
+            f"the training split has {num_examples} examples, fewer than one global batch "
+            f"({experiment.global_batch}): set a smaller global_batch."
+        )
+
+
+def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """Applies `field=value` settings, each value read as its field's type.
+
+    Raises:
+        UsageError: an unknown field (names the nearest and lists the valid ones) or a
+            value that is not of the field's type.
+    """
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        if not separator:
+            raise UsageError(f"--set needs field=value, not {setting!r}.")
+        experiment = _replace(experiment, path.strip(), path.strip().split("."), text.strip())
+        # The length of the run has two spellings: the one given wins.
+        if path.strip() == "steps":
+            experiment = dataclasses.replace(experiment, epochs=None)
+        elif path.strip() == "epochs":
+            experiment = dataclasses.replace(experiment, steps=None)
+    return experiment
+
+
+def _replace(owner: Any, path: str, names: list[str], text: str) -> Any:
+    fields = [f.name for f in dataclasses.fields(owner) if f.init]
+    name, *rest = names
+    prefix = path[: len(path) - len(".".join(names))]
+    value = getattr(owner, name) if name in fields else None
+    if name not in fields or bool(rest) != dataclasses.is_dataclass(value):
+        near = [f"{prefix}{f}" for f in difflib.get_close_matches(name, fields, n=1)]
+        if name in fields:  # a group without a field, or a field taken for a group
+            near = [f"{prefix}{name}.*"] if not rest else [f"{prefix}{name}"]
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise UsageError(
+            f"no field {path!r}{hint}; valid: {', '.join(prefix + f for f in fields)}."
+        )
+    if rest:
+        return dataclasses.replace(owner, **{name: _replace(value, path, rest, text)})
+    wanted = typing.get_type_hints(type(owner))[name]
+    try:
+        return dataclasses.replace(owner, **{name: parse(text, wanted)})
+    except ValueError as error:
+        raise UsageError(f"{path}={text}: {error}.") from None
+
+
+def parse(text: str, wanted: Any) -> Any:
+    """Reads `text` as a value of type `wanted`.
+
+    Raises:
+        ValueError: says what was wanted.
+    """
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is Literal:
+        if text not in arguments:
+            raise ValueError(f"must be one of {', '.join(map(str, arguments))}")
+        return text
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        return parse(text, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
+        return tuple(parse(item, arguments[0]) for item in items)
+    if wanted is str:
+        return text
+    if wanted is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError("must be true or false")
+        return text.lower() in ("true", "1")
+    try:
+        number = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        number = None
+    if wanted is int and type(number) is int:
+        return number
+    if wanted is float and type(number) in (int, float):
+        return float(number)
+    raise ValueError(f"must be of type {getattr(wanted, '__name__', wanted)}")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Nested dictionary of plain values, each dataclass with its type's name.
+
+    The name is part of it: a ResNet and a user's model with equal fields are two models.
+    """
+    values: dict[str, Any] = {"type": f"{type(config).__module__}.{type(config).__qualname__}"}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = as_dict(value)
+        values[f.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `field: ours, theirs` for every leaf in which two `as_dict` results differ."""
+    lines = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(name), theirs.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            lines.append(f"{prefix}{name}: {a} here, {b} there")
+    return lines

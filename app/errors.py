@@ -1,0 +1,37 @@
+"""Errors that are the user's to mend: one message, and an exit code scripts can read.
+
+Anything else that is raised is a bug, keeps its traceback and exits with 1.
+"""
+
+DONE, BUG, USAGE, DATA, CHECKPOINT, NUMBERS, DIVERGED, LOST_PEER = range(8)
+PREEMPTED = 42
+
+
+class UserError(Exception):
+    """States the rule, the values that broke it and the way out, in one sentence."""
+
+    exit_code = USAGE
+    everywhere = False  # raised on every rank, so that none is left waiting
+    speaker = True  # False on the ranks that fail because another one did
+
+
+class UsageError(UserError):
+    """A flag, a field or a combination of them that cannot be (exit code 2)."""
+
+
+class DataError(UserError):
+    """A data set that is missing, too small or damaged (exit code 3)."""
+
+    exit_code = DATA
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or is another model's (exit code 4)."""
+
+    exit_code = CHECKPOINT
+
+
+class NumbersError(UserError):
+    """A loss or a gradient that is not finite (exit code 5)."""
+
+    exit_code = NUMBERS

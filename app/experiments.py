@@ -1,0 +1,191 @@
+"""The named runs. A docstring is a recipe card: source, hardware, time, result, command.
+
+To make your own, write a function that returns an Experiment, here or in a file of yours
+(`--experiment=path/to/file.py:function` or `module:function`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from app.config import Experiment, Optimization
+from app.errors import UsageError
+from input.images import Images
+from models.resnet import ResNet
+
+
+def resnet50_digits() -> Experiment:
+    """ResNet-50 on scikit-learn's 1,797 scanned digits: the first run on a new machine.
+
+    Scans of 8x8 pixels are resized to 32x32; the stem brings them back to 8x8. Measured
+    time and accuracy are in README, "Results".
+
+        ./run.sh
+    """
+    return Experiment(
+        model=ResNet(depth=50),
+        data=Images("digits", size=32, augmentation="shift"),
+        global_batch=128,
+        micro_batch=16,
+        epochs=16,
+        optimization=Optimization(learning_rate=0.1, warmup_epochs=3, weight_decay=5e-4),
+    )
+
+
+def resnet18_fashion() -> Experiment:
+    """A narrow ResNet-18 on Fashion-MNIST: test accuracy of at least 0.92 in 10 epochs.
+
+    ./run.sh prepare --experiment=resnet18_fashion
+    NP=2 ./run.sh train --experiment=resnet18_fashion
+    """
+    return Experiment(
+        model=ResNet(depth=18, width=16, stem="cifar"),
+        data=Images("fashion_mnist", size=28, augmentation="shift_flip"),
+        global_batch=256,
+        micro_batch=64,
+        epochs=10,
+        optimization=Optimization(
+            learning_rate=0.2, warmup_epochs=1, weight_decay=5e-4, nesterov=True
+        ),
+    )
+
+
+def resnet50_cifar10() -> Experiment:
+    """ResNet-50 with the CIFAR stem on CIFAR-10 (TFDS fetches it).
+
+    ./run.sh prepare --experiment=resnet50_cifar10
+    NP=8 ./run.sh train --experiment=resnet50_cifar10
+    """
+    return Experiment(
+        model=ResNet(depth=50, stem="cifar"),
+        data=Images("cifar10", size=32, augmentation="shift_flip"),
+        global_batch=512,
+        micro_batch=64,
+        epochs=100,
+        optimization=Optimization(learning_rate=0.1, weight_decay=5e-4, nesterov=True),
+    )
+
+
+def resnet50_imagenet() -> Experiment:
+    """ResNet-50 on ImageNet by 128 processes, global batch 8,192 (Goyal et al., 1706.02677).
+
+    Published: 76.3 % top-1 in one hour on 256 P100; 1 h 23 at 23.97 % error on 128 P100
+    with Horovod and this batch (tensorpack's ResNet-Horovod). 128 micro-batches of 64, the
+    rate 3.2 = 0.1 x 8192 / 256 after 5 epochs, divided by 10 after 30, 60 and 80. The
+    result does not depend on the number of processes: 1 to 128 of them run this recipe.
+    TFDS needs the two ILSVRC2012 archives in `<data_dir>/downloads/manual`.
+
+        ./run.sh prepare --experiment=resnet50_imagenet
+        horovodrun -np 128 -H a:8,b:8,... python -m app train --experiment=resnet50_imagenet
+    """
+    return Experiment(
+        model=ResNet(depth=50),
+        data=Images("imagenet2012", size=224, augmentation="imagenet"),
+        global_batch=8192,
+        micro_batch=64,
+        epochs=90,
+        optimization=Optimization(schedule="steps", weight_decay=1e-4),
+    )
+
+
+def resnet50_imagenet_lars() -> Experiment:
+    """ResNet-50 on ImageNet at global batch 32,768 with LARS (1708.03888), mixed precision.
+
+    The regime in which plain SGD loses accuracy. bfloat16, label smoothing, and a moving
+    average of the weights, evaluated beside them.
+
+        horovodrun -np 128 -H a:8,b:8,... python -m app train --experiment=resnet50_imagenet_lars
+    """
+    base = resnet50_imagenet()
+    return dataclasses.replace(
+        base,
+        global_batch=32768,
+        micro_batch=64,
+        precision="bfloat16",
+        optimization=Optimization(
+            optimizer="lars",
+            learning_rate=0.25,
+            warmup_epochs=5,
+            weight_decay=5e-5,
+            label_smoothing=0.1,
+            ema_decay=0.995,
+        ),
+    )
+
+
+def resnet50_synthetic() -> Experiment:
+    """ResNet-50 on random 224-pixel JPEGs: measures a machine, learns nothing.
+
+    ./run.sh benchmark
+    """
+    return Experiment(
+        model=ResNet(depth=50),
+        data=Images("synthetic", size=224, augmentation="imagenet"),
+        global_batch=32,
+        micro_batch=16,
+        steps=20,
+        optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.001),
+    )
+
+
+def named() -> dict[str, Callable[[], Experiment]]:
+    """The experiments of this file, by name."""
+    here = sys.modules[__name__]
+    functions = inspect.getmembers(here, inspect.isfunction)
+    return {
+        name: function
+        for name, function in functions
+        if function.__module__ == __name__
+        and inspect.signature(function).return_annotation == "Experiment"
+        and not inspect.signature(function).parameters
+    }
+
+
+def load(reference: str) -> Experiment:
+    """The experiment `NAME`, `module:function` or `path/to/file.py:function`.
+
+    Raises:
+        UsageError: there is no such one (names the nearest).
+    """
+    place, separator, name = reference.rpartition(":")
+    if not separator:
+        functions = named()
+        if reference not in functions:
+            near = difflib.get_close_matches(reference, functions, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(
+                f"no experiment {reference!r}{hint} There are {', '.join(functions)}; your own is "
+                "module:function."
+            )
+        return functions[reference]()
+    function = getattr(_module(place), name, None)
+    if not callable(function):
+        raise UsageError(f"--experiment={reference}: {place} has no function {name!r}.")
+    experiment = function()
+    if not isinstance(experiment, Experiment):
+        raise UsageError(
+            f"--experiment={reference}: {name}() must return an app.config.Experiment, not "
+            f"{type(experiment).__name__}."
+        )
+    return experiment
+
+
+def _module(place: str) -> object:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).expanduser().resolve()
+        sys.path.insert(0, str(path.parent))  # its own imports
+        return importlib.import_module(path.stem)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--experiment: no module {error.name!r}; give a path to a .py file, or a module on "
+            "PYTHONPATH."
+        ) from None

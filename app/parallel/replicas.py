@@ -1,0 +1,106 @@
+"""Replicas are Horovod processes. The only file that imports Horovod.
+
+Horovod 0.28.1 is older than Keras 3: it is handed `tf.Variable`s and tensors only, never
+Keras variables or optimizers (horovod#4290).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import horovod.tensorflow as hvd
+import numpy as np
+import tensorflow as tf
+
+from app.errors import UserError
+from app.parallel.topology import Topology
+
+Compression = Literal["none", "float16"]
+
+
+def join() -> Topology:
+    """Joins the job, and takes this process's part of the machine's cores and GPUs."""
+    hvd.init()
+    topology = Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    threads = topology.threads(len(os.sched_getaffinity(0)))
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Two at least: one runs the step, another can start an all-reduce or copy.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        gpu = gpus[topology.local_rank % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return topology
+
+
+def all_reduce(tensor: tf.Tensor, name: str, compression: Compression = "none") -> tf.Tensor:
+    """Sum over the processes, in Horovod's order; starts as soon as `tensor` is computed."""
+    if hvd.size() == 1:
+        return tensor
+    compressor = hvd.Compression.fp16 if compression == "float16" else hvd.Compression.none
+    return hvd.allreduce(tensor, op=hvd.Sum, name=name, compression=compressor)
+
+
+def all_gather(tensor: tf.Tensor, name: str) -> tf.Tensor:
+    """Concatenation over the processes along axis 0, in rank order; lengths may differ."""
+    return tensor if hvd.size() == 1 else hvd.allgather(tensor, name=name)
+
+
+def add_up(values: np.ndarray, name: str) -> np.ndarray:
+    """Sum over the processes of a small float64 array, outside any graph."""
+    return all_reduce(tf.constant(values, tf.float64), name).numpy()
+
+
+def broadcast(variables: Sequence[tf.Variable]) -> None:
+    """Gives every process rank 0's values."""
+    if hvd.size() > 1:
+        hvd.broadcast_variables(variables, root_rank=0)
+
+
+def broadcast_text(text: str) -> str:
+    """Rank 0's text on every process."""
+    if hvd.size() == 1:
+        return text
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    length = hvd.broadcast(tf.constant([len(encoded)]), 0, name="text_length").numpy()[0]
+    if hvd.rank():
+        encoded = np.zeros(length, np.uint8)
+    return bytes(hvd.broadcast(tf.constant(encoded), 0, name="text").numpy()).decode()
+
+
+def agree(error: UserError | None) -> None:
+    """Lets every process go on, or fail with the same error: the lowest failing rank's.
+
+    A rank that stopped alone would leave the others waiting for it in a collective.
+
+    Raises:
+        UserError: if any process has one.
+    """
+    codes = np.zeros(hvd.size())
+    codes[hvd.rank()] = error.exit_code if error else 0
+    codes = add_up(codes, "agree")
+    if not codes.any():
+        return
+    first = int(np.flatnonzero(codes)[0])
+    if error is None or hvd.rank() != first:
+        error = UserError(f"rank {first} failed and told why")
+        error.exit_code = int(codes[first])
+    error.everywhere, error.speaker = True, hvd.rank() == first
+    raise error
+
+
+def each(value: float) -> list[float]:
+    """The value of each process, in rank order."""
+    values = np.zeros(hvd.size())
+    values[hvd.rank()] = value
+    return [float(v) for v in add_up(values, "each")]
+
+
+def versions() -> dict[str, str]:
+    """What a result was computed with."""
+    packages = ("horovod", "tensorflow", "keras", "numpy", "tensorflow-datasets")
+    return {package: importlib.metadata.version(package) for package in packages}

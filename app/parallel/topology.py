@@ -1,0 +1,43 @@
+"""Who runs which micro-batches: integers only, no TensorFlow and no Horovod.
+
+    V = 8 virtual replicas over 3 processes
+
+    micro-batch   0  1  2 | 3  4  5 | 6  7
+    rank          0  0  0 | 1  1  1 | 2  2
+
+Runs are contiguous, so that a process owns whole subtrees of the exact sum (`tree.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def share(total: int, parts: int, index: int) -> range:
+    """The `index`-th of `parts` contiguous shares of range(total), sizes at most 1 apart."""
+    size, longer = divmod(total, parts)
+    start = index * size + min(index, longer)
+    return range(start, start + size + (index < longer))
+
+
+@dataclass(frozen=True)
+class Topology:
+    """This process among the job's: `size` ranks, `local_size` of them on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Rank 0 alone writes files and speaks."""
+        return self.rank == 0
+
+    def micro_batches(self, total: int) -> range:
+        """The places, in [0, total), of the micro-batches this process runs each step."""
+        return share(total, self.size, self.rank)
+
+    def threads(self, cores: int) -> int:
+        """TensorFlow threads for this process, so that the machine's ranks do not fight."""
+        return max(1, cores // self.local_size)

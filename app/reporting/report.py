@@ -1,0 +1,99 @@
+"""What rank 0 says and writes while a run goes on: lines, a bar, files, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import tensorflow as tf
+from tqdm import tqdm
+
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+
+
+class Report:
+    """Silent on every rank but the chief."""
+
+    def __init__(self, workdir: Path, is_chief: bool, first_step: int, total_steps: int) -> None:
+        self.is_chief, self.total_steps = is_chief, total_steps
+        self._spoke = 0.0
+        self._bar: Any = None
+        if not is_chief:
+            return
+        self._metrics = (workdir / "metrics.jsonl").open("a")
+        self._events = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        terminal = _terminal()
+        if terminal:
+            self._bar = tqdm(
+                total=total_steps, initial=first_step, unit="step", file=terminal, leave=False
+            )
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self.is_chief:
+            (self._bar.write if self._bar is not None else print)(line)
+            sys.stdout.flush()
+
+    def step(self, values: dict[str, Any], is_last: bool) -> None:
+        """A training step's metrics."""
+        if not self.is_chief:
+            return
+        self.event("train", values)
+        if self._bar is None and (is_last or time.monotonic() - self._spoke > LINE_SECONDS):
+            self._spoke = time.monotonic()
+            self.say(
+                f"step {values['step']}/{self.total_steps}  epoch {values['epoch']:.2f}  "
+                f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
+                f"rate {values['learning_rate']:.4g}  "
+                f"{values['examples_per_second']:.1f} examples/s"
+            )
+
+    def advance(self, loss: float) -> None:
+        """Moves the bar by one step."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self._bar.update()
+
+    def evaluation(self, step: int, split: str, metrics: dict[str, dict[str, float]]) -> None:
+        """An evaluation's metrics: those of the weights, and of their averages."""
+        for kind, values in metrics.items():
+            name = split if kind == "weights" else f"{split}_{kind}"
+            self.event(name, {"step": step, **values})
+            self.say(
+                f"step {step}/{self.total_steps}  {name}: accuracy {values['accuracy']:.4f}  "
+                f"top-5 {values['top5_accuracy']:.4f}  loss {values['loss']:.4f}"
+            )
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """A line in metrics.jsonl and points in TensorBoard."""
+        if not self.is_chief:
+            return
+        self._metrics.write(json.dumps({"event": kind, **values}) + "\n")
+        self._metrics.flush()
+        with self._events.as_default(step=values["step"]):
+            for name, value in values.items():
+                if name != "step":
+                    tf.summary.scalar(f"{kind}/{name}", value)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if not self.is_chief:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        self._metrics.close()
+        self._events.close()
+
+
+def _terminal() -> TextIO | None:
+    """Where a bar can be drawn: run.sh names its terminal, as horovodrun's ranks have none."""
+    if sys.stderr.isatty():
+        return sys.stderr
+    try:
+        return open(os.environ["SCALEPROOF_TERMINAL"], "w")
+    except (KeyError, OSError):
+        return None

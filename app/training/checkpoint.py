@@ -1,0 +1,105 @@
+"""Checkpoints: rank 0 writes and reads, everyone receives by broadcast.
+
+checkpoints/step-00000040/   complete: it was renamed to this name after it was written
+state.index, state.data-*   TensorFlow's tensor bundle, with its checksums
+manifest.json               step, metrics, weights_sha256
+checkpoints/.writing-*/      what an interrupted write leaves; swept by the next one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from app.errors import CheckpointError
+from app.parallel import replicas
+from app.parallel.topology import Topology
+from app.training.state import State
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep` and the best."""
+
+    def __init__(self, folder: Path, state: State, where: Topology, keep: int) -> None:
+        self.folder, self.state, self.where, self.keep = folder, state, where, keep
+        self._checkpoint = tf.train.Checkpoint(**_attributes(state))
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Manifests of the complete checkpoints, oldest first."""
+        paths = sorted(self.folder.glob("step-*/manifest.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the state after `step` steps, then drops what is not kept."""
+        if not self.where.is_chief:
+            return
+        final = self.folder / f"step-{step:08d}"
+        if final.exists():
+            return
+        writing = self.folder / f".writing-{step:08d}"
+        for left in self.folder.glob(".writing-*"):
+            shutil.rmtree(left)
+        writing.mkdir(parents=True)
+        self._checkpoint.write(str(writing / "state"))
+        manifest = {"step": step, "metrics": metrics, "weights_sha256": self.state.sha256()}
+        (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        writing.rename(final)
+        self._drop()
+
+    def restore(self) -> int:
+        """Loads the newest checkpoint on every process; returns its step, 0 if there is none.
+
+        Raises:
+            CheckpointError: it is damaged or holds another model (on every process).
+        """
+        step, error = 0, None
+        if self.where.is_chief:
+            try:
+                step = self._read()
+            except CheckpointError as caught:
+                error = caught
+        replicas.agree(error)
+        named = self.state.named()
+        replicas.broadcast([named[name] for name in sorted(named)])
+        return int(replicas.broadcast_text(str(step)))
+
+    def _read(self) -> int:
+        manifests = self.manifests()
+        if not manifests:
+            return 0
+        step = int(manifests[-1]["step"])
+        folder = self.folder / f"step-{step:08d}"
+        try:
+            status = self._checkpoint.read(str(folder / "state"))
+            status.assert_consumed()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise CheckpointError(
+                f"cannot restore {folder}: {reason}; remove that folder to continue from the "
+                "checkpoint before it."
+            ) from None
+        sha = self.state.sha256()
+        if sha != manifests[-1]["weights_sha256"]:
+            raise CheckpointError(
+                f"{folder} holds weights {sha[:12]}, its manifest says "
+                f"{manifests[-1]['weights_sha256'][:12]}: remove that folder to continue from the "
+                "checkpoint before it."
+            )
+        return step
+
+    def _drop(self) -> None:
+        manifests = self.manifests()
+        scored = [m for m in manifests if "accuracy" in m["metrics"]]
+        best = max(scored, key=lambda m: m["metrics"]["accuracy"], default=None)
+        for manifest in manifests[: -self.keep]:
+            if manifest is not best:
+                shutil.rmtree(self.folder / f"step-{manifest['step']:08d}")
+
+
+def _attributes(state: State) -> dict[str, tf.Variable]:
+    # Attribute names of a tf.train.Checkpoint cannot hold a slash.
+    return {name.replace("/", "."): variable for name, variable in state.named().items()}

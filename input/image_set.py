@@ -1,0 +1,138 @@
+"""Batches of images: order, source and pixels, overlapped with the training step.
+
+An element is one micro-batch, whichever process asks for it:
+
+    inputs   float32 [b, size, size, 3]
+    targets  float32 [b, K], a row a distribution over the classes
+    ids      int64 [b], in training: which examples these are
+    weights  float32 [b], in evaluation: 0 where a batch is padded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input import InputError, pixels
+from input.images import Images
+from input.order import Order
+from input.sources import Source
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+class ImageSet:
+    """A prepared set: its training split in the experiment's order, its evaluation split."""
+
+    def __init__(
+        self, config: Images, train: Source, evaluation: Source, evaluation_split: str
+    ) -> None:
+        self.config, self.evaluation_split = config, evaluation_split
+        self._train, self._evaluation = train, evaluation
+        self.num_classes = train.num_classes
+        self.num_train, self.num_evaluation = len(train), len(evaluation)
+        self.input_shape = (config.size, config.size, 3)
+
+    def train(
+        self, seed: int, micro_batch: int, numbers: Callable[[tf.Tensor], tf.Tensor], count: int
+    ) -> tf.data.Dataset:
+        """Training micro-batches.
+
+        Args:
+            seed: the experiment's.
+            micro_batch: examples in each.
+            numbers: from k, int64 [], to the number of the k-th micro-batch of this process.
+            count: how many.
+        """
+        order = Order(seed, self.num_train, micro_batch)
+
+        def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
+            n = int(number)
+            ids = order.examples(n)
+            images, labels = self._train.fetch(ids)
+            return np.array(images, object), np.array(labels, np.int64), ids, order.places(n)
+
+        def example(encoded: tf.Tensor, label: tf.Tensor, i: tf.Tensor, place: tf.Tensor) -> Any:
+            key = tf.stack([tf.cast(seed, tf.int64), place])
+            return pixels.training(self.config, encoded, key), label, i
+
+        def finish(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, k: tf.Tensor) -> Batch:
+            targets = tf.one_hot(labels, self.num_classes)
+            if self.config.mixup:
+                key = tf.stack([tf.cast(seed, tf.int64), numbers(k)])
+                images, targets = mixup(images, targets, self.config.mixup, key)
+            return images, targets, ids
+
+        types = [tf.string, tf.int64, tf.int64, tf.int64]
+        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        ks = tf.data.Dataset.range(count)
+        dataset = (
+            ks.map(lambda k: _numpy(read, numbers(k), types, micro_batch), **parallel)
+            .unbatch()
+            .map(example, **parallel)
+            .batch(micro_batch, drop_remainder=True)
+        )
+        dataset = tf.data.Dataset.zip(dataset, ks).map(lambda x, k: finish(*x, k))
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def evaluation(self, micro_batch: int, share: range) -> tf.data.Dataset:
+        """The examples of one process's share, once each, padded to whole batches."""
+        ids = np.array(share, np.int64)
+        padded = np.resize(ids, -(-len(ids) // micro_batch) * micro_batch) if len(ids) else ids
+        weights = (np.arange(len(padded)) < len(ids)).astype(np.float32)
+
+        def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
+            images, labels = self._evaluation.fetch(some)
+            return np.array(images, object), np.array(labels, np.int64)
+
+        def example(encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> Batch:
+            image = pixels.evaluation(self.config, encoded)
+            return image, tf.one_hot(label, self.num_classes), weight
+
+        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        types = [tf.string, tf.int64]
+        return (
+            tf.data.Dataset.from_tensor_slices((padded, weights))
+            .batch(micro_batch, drop_remainder=True)
+            .map(lambda i, w: (*_numpy(read, i, types, micro_batch), w), **parallel)
+            .unbatch()
+            .map(example, **parallel)
+            .batch(micro_batch, drop_remainder=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    def examples(self, seed: int, micro_batch: int, number: int) -> np.ndarray:
+        """Ids of the examples of training micro-batch `number`, int64 [micro_batch]."""
+        return Order(seed, self.num_train, micro_batch).examples(number)
+
+    def damaged(self, seed: int, micro_batch: int, number: int) -> InputError | None:
+        """What is wrong with training micro-batch `number`: looked for once reading failed."""
+        for example in self.examples(seed, micro_batch, number):
+            try:
+                images, _ = self._train.fetch([example])
+                pixels.decode(tf.constant(images[0]))
+            except (tf.errors.OpError, OSError, ValueError) as error:
+                reason = str(error).partition("\n")[0][:200]
+                return InputError(f"cannot read {self._train.name(int(example))}: {reason}")
+        return None
+
+
+def mixup(
+    images: tf.Tensor, targets: tf.Tensor, alpha: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes each example with its mirror place, by one share ~ Beta(alpha, alpha)."""
+    a, b = tf.unstack(tf.random.stateless_gamma([2], seed, alpha))
+    share = a / (a + b)
+    mixed = [share * x + (1 - share) * tf.reverse(x, [0]) for x in (images, targets)]
+    return mixed[0], mixed[1]
+
+
+def _numpy(
+    read: Callable[..., tuple[np.ndarray, ...]], argument: tf.Tensor, types: list[Any], length: int
+) -> tuple[tf.Tensor, ...]:
+    # Stateless, or op determinism would run the reads one after the other.
+    outputs = tf.numpy_function(read, [argument], types, stateful=False)
+    return tuple(tf.ensure_shape(x, [length]) for x in outputs)

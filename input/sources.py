@@ -1,0 +1,249 @@
+"""Random access to encoded images: TFDS sets, folders of images, synthetic ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from input import InputError, pixels
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+    from input.images import Images
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+EVALUATION_SPLITS = ("test", "validation", "val")
+
+
+class Source(Protocol):
+    """One split: encoded images by id."""
+
+    num_classes: int
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """Encoded images and labels."""
+        ...
+
+    def name(self, example: int) -> str:
+        """Where an example is, for a person."""
+        ...
+
+
+def prepare(config: Images, data_dir: str) -> str:
+    """Writes what `open_splits` reads, unless it is there and up to date."""
+    if config.dataset == "synthetic":
+        return "synthetic images need no preparation"
+    if "/" in config.dataset:
+        return prepare_folder(config, data_dir)
+    builder = tfds_builder(config.dataset, data_dir)
+    builder.download_and_prepare()
+    counts = ", ".join(f"{n} {s.num_examples:,}" for n, s in builder.info.splits.items())
+    return f"{config.dataset} ({counts}) in {builder.data_path}"
+
+
+def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
+    """Returns the training split, the evaluation split and the latter's name."""
+    if config.dataset == "synthetic":
+        split = Synthetic(config.synthetic_examples, config.synthetic_classes)
+        return split, split, "test"
+    if "/" in config.dataset:
+        splits = read_index(config, data_dir)
+        return Folder(config, splits, "train"), Folder(config, splits, "val"), "val"
+    builder = tfds_builder(config.dataset, data_dir)
+    if not builder.is_prepared():
+        raise InputError(
+            f"data set {config.dataset!r} is not prepared in {builder.data_path}: run "
+            "`./run.sh prepare` with the same --experiment and --set."
+        )
+    names = [config.evaluation_split] if config.evaluation_split else EVALUATION_SPLITS
+    name = next((n for n in names if n in builder.info.splits), None)
+    if name is None:
+        raise InputError(
+            f"{config.dataset} has no split {' or '.join(map(str, names))}, only "
+            f"{', '.join(builder.info.splits)}: set data.evaluation_split to one of them."
+        )
+    return Tfds(builder, "train"), Tfds(builder, name), name
+
+
+def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of a TFDS set, or of one of `input/datasets/`."""
+    import tensorflow_datasets as tfds
+
+    from input.datasets import digits, fashion_mnist
+
+    own = {"digits": digits.ScaleproofDigits, "fashion_mnist": fashion_mnist.ScaleproofFashionMnist}
+    make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
+    try:
+        return make(data_dir=data_dir, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError:
+        raise InputError(
+            f"no data set {name!r}: use {', '.join(own)}, synthetic, a TFDS name, or a folder "
+            f"(a path with a '/')."
+        ) from None
+
+
+class Tfds:
+    """A split of a prepared TFDS set; its records are read in any order."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        import tensorflow_datasets as tfds
+
+        self.image, self.label = builder.info.supervised_keys or ("image", "label")
+        self.num_classes = builder.info.features[self.label].num_classes
+        self.path = f"{builder.data_path}, split {split}"
+        self.records: Any = builder.as_data_source(
+            split=split, decoders={self.image: tfds.decode.SkipDecoding()}
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """Reads records; each image is still encoded."""
+        records = self.records.__getitems__([int(i) for i in ids])
+        return [r[self.image] for r in records], [int(r[self.label]) for r in records]
+
+    def name(self, example: int) -> str:
+        """The record's place."""
+        return f"record {example} of {self.path}"
+
+
+class Synthetic:
+    """A few random JPEG images over and over: no files, the cost of real decoding."""
+
+    def __init__(self, num_examples: int, num_classes: int) -> None:
+        self.num_examples, self.num_classes = num_examples, num_classes
+        rows = np.random.default_rng(0).integers(0, 256, [16, 32, 32, 3], np.uint8)
+        large = np.repeat(np.repeat(rows, 8, axis=1), 8, axis=2)
+        self.images = [tf.io.encode_jpeg(image).numpy() for image in large]
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """Example i is image i mod 16, of class i mod num_classes."""
+        return [self.images[i % 16] for i in ids], [int(i) % self.num_classes for i in ids]
+
+    def name(self, example: int) -> str:
+        """Its id."""
+        return f"synthetic example {example}"
+
+
+class Folder:
+    """A split of an indexed folder: one file an image."""
+
+    def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
+        self.root = Path(config.dataset).expanduser().resolve()
+        self.num_classes = len(index["classes"])
+        self.files: list[tuple[str, int]] = index["splits"][split]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """Reads files."""
+        files = [self.files[i] for i in ids]
+        return [(self.root / path).read_bytes() for path, _ in files], [c for _, c in files]
+
+    def name(self, example: int) -> str:
+        """The file's path."""
+        return str(self.root / self.files[example][0])
+
+
+def index_path(config: Images, data_dir: str) -> Path:
+    """Where the index of a folder is: one file a folder and policy."""
+    key = f"{Path(config.dataset).expanduser().resolve()} {config.on_bad_image}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
+
+
+def read_index(config: Images, data_dir: str) -> dict[str, Any]:
+    """The index that `prepare_folder` wrote."""
+    path = index_path(config, data_dir)
+    if not path.exists():
+        raise InputError(
+            f"folder {config.dataset} is not prepared: run `./run.sh prepare` with the same "
+            "--experiment and --set (it looks at every image once)."
+        )
+    index: dict[str, Any] = json.loads(path.read_text())
+    return index
+
+
+def prepare_folder(config: Images, data_dir: str) -> str:
+    """Lists a folder's images and decodes each once.
+
+    Raises:
+        InputError: no images; classes that differ; bad images beyond the policy.
+    """
+    root = Path(config.dataset).expanduser().resolve()
+    found = {s: list_images(root, s) for s in ("train", "val")}
+    classes = {s: sorted({p.parent.name for p in found[s]}) for s in found}
+    if classes["train"] != classes["val"]:
+        only = {s: sorted(set(classes[s]) - set(classes[o])) for s, o in (
+            ("train", "val"), ("val", "train"))}  # fmt: skip
+        raise InputError(
+            f"{root}: train and val must have the same classes, but only train has "
+            f"{only['train'] or 'none'} and only val has {only['val'] or 'none'}."
+        )
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for s in found for p in found[s]]
+    listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    path = index_path(config, data_dir)
+    if not (path.exists() and json.loads(path.read_text())["listing"] == listing):
+        files = [p for s in found for p in found[s]]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            bad = {p for p, good in zip(files, pool.map(is_image, files), strict=True) if not good}
+        if bad and (config.on_bad_image == "fail" or len(bad) > config.bad_image_budget):
+            names = ", ".join(str(p) for p in sorted(bad)[:3])
+            raise InputError(
+                f"{len(bad)} of {len(files)} images cannot be decoded ({names}{', ...'[: 5 * (len(bad) > 3)]}): "  # noqa: E501
+                f"mend or remove them, or set data.on_bad_image=skip with data.bad_image_budget "
+                f"(now {config.bad_image_budget}) of at least {len(bad)}."
+            )
+        number = {name: i for i, name in enumerate(classes["train"])}
+        index = {
+            "folder": str(root),
+            "listing": listing,
+            "classes": classes["train"],
+            "skipped": sorted(map(str, bad)),
+            "splits": {
+                s: [(str(p.relative_to(root)), number[p.parent.name]) for p in found[s]
+                    if p not in bad] for s in found
+            },
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(index))
+        partial.replace(path)
+    index = read_index(config, data_dir)
+    counts = ", ".join(f"{s} {len(files):,}" for s, files in index["splits"].items())
+    return f"{root} ({counts}, {len(index['skipped'])} skipped), index in {path}"
+
+
+def list_images(root: Path, split: str) -> list[Path]:
+    """Image files of a split, sorted: the ids are places in this list."""
+    files = [p for p in sorted((root / split).glob("*/*")) if p.suffix.lower() in SUFFIXES]
+    if not files:
+        raise InputError(
+            f"no images in {root / split}: expected {root / split}/<class>/*.jpg (or .jpeg, .png)."
+        )
+    return files
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file decodes to its end."""
+    try:
+        pixels.decode(tf.constant(path.read_bytes()))
+    except (tf.errors.InvalidArgumentError, OSError):
+        return False
+    return True

@@ -1,0 +1,4 @@
+"""Models: each a frozen dataclass that lists its blocks. To add one, add a file here.
+
+Nothing here knows of ranks, devices or Horovod, nor imports `app` or `input`.
+"""

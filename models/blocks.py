@@ -1,0 +1,111 @@
+"""The protocol of a model: an ordered list of blocks, each a Keras layer.
+
+A block is called as `block(x, training=..., seed=...)` and returns the next block's x:
+
+    x         activations, [B, ...]; the first block gets the data set's inputs
+    training  Python bool
+    seed      int32 [2], keyed by (experiment seed, micro-batch, block): draw from it with
+              `tf.random.stateless_*`, and no process, stage or order shows in the result
+
+A block whose `call` does not name `training` or `seed` is not given them, so any Keras
+layer without hidden random or moving state is a block as it is.
+
+Moving statistics are not assigned in `call`, which runs once a micro-batch: a block
+*records* the micro-batch's value, and the training step takes the mean over all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+_recording = threading.local()  # pipeline stages are traced by threads of their own
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One micro-batch's value for a variable that follows the mean of all of them."""
+
+    variable: keras.Variable
+    value: tf.Tensor
+    momentum: float  # variable = momentum * variable + (1 - momentum) * mean
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Statistic]]:
+    """Collects the statistics recorded by the blocks called inside."""
+    outer = getattr(_recording, "statistics", None)
+    _recording.statistics = []
+    try:
+        yield _recording.statistics
+    finally:
+        _recording.statistics = outer
+
+
+def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
+    """Hands a micro-batch's statistic to the step that is collecting, if one is."""
+    statistics = getattr(_recording, "statistics", None)
+    if statistics is not None:
+        statistics.append(Statistic(variable, value, momentum))
+
+
+def call(block: keras.Layer, x: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
+    """Calls one block, giving it what its `call` names."""
+    names = inspect.signature(block.call).parameters
+    given = {"training": training, "seed": seed}
+    return block(x, **{name: value for name, value in given.items() if name in names})
+
+
+def forward(
+    blocks: Sequence[keras.Layer], x: tf.Tensor, training: bool, seed: tf.Tensor, first: int = 0
+) -> tf.Tensor:
+    """Runs blocks in order; `first` is the place of blocks[0] in the whole model."""
+    for place, block in enumerate(blocks, first):
+        x = call(block, x, training, tf.random.experimental.stateless_fold_in(seed, place))
+    return x
+
+
+def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[Statistic]:
+    """Creates every weight, each a function of (seed, its layer's name) alone.
+
+    Returns the statistics of the model, in the order in which its blocks record them.
+
+    Args:
+        blocks: the whole model's, not yet built.
+        inputs: one batch of inputs of any size.
+        seed: the experiment's.
+
+    Raises:
+        ValueError: two weights of one name, or a moving state outside the protocol.
+    """
+    keras.utils.set_random_seed(seed)  # for what a layer draws outside its initializers
+    for block in blocks:
+        for place, layer in enumerate(block._flatten_layers()):
+            for attribute, initializer in vars(layer).items():
+                if isinstance(initializer, keras.initializers.Initializer):
+                    key = f"{seed}/{block.name}/{place}/{layer.name}/{attribute}"
+                    digest = hashlib.sha256(key.encode()).digest()
+                    initializer.seed = int.from_bytes(digest[:4], "little") >> 1
+    key = tf.zeros([2], tf.int32)
+    forward(blocks, inputs, training=True, seed=key)  # Keras may call a layer twice to build it
+    with recording() as statistics:
+        forward(blocks, inputs, training=True, seed=key)
+    paths = [v.path for block in blocks for v in block.variables]
+    repeated = sorted({path for path in paths if paths.count(path) > 1})
+    if repeated:
+        raise ValueError(f"weights need names of their own, but {repeated[0]!r} is given twice.")
+    recorded = {s.variable.path for s in statistics}
+    for variable in (v for block in blocks for v in block.non_trainable_variables):
+        if variable.path not in recorded:
+            raise ValueError(
+                f"{variable.path} changes during a call, once a micro-batch and process: use "
+                "models.normalization.BatchNormalization, stateless dropout, or blocks.record()."
+            )
+    return statistics

@@ -1,0 +1,145 @@
+"""The layers of a ResNet: stem, residual units, head.
+
+B  examples of a micro-batch     H, W  pixels     C  channels     K  classes
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from models.normalization import BatchNormalization
+
+
+class Convolution(keras.layers.Layer):
+    """Convolution without bias, padded by (size - 1) / 2 on every side.
+
+    Padding is the same on both sides at stride 2 too (TensorFlow's SAME pads the far side
+    more), as in the published models. Weights start as in arXiv:1502.01852, fan-out.
+    """
+
+    def __init__(self, filters: int, size: int, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.size, self.stride = filters, size, stride
+        self.kernel_initializer = keras.initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal"
+        )
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the kernel, [size, size, C in, C out]."""
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.size, self.size, shape[-1], self.filters),
+            initializer=self.kernel_initializer,
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:  # [B, H, W, C] -> [B, H / stride, W / stride, C']
+        """Convolves."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self.stride == 1 or self.size == 1:
+            return tf.nn.conv2d(x, kernel, self.stride, "SAME")
+        pad = [(self.size - 1) // 2] * 2
+        # Not the operator's own explicit padding: its bfloat16 gradient is not oneDNN's.
+        return tf.nn.conv2d(tf.pad(x, [[0, 0], pad, pad, [0, 0]]), kernel, self.stride, "VALID")
+
+
+class Stem(keras.layers.Layer):
+    """Images to the first activations: `imagenet` quarters H and W, `cifar` keeps them."""
+
+    def __init__(self, width: int, kind: str, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pooled = kind == "imagenet"
+        self.convolution = (
+            Convolution(width, 7, 2, name="convolution")
+            if self.pooled
+            else Convolution(width, 3, name="convolution")
+        )
+        self.normalization = BatchNormalization(epsilon, name="normalization")
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, H, W, 3] -> [B, H / 4, W / 4, width] (cifar: [B, H, W, width])."""
+        x = tf.nn.relu(self.normalization(self.convolution(x), training=training))
+        if self.pooled:
+            # Zeros are as good as minus infinity here: after a ReLU nothing is below them.
+            x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        return x
+
+
+class Residual(keras.layers.Layer):
+    """y = relu(shortcut(x) + branch(x)); a subclass lists the branch's convolutions."""
+
+    expansion = 1
+
+    def __init__(
+        self, width: int, stride: int, project: bool, version: str, epsilon: float, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.project = project  # the shortcut changes channels or stride
+        self.convolutions = self.branch(width, stride, version)
+        last = len(self.convolutions)
+        self.normalizations = [
+            # The last gamma starts at zero: each unit starts as the identity (arXiv:1706.02677).
+            BatchNormalization(epsilon, zero_gamma=place == last, name=f"normalization{place}")
+            for place in range(1, last + 1)
+        ]
+        if project:
+            self.projection = Convolution(width * self.expansion, 1, stride, name="projection")
+            self.projection_normalization = BatchNormalization(
+                epsilon, name="projection_normalization"
+            )
+
+    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
+        """The convolutions of the branch, first to last."""
+        raise NotImplementedError
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, H, W, C] -> [B, H / stride, W / stride, width * expansion]."""
+        y, last = x, len(self.convolutions) - 1
+        layers = zip(self.convolutions, self.normalizations, strict=True)
+        for place, (convolution, normalization) in enumerate(layers):
+            y = normalization(convolution(y), training=training)
+            y = tf.nn.relu(y) if place < last else y
+        if self.project:
+            x = self.projection_normalization(self.projection(x), training=training)
+        return tf.nn.relu(x + y)
+
+
+class Basic(Residual):
+    """Two 3x3 convolutions (depths 18 and 34)."""
+
+    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
+        """3x3 of the unit's stride, 3x3."""
+        return [
+            Convolution(width, 3, stride, name="convolution1"),
+            Convolution(width, 3, name="convolution2"),
+        ]
+
+
+class Bottleneck(Residual):
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (depths from 50)."""
+
+    expansion = 4
+
+    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
+        """The stride is in the 3x3 (v1.5) or in the first 1x1 (v1)."""
+        first, second = (1, stride) if version == "v1.5" else (stride, 1)
+        return [
+            Convolution(width, 1, first, name="convolution1"),
+            Convolution(width, 3, second, name="convolution2"),
+            Convolution(width * self.expansion, 1, name="convolution3"),
+        ]
+
+
+class Head(keras.layers.Layer):
+    """Mean over the pixels, then one logit a class."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        initializer = keras.initializers.RandomNormal(stddev=0.01)  # arXiv:1706.02677, 5.1
+        self.dense = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="dense")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:  # [B, H, W, C] -> [B, K]
+        """Returns the logits."""
+        return self.dense(tf.reduce_mean(x, [1, 2]))

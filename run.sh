@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Sets everything up once, then runs a command.
+#
+#   ./run.sh                     set up, prepare the digits, train ResNet-50 on them
+#   ./run.sh test [pytest args]  set up, then lint, types and all tests on the CPU
+#   ./run.sh setup               set up only
+#   ./run.sh COMMAND [flags]     python -m app COMMAND; see ./run.sh help
+#
+#   NP=4          Horovod processes (2 if not given; 1 is plain Python)
+#   HOSTS=a:4,b:4 machines and slots, as in horovodrun -H
+#   GPU=1         set up with TensorFlow's CUDA packages; HOROVOD_GPU_OPERATIONS=NCCL and
+#                 HOROVOD_NCCL_HOME=... build Horovod with NCCL
+#   PYTHON=...    a Python 3.11
+#
+# Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 checkpoint, 5 numbers, 6 replicas differ,
+# 7 lost peer, 42 preempted and saved.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$here/.venv
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/scaleproof
+log=$cache/setup.log
+
+fail() { echo "error: $1" >&2; exit "${2:-2}"; }
+
+# Runs a stage of the set-up with its output in the log; a line for the reader.
+stage() {
+  local title=$1 started=$SECONDS; shift
+  printf '%s ... ' "$title"
+  if ! "$@" >>"$log" 2>&1; then
+    echo "failed"
+    tail -n 5 "$log" >&2
+    fail "$title failed: the whole output is in $log; mend the cause and call ./run.sh again." 1
+  fi
+  echo "$((SECONDS - started)) s"
+}
+
+find_python() {
+  for candidate in ${PYTHON:-python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      echo "$candidate"; return
+    fi
+  done
+  fail "scaleproof needs Python 3.11, but found $(${PYTHON:-python3} --version 2>&1 || true): install it, or name one with PYTHON=/path/to/python3.11."
+}
+
+# Horovod is compiled against this very TensorFlow, so the wheel is kept under both names.
+horovod_wheel() {
+  local key
+  key=$(printf '%s' "$(cat "$here/constraints.txt") $(env | grep '^HOROVOD_' | sort || true) $(uname -m)" | sha256sum | cut -c1-12)
+  local folder=$cache/horovod-$key
+  if ! ls "$folder"/horovod-*.whl >/dev/null 2>&1; then
+    mkdir -p "$folder"
+    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+      HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI="${HOROVOD_WITHOUT_MPI:-1}" PATH="$venv/bin:$PATH" \
+      "$venv/bin/pip" wheel --no-build-isolation --no-deps --no-binary horovod \
+      -c "$here/constraints.txt" horovod -w "$folder.partial"
+    mv "$folder.partial"/horovod-*.whl "$folder/"
+  fi
+  "$venv/bin/pip" install --no-deps --force-reinstall "$folder"/horovod-*.whl
+}
+
+setup() {
+  local extras="build,test${GPU:+,gpu}" wanted python
+  wanted=$(cat "$here/constraints.txt" "$here/pyproject.toml" <(echo "$extras $here") | sha256sum | cut -c1-64)
+  [ "$(cat "$venv/.done" 2>/dev/null)" = "$wanted" ] && return
+  python=$(find_python)
+  command -v c++ >/dev/null || command -v g++ >/dev/null ||
+    fail "Horovod is compiled from source and there is no C++ compiler (c++ or g++): install one, for example with 'apt-get install g++'."
+  local free; free=$(df -Pm "$here" | awk 'NR == 2 {print $4}')
+  [ "$free" -ge 5000 ] || fail "set-up needs 5,000 MB of disk at $here, but $free MB are free."
+  mkdir -p "$cache"
+  : >"$log"
+  # A half-made environment of an interrupted set-up is made anew.
+  "$venv/bin/pip" --version >/dev/null 2>&1 ||
+    stage "virtual environment" "$python" -m venv --clear "$venv"
+  stage "packages (TensorFlow and others, pinned)" install_packages "$extras"
+  stage "Horovod (compiled once, then kept in $cache)" horovod_wheel
+  stage "check" "$venv/bin/python" -c 'import horovod.tensorflow as hvd; hvd.init(); assert hvd.gloo_built()'
+  echo "$wanted" >"$venv/.done"
+}
+
+install_packages() {
+  "$venv/bin/python" - "$1" "$here/pyproject.toml" >"$venv/requirements.txt" <<'PY'
+import sys, tomllib
+project = tomllib.load(open(sys.argv[2], "rb"))["project"]
+extras = project["optional-dependencies"]
+print("\n".join(project["dependencies"] + [r for e in sys.argv[1].split(",") for r in extras[e]]))
+PY
+  "$venv/bin/pip" install -c "$here/constraints.txt" -r "$venv/requirements.txt"
+}
+
+# A command under horovodrun. An error that all ranks agreed on is no crash: the ranks leave
+# their exit code in a file, which keeps horovodrun from adding a traceback to the message.
+launch() {
+  export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PATH=$venv/bin:$PATH
+  local np=${NP:-2}
+  [[ $np =~ ^[1-9][0-9]*$ ]] || fail "NP must be a number of processes, at least 1, not '$np'."
+  case ${1:-} in
+    train | evaluate | benchmark) ;;
+    *) exec python -m app "$@" ;;
+  esac
+  [ "$np" -gt 1 ] || exec python -m app "$@"
+  # Wrong flags are told before any process is started.
+  python -m app check "$@" || exit $?
+  SCALEPROOF_EXIT_FILE=$(mktemp) SCALEPROOF_TERMINAL=$(tty 2>/dev/null <&2 || true)
+  export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
+  local code=0
+  horovodrun --gloo -np "$np" ${HOSTS:+-H "$HOSTS"} python -m app "$@" || code=$?
+  [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | tail -n 1)
+  rm -f "$SCALEPROOF_EXIT_FILE"
+  exit "$code"
+}
+
+case ${1:-} in
+  "")
+    setup
+    (cd "$here" && stage "data (digits)" "$venv/bin/python" -m app prepare)
+    launch train --experiment=resnet50_digits
+    ;;
+  setup) setup ;;
+  test)
+    shift
+    setup
+    cd "$here"
+    export PATH=$venv/bin:$PATH
+    ruff check . && ruff format --check . && mypy
+    exec python -m pytest "$@"
+    ;;
+  *)
+    [[ ${1:-} == -h || ${1:-} == --help ]] || setup
+    launch "$@"
+    ;;
+esac
