@@ -9,7 +9,6 @@ benchmark  measure steps, input, scaling and all-reduce on this machine
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import os
@@ -72,21 +71,16 @@ def train_command() -> None:
         data_dir=str(Path(FLAGS.data_dir).expanduser()),
         reference=reference(),
         settings=tuple(settings()),
-        **{f.name: FLAGS[f.name].value for f in dataclasses.fields(loop.Run) if f.name in OPTIONS},
+        checkpoint_every=FLAGS.checkpoint_every,
+        evaluate_every=FLAGS.evaluate_every,
+        keep=FLAGS.keep,
+        stop_at_step=FLAGS.stop_at_step,
+        log_every=FLAGS.log_every,
+        log_examples=FLAGS.log_examples,
     )
     result = loop.train(experiment, layout, run)
     if where.is_chief:
         print(summary(result))
-
-
-OPTIONS = (
-    "checkpoint_every",
-    "evaluate_every",
-    "keep",
-    "stop_at_step",
-    "log_every",
-    "log_examples",
-)
 
 
 def evaluate_command() -> None:

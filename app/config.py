@@ -148,8 +148,8 @@ def validate(experiment: Experiment, layout: Layout) -> None:
         )
     if layout.exact and e.update.compression != "none":
         raise UsageError(
-            f"--exact cannot keep update.compression={e.update.compression}: what is rounded on the "
-            "wire depends on the layout; drop one of the two."
+            f"--exact cannot keep update.compression={e.update.compression}: what is rounded on "
+            "the wire depends on the layout; drop one of the two."
         )
 
 

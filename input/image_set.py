@@ -75,7 +75,9 @@ class ImageSet:
             .map(example, **parallel)
             .batch(micro_batch, drop_remainder=True)
         )
-        dataset = tf.data.Dataset.zip(dataset, ks).map(lambda x, k: finish(*x, k))
+        dataset = tf.data.Dataset.zip(dataset, ks).map(
+            lambda batch, k: finish(batch[0], batch[1], batch[2], k)
+        )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def evaluation(self, micro_batch: int, share: range) -> tf.data.Dataset:

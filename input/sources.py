@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Encoded images and labels."""
         ...
 
@@ -99,7 +99,8 @@ class Tfds:
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         import tensorflow_datasets as tfds
 
-        self.image, self.label = builder.info.supervised_keys or ("image", "label")
+        keys: tuple[str, str] = builder.info.supervised_keys or ("image", "label")
+        self.image, self.label = keys
         self.num_classes = builder.info.features[self.label].num_classes
         self.path = f"{builder.data_path}, split {split}"
         self.records: Any = builder.as_data_source(
@@ -109,7 +110,7 @@ class Tfds:
     def __len__(self) -> int:
         return len(self.records)
 
-    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Reads records; each image is still encoded."""
         records = self.records.__getitems__([int(i) for i in ids])
         return [r[self.image] for r in records], [int(r[self.label]) for r in records]
@@ -131,7 +132,7 @@ class Synthetic:
     def __len__(self) -> int:
         return self.num_examples
 
-    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Example i is image i mod 16, of class i mod num_classes."""
         return [self.images[i % 16] for i in ids], [int(i) % self.num_classes for i in ids]
 
@@ -151,7 +152,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def fetch(self, ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Reads files."""
         files = [self.files[i] for i in ids]
         return [(self.root / path).read_bytes() for path, _ in files], [c for _, c in files]
@@ -211,7 +212,7 @@ def prepare_folder(config: Images, data_dir: str) -> str:
                 f"(now {config.bad_image_budget}) of at least {len(bad)}."
             )
         number = {name: i for i, name in enumerate(classes["train"])}
-        index = {
+        index: dict[str, Any] = {
             "folder": str(root),
             "listing": listing,
             "classes": classes["train"],

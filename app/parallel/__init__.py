@@ -1,0 +1,1 @@
+"""Who computes what, and how the parts of a step are added up."""

@@ -22,7 +22,7 @@ def share(total: int, parts: int, index: int) -> range:
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among the job's: `size` ranks, `local_size` of them on this machine."""
+    """A process among the job's: `size` ranks, `local_size` of them on this machine."""
 
     rank: int = 0
     size: int = 1

@@ -1,13 +1,13 @@
-"""One fixed binary tree over the V micro-batches of a step: the exact order of summation.
+r"""One fixed binary tree over the V micro-batches of a step: the exact order of summation.
 
 Floating-point addition is not associative, so "the sum over V micro-batches" has one
 value only if the order of additions is fixed. Node (start, length) is the sum of
 micro-batches [start, start + length), length a power of two that divides start:
 
     V = 6        (0,4)         (4,2)       roots: the binary digits of V,
-                /     \\        /   \\       added left to right
+                /     \        /   \       added left to right
             (0,2)    (2,2)  (4,1) (5,1)
-            /   \\    /   \\
+            /   \    /   \
          (0,1)(1,1)(2,1)(3,1)
 
 A process adds up the whole subtrees that lie inside its contiguous run of micro-batches;

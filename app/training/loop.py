@@ -182,7 +182,7 @@ def open_data(experiment: Experiment, layout: Layout, data_dir: str) -> Any:
 def training_batches(
     experiment: Experiment, data: Any, where: Topology, first: int, last: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """This process's micro-batches of steps [first, last).
+    """A process's micro-batches of steps [first, last).
 
     Raises:
         DataError: names the example that cannot be read.
