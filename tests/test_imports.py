@@ -1,0 +1,50 @@
+"""Imports run one way."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILES = [p for folder in ("app", "models", "input") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def users(*prefixes: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if any(n == p or n.startswith(f"{p}.") for n in imports(path) for p in prefixes)
+    }
+
+
+def test_one_file_imports_horovod():
+    assert users("horovod") == {"app/parallel/replicas.py"}
+
+
+def test_models_and_input_stand_alone():
+    assert not any(f.startswith(("models/", "input/")) for f in users("app"))
+    assert not any(f.startswith("input/") for f in users("models"))
+    assert not any(f.startswith("models/") for f in users("input"))
+
+
+def test_parallel_knows_no_training():
+    assert not any(f.startswith("app/parallel/") for f in users("app.training", "models", "input"))
+
+
+def test_integers_need_no_tensorflow():
+    free = ["app/config.py", "app/experiments.py", "app/parallel/topology.py"]
+    free += ["app/parallel/tree.py", "input/order.py"]
+    assert not set(free) & users("tensorflow", "keras")
+
+
+def test_one_gradient_tape():
+    tapes = [str(p.relative_to(ROOT)) for p in FILES if "GradientTape(" in p.read_text()]
+    assert tapes == ["app/training/step.py"]

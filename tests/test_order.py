@@ -1,0 +1,30 @@
+import numpy as np
+
+from app.parallel.topology import share
+from input.order import Order
+
+
+def test_an_epoch_holds_every_example_once():
+    order = Order(seed=3, num_examples=12, micro_batch=4)
+    ids = np.concatenate([order.examples(n) for n in range(6)])
+    assert sorted(ids[:12]) == sorted(ids[12:]) == list(range(12))
+    assert list(ids[:12]) != list(ids[12:])
+
+
+def test_an_epoch_may_end_inside_a_micro_batch():
+    order = Order(seed=3, num_examples=10, micro_batch=4)
+    ids = np.concatenate([order.examples(n) for n in range(5)])
+    assert sorted(ids[:10]) == sorted(ids[10:]) == list(range(10))
+
+
+def test_a_step_does_not_depend_on_who_asks():
+    order = Order(seed=3, num_examples=101, micro_batch=4)
+    alone = [order.examples(16 + i).tolist() for i in range(8)]
+    for processes in (2, 3, 8):
+        shares = [share(8, processes, r) for r in range(processes)]
+        assert [order.examples(16 + i).tolist() for s in shares for i in s] == alone
+
+
+def test_seeds_differ():
+    a, b = (Order(seed, 101, 32).examples(0).tolist() for seed in (0, 1))
+    assert a != b

@@ -1,0 +1,137 @@
+"""Real horovodrun jobs: the same result on any number of processes."""
+
+import json
+
+import numpy as np
+import pytest
+from ranks import TINY, app, run_sh
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def user(tmp_path):
+    """A folder of a user's, with an experiment in a file of his own."""
+    (tmp_path / "mine.py").write_text(TINY)
+    return tmp_path
+
+
+def train(user, np, name, *flags):
+    done = app(np, user, "train", "--experiment=mine.py:tiny", f"--workdir={name}", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((user / name / "result.json").read_text())
+
+
+def examples(user, name, processes, micro_batches=8):
+    """Ids of every step, from what each rank wrote of the batches it was given."""
+    shares = np.array_split(np.arange(micro_batches), processes)
+    steps: dict[int, list] = {}
+    for rank, share in enumerate(shares):
+        lines = (user / name / f"examples-{rank}.jsonl").read_text().splitlines()
+        for k, line in enumerate(lines):
+            steps.setdefault(k // len(share), []).extend(json.loads(line))
+    return steps
+
+
+def test_exact_is_bit_identical_for_any_number_of_processes(user):
+    results = {n: train(user, n, f"np{n}", "--exact", "--log_examples") for n in (1, 2, 3)}
+    shas = {r["weights_sha256"] for r in results.values()}
+    assert len(shas) == 1
+    ids = {n: examples(user, f"np{n}", n) for n in results}
+    assert ids[1] == ids[2] == ids[3] and len(ids[1]) == 6
+    scores = [r["metrics"]["test"] for r in results.values()]
+    assert len({s["accuracy"] for s in scores}) == 1 and {s["examples"] for s in scores} == {101}
+    assert np.ptp([s["loss"] for s in scores]) < 1e-6
+
+    # Stopped on two processes, continued on one: the same weights.
+    train(user, 2, "parts", "--exact", "--stop_at_step=3")
+    parts = train(user, 1, "parts", "--exact")
+    assert parts["finished"] and {parts["weights_sha256"]} == shas
+
+    # The checkpoint alone gives the same metrics, on yet another number of processes.
+    done = app(3, user, "evaluate", "--workdir=parts")
+    found = json.loads(done.stdout.replace("[0]<stdout>:", ""))
+    assert found["test"]["accuracy"] == scores[0]["accuracy"]
+
+
+def test_the_ring_agrees_to_rounding(user):
+    alone, two = train(user, 1, "one"), train(user, 2, "two")
+    a, b = (
+        json.loads((user / name / "metrics.jsonl").read_text().splitlines()[-3])["loss"]
+        for name in ("one", "two")
+    )
+    assert a == pytest.approx(b, rel=1e-3)
+    assert alone["layout"]["processes"] == 1 and two["layout"]["processes"] == 2
+
+
+def test_float16_on_the_wire_is_told(user):
+    result = train(user, 2, "fp16", "--set=update.compression=float16", "--set=steps=2")
+    assert result["changes_numbers"] == ["gradients rounded to float16 on the wire"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--experiment=resnet50_digit"], 2, "did you mean resnet50_digits"),
+        (["--experiment=mine.py:tiny", "--set=seeed=1"], 2, "nearest: seed"),
+        (["--experiment=mine.py:tiny", "--set=micro_batch=5"], 2, "multiple of micro_batch"),
+        (["--experiment=mine.py:tiny", "--set=micro_batch=32"], 2, "at most 1 processes"),
+        (["--experiment=mine.py:tiny", "--no_such_flag"], 2, "no_such_flag"),
+        (["--experiment=mine.py:tiny", "--set=data.dataset=digits", "--data_dir=no"], 3, "prepare"),
+        (["--experiment=mine.py:tiny", "--set=data.synthetic_examples=31"], 3, "31 examples"),
+        (["--experiment=mine.py:tiny", "--set=optimization.learning_rate=1e30"], 5, "finite"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_message_with_its_exit_code(user, flags, code, message):
+    before = sorted(user.rglob("*"))
+    done = run_sh(2, user, "train", *flags)
+    assert done.returncode == code, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+    if code in (2, 3):
+        left = [p for p in sorted(user.rglob("*")) if "__pycache__" not in p.parts]
+        assert left == before
+
+
+def test_a_workdir_of_another_experiment_shows_what_differs(user):
+    train(user, 1, "run", "--set=steps=1")
+    done = run_sh(2, user, "train", "--experiment=mine.py:tiny", "--workdir=run", "--set=seed=4")
+    assert done.returncode == 2
+    assert "seed: 4 here, 0 there" in done.stderr and "steps: 6 here, 1 there" in done.stderr
+
+
+def test_own_model_and_folder_of_images(user):
+    """README, "Your own model and data": one file outside the repository."""
+    (user / "shop.py").write_text("""
+from dataclasses import dataclass
+import keras
+from app.config import Experiment, Optimization
+from input.images import Images
+
+@dataclass(frozen=True)
+class Small:
+    width: int = 8
+    def blocks(self, num_classes):
+        return [keras.layers.Conv2D(self.width, 3, activation="relu"),
+                keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)]
+
+def shop():
+    return Experiment(model=Small(), data=Images("./photos", size=16), global_batch=8,
+                      micro_batch=2, steps=3, optimization=Optimization(warmup_epochs=0))
+""")
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("shoe", "hat"):
+            folder = user / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(6):
+                pixels = random.integers(0, 256, [20, 24, 3], np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    flags = ["--experiment=shop.py:shop", "--data_dir=data"]
+    assert run_sh(1, user, "prepare", *flags).returncode == 0
+    done = run_sh(2, user, "train", *flags, "--workdir=run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((user / "run/result.json").read_text())["metrics"]["val"]["examples"] == 12

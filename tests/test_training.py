@@ -1,0 +1,159 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app import config
+from app.config import Layout
+from app.errors import CheckpointError, NumbersError
+from app.training import loop
+from app.training.state import State
+from app.training.step import Step
+
+
+def batches(experiment, processes=1):
+    data = experiment.data.open("")
+    where = loop.Topology(0, processes)
+    return data, loop.training_batches(experiment, data, where, 0, experiment.steps)
+
+
+def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
+    result = train(tiny, checkpoint_every=2, evaluate_every=2, log_every=1)
+    folder = tmp_path / "run"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["event"] == "train"]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert {"loss", "epoch", "learning_rate", "examples_per_second"} <= steps[0].keys()
+    assert [line["step"] for line in lines if line["event"] == "test"] == [2, 4]
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["steps"] == 4 and result["finished"]
+    assert result["metrics"]["test"]["examples"] == 101
+    kept = json.loads((folder / "config.json").read_text())
+    assert kept["experiment"] == result["experiment"]
+    assert "tensorflow" in kept["versions"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "step-00000002", "step-00000004",
+    ]  # fmt: skip
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_training_learns_and_moves_every_weight(tiny):
+    tiny = dataclasses.replace(tiny, steps=30)
+    data, stream = batches(tiny)
+    state = State(tiny, data.input_shape, data.num_classes)
+    before = {n: v.numpy() for n, v in state.weights.items()}
+    step = Step(tiny, Layout(), state, range(tiny.num_micro_batches))
+    losses = [float(step(s, stream, 0.05)["loss"]) for s in range(30)]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    still = [n for n, v in state.weights.items() if np.array_equal(v.numpy(), before[n])]
+    assert not still
+
+
+def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
+    tiny = dataclasses.replace(tiny, steps=1)
+    data, stream = batches(tiny)
+    stream = list(stream)
+    state = State(tiny, data.input_shape, data.num_classes)
+    kernel = state.weights["stem/convolution/kernel"].numpy()
+    pad = [[0, 0], [3, 3], [3, 3], [0, 0]]
+    means = [
+        tf.nn.conv2d(tf.pad(x, pad), kernel, 2, "VALID").numpy().mean((0, 1, 2))
+        for x, _, _ in stream
+    ]
+    Step(tiny, Layout(), state, range(6))(0, iter(stream), 0.1)
+    moving = state.weights["stem/normalization/moving_mean"].numpy()
+    np.testing.assert_allclose(moving, 0.1 * np.mean(means, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_average_of_the_weights(tiny):
+    tiny = config.override(tiny, ["optimization.ema_decay=0.75", "steps=1"])
+    data, stream = batches(tiny)
+    state = State(tiny, data.input_shape, data.num_classes)
+    name = "head/dense/kernel"
+    before = state.weights[name].numpy()
+    Step(tiny, Layout(), state, range(6))(0, stream, 0.1)
+    after = state.weights[name].numpy()
+    np.testing.assert_allclose(state.average[name], 0.75 * before + 0.25 * after, rtol=1e-4)
+    with state.averaged():
+        assert np.array_equal(state.weights[name], state.average[name])
+    assert np.array_equal(state.weights[name], after)
+
+
+def test_a_finished_run_is_only_evaluated(tiny, train):
+    first = train(tiny)
+    again = train(tiny)
+    assert again["weights_sha256"] == first["weights_sha256"]
+    assert again["metrics"]["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]
+
+
+def test_checkpoints_kept_are_the_last_and_the_best(tiny, train, tmp_path):
+    tiny = dataclasses.replace(tiny, steps=5)
+    train(tiny, checkpoint_every=1, evaluate_every=1, keep=2)
+    folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    steps = [int(f.name[-8:]) for f in folders]
+    assert steps[-2:] == [4, 5] and len(steps) in (2, 3)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_named(tiny, train, tmp_path, damage):
+    train(tiny, stop_at_step=1)
+    path = next((tmp_path / "run" / "checkpoints").glob("*/state.data-*"))
+    content = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    elif damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="step-00000001"):
+        train(tiny)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tiny, train, tmp_path):
+    tiny = config.override(tiny, ["optimization.learning_rate=1e30", "steps=20"])
+    with pytest.raises(NumbersError, match="must be finite"):
+        train(tiny)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
+    tiny = config.override(tiny, ["precision=float16", "steps=3"])
+    data, stream = batches(tiny)
+    state = State(tiny, data.input_shape, data.num_classes)
+    state.loss_scale.assign(1e30)
+    before = state.sha256()
+    step = Step(tiny, Layout(), state, range(6))
+    assert not step(0, stream, 0.1)["finite"]
+    assert state.sha256() == before
+    assert state.loss_scale.numpy() == np.float32(5e29)
+    state.loss_scale.assign(1024.0)
+    assert step(1, stream, 0.1)["finite"]
+    assert state.sha256() != before
+    assert state.loss_scale.numpy() == 1024.0 and state.good_steps.numpy() == 1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_follows_float32(tiny, precision):
+    losses = {}
+    for name in ("float32", precision):
+        e = config.override(tiny, [f"precision={name}"])
+        data, stream = batches(e)
+        state = State(e, data.input_shape, data.num_classes)
+        step = Step(e, Layout(), state, range(6))
+        losses[name] = [float(step(s, stream, 0.01)["loss"]) for s in range(4)]
+        assert state.trainable[0].dtype == tf.float32
+    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.05)
+
+
+def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
+    data, stream = batches(tiny)
+    state = State(tiny, data.input_shape, data.num_classes)
+    step = Step(tiny, Layout(), state, range(6))
+    for s in range(3):
+        step(s, stream, 0.1)
+    traces = [step._accumulate.experimental_get_tracing_count(),
+              step._finish.experimental_get_tracing_count()]  # fmt: skip
+    assert traces == [2, 1]  # the first of a step assigns, the others add
