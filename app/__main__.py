@@ -54,7 +54,7 @@ def prepare_command() -> None:
     """Prepares the data of --experiment."""
     data = chosen().data
     import_tensorflow()
-    print(data.prepare(str(Path(FLAGS.data_dir).expanduser())))
+    print(data.prepare(data_dir()))
 
 
 def train_command() -> None:
@@ -64,11 +64,11 @@ def train_command() -> None:
     from app.parallel import replicas
     from app.training import loop
 
-    where, _ = loop.join(layout)
+    where, layout = loop.join(layout)
     folder = Path(replicas.broadcast_text(FLAGS.workdir or str(workdir.default(reference()))))
     run = loop.Run(
         workdir=folder,
-        data_dir=str(Path(FLAGS.data_dir).expanduser()),
+        data_dir=data_dir(),
         reference=reference(),
         settings=tuple(settings()),
         checkpoint_every=FLAGS.checkpoint_every,
@@ -78,7 +78,7 @@ def train_command() -> None:
         log_every=FLAGS.log_every,
         log_examples=FLAGS.log_examples,
     )
-    result = loop.train(experiment, layout, run)
+    result = loop.train(experiment, layout, where, run)
     if where.is_chief:
         print(summary(result))
 
@@ -87,11 +87,12 @@ def evaluate_command() -> None:
     """Evaluates the newest checkpoint of --workdir."""
     if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
         raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
-    experiment, _ = validated()
+    experiment, layout = validated()
     import_tensorflow()
     from app.training import loop
 
-    metrics = loop.evaluate(experiment, Path(FLAGS.workdir), str(Path(FLAGS.data_dir).expanduser()))
+    where, layout = loop.join(layout)
+    metrics = loop.evaluate(experiment, layout, where, Path(FLAGS.workdir), data_dir())
     if metrics:
         print(json.dumps(metrics, indent=1))
 
@@ -101,8 +102,10 @@ def benchmark_command() -> None:
     experiment = chosen("resnet50_synthetic")
     import_tensorflow()
     from app import benchmark
+    from app.training import loop
 
-    benchmark.main(experiment, str(Path(FLAGS.data_dir).expanduser()))
+    where, layout = loop.join(Layout())
+    benchmark.main(experiment, layout, where, data_dir())
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
@@ -112,6 +115,11 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "evaluate": evaluate_command,
     "benchmark": benchmark_command,
 }
+
+
+def data_dir() -> str:
+    """Where prepared data sets are."""
+    return str(Path(FLAGS.data_dir).expanduser())
 
 
 def reference(default: str = "resnet50_digits") -> str:

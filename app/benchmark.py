@@ -30,12 +30,11 @@ STEPS = 3  # a round
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 
 
-def main(experiment: Experiment, data_dir: str) -> None:
+def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
     """Prints a line a figure, on rank 0.
 
     The experiment's micro-batch is kept, one for each process and step.
     """
-    where, layout = loop.join(Layout())
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
     )

@@ -26,16 +26,23 @@ def tiny() -> Experiment:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def joined():
+    """This process as a job of its own."""
+    from app.training import loop
+
+    where, _ = loop.join(Layout())
+    return where
+
+
 @pytest.fixture
-def train(tmp_path):
+def train(tmp_path, joined):
     """Trains an experiment in this process; returns its result."""
     from app.training import loop
 
-    def run(experiment: Experiment, name: str = "run", exact: bool = False, **options):
-        layout = Layout(exact=exact)
-        config.validate(experiment, layout)
-        return loop.train(
-            experiment, layout, loop.Run(tmp_path / name, str(tmp_path / "data"), **options)
-        )
+    def run(experiment: Experiment, name: str = "run", **options):
+        config.validate(experiment, Layout())
+        options = loop.Run(tmp_path / name, str(tmp_path / "data"), **options)
+        return loop.train(experiment, Layout(), joined, options)
 
     return run

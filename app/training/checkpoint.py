@@ -76,7 +76,7 @@ class Checkpoints:
         try:
             status = self._checkpoint.read(str(folder / "state"))
             status.assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise CheckpointError(
                 f"cannot restore {folder}: {reason}; remove that folder to continue from the "

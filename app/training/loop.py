@@ -1,4 +1,4 @@
-"""The training run: join, open, build, restore, loop, report."""
+"""The training run: open, build, restore, loop, report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Run:
     log_examples: bool = False
 
 
-def train(experiment: Experiment, layout: Layout, run: Run) -> dict[str, Any]:
+def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> dict[str, Any]:
     """Trains to the experiment's last step, or continues the run in `run.workdir`.
 
     Returns what result.json holds.
@@ -62,7 +62,6 @@ def train(experiment: Experiment, layout: Layout, run: Run) -> dict[str, Any]:
         UserError: the same on every rank, before anything is written or trained; or
             NumbersError, at the step that is not finite.
     """
-    where, layout = join(layout)
     data = open_data(experiment, layout, run.data_dir)
     total = experiment.total_steps(data.num_train)
     state = State(experiment, data.input_shape, data.num_classes)
@@ -131,13 +130,14 @@ def train(experiment: Experiment, layout: Layout, run: Run) -> dict[str, Any]:
     return result
 
 
-def evaluate(experiment: Experiment, folder: Path, data_dir: str) -> dict[str, Any] | None:
+def evaluate(
+    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+) -> dict[str, Any] | None:
     """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
 
     Raises:
         CheckpointError: there is none, or it cannot be restored.
     """
-    where, layout = join(Layout())
     data = open_data(experiment, layout, data_dir)
     state = State(experiment, data.input_shape, data.num_classes)
     step = Checkpoints(folder / "checkpoints", state, where, keep=1).restore()
@@ -153,7 +153,10 @@ def evaluate(experiment: Experiment, folder: Path, data_dir: str) -> dict[str, A
 
 
 def join(layout: Layout) -> tuple[Topology, Layout]:
-    """Joins the job, and makes TensorFlow's arithmetic repeatable if it must be."""
+    """Joins the job, and makes TensorFlow's arithmetic repeatable if it must be.
+
+    Once a process, before TensorFlow's first operation.
+    """
     where = replicas.join()
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
