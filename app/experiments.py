@@ -32,10 +32,10 @@ def resnet50_digits() -> Experiment:
     return Experiment(
         model=ResNet(depth=50),
         data=Images("digits", size=32, augmentation="shift"),
-        global_batch=128,
-        micro_batch=16,
-        epochs=16,
-        optimization=Optimization(learning_rate=0.1, warmup_epochs=3, weight_decay=5e-4),
+        global_batch=256,
+        micro_batch=32,
+        epochs=18,
+        optimization=Optimization(learning_rate=0.1, warmup_epochs=2, weight_decay=5e-4),
     )
 
 

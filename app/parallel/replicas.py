@@ -21,11 +21,15 @@ from app.parallel.topology import Topology
 Compression = Literal["none", "float16"]
 
 
-def join() -> Topology:
-    """Joins the job, and takes this process's part of the machine's cores and GPUs."""
+def join(exact: bool = False) -> Topology:
+    """Joins the job, and takes this process's part of the machine's cores and GPUs.
+
+    With `exact` an operator runs on one thread: TensorFlow's CPU kernels cut their sums by
+    the number of threads, which is another one on every layout.
+    """
     hvd.init()
     topology = Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
-    threads = topology.threads(len(os.sched_getaffinity(0)))
+    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)))
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # Two at least: one runs the step, another can start an all-reduce or copy.
     tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))

@@ -157,7 +157,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
 
     Once a process, before TensorFlow's first operation.
     """
-    where = replicas.join()
+    where = replicas.join(layout.exact)
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
