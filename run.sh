@@ -19,6 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/scaleproof
 log=$cache/setup.log
+mkdir -p "$cache"
 
 fail() { echo "error: $1" >&2; exit "${2:-2}"; }
 
@@ -68,7 +69,6 @@ setup() {
     fail "Horovod is compiled from source and there is no C++ compiler (c++ or g++): install one, for example with 'apt-get install g++'."
   local free; free=$(df -Pm "$here" | awk 'NR == 2 {print $4}')
   [ "$free" -ge 5000 ] || fail "set-up needs 5,000 MB of disk at $here, but $free MB are free."
-  mkdir -p "$cache"
   : >"$log"
   # A half-made environment of an interrupted set-up is made anew.
   "$venv/bin/pip" --version >/dev/null 2>&1 ||
