@@ -102,7 +102,8 @@ launch() {
   [ "$np" -gt 1 ] || exec python -m app "$@"
   # Wrong flags are told before any process is started.
   python -m app check "$@" || exit $?
-  SCALEPROOF_EXIT_FILE=$(mktemp) SCALEPROOF_TERMINAL=$(tty 2>/dev/null <&2 || true)
+  SCALEPROOF_EXIT_FILE=$(mktemp)
+  SCALEPROOF_TERMINAL=$(tty <&2) || SCALEPROOF_TERMINAL=  # without one `tty` prints "not a tty"
   export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
   local code=0
   horovodrun --gloo -np "$np" ${HOSTS:+-H "$HOSTS"} python -m app "$@" || code=$?

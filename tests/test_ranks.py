@@ -135,3 +135,6 @@ def shop():
     done = run_sh(2, user, "train", *flags, "--workdir=run")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((user / "run/result.json").read_text())["metrics"]["val"]["examples"] == 12
+    assert "step 3/3" in done.stdout  # plain lines where there is no terminal
+    made = {p.name for p in user.iterdir()} - {"__pycache__"}
+    assert made == {"mine.py", "shop.py", "photos", "data", "run"}
