@@ -41,7 +41,8 @@ class Convolution(keras.layers.Layer):
         if self.stride == 1 or self.size == 1:
             return tf.nn.conv2d(x, kernel, self.stride, "SAME")
         pad = [(self.size - 1) // 2] * 2
-        # Not the operator's own explicit padding: its bfloat16 gradient is not oneDNN's.
+        # Not the operator's own explicit padding: ResNet-50 at 224 pixels was seen to train at
+        # 5.6 images/s with it everywhere against 8.4 so (bfloat16: 0.34 against 13.5).
         return tf.nn.conv2d(tf.pad(x, [[0, 0], pad, pad, [0, 0]]), kernel, self.stride, "VALID")
 
 
