@@ -41,13 +41,14 @@ find_python() {
       echo "$candidate"; return
     fi
   done
-  fail "scaleproof needs Python 3.11, but found $(${PYTHON:-python3} --version 2>&1 || true): install it, or name one with PYTHON=/path/to/python3.11."
+  local found; found=$("${PYTHON:-python3}" --version 2>/dev/null) || found="no ${PYTHON:-python3}"
+  fail "scaleproof needs Python 3.11, but found $found: install it, or name one with PYTHON=/path/to/python3.11."
 }
 
 # Horovod is compiled against this very TensorFlow, so the wheel is kept under both names.
 horovod_wheel() {
   local key
-  key=$(printf '%s' "$(cat "$here/constraints.txt") $(env | grep '^HOROVOD_' | sort || true) $(uname -m)" | sha256sum | cut -c1-12)
+  key=$(printf '%s' "$(grep -E '^(horovod|tensorflow)==' "$here/constraints.txt") $(env | grep '^HOROVOD_' | sort || true) $(uname -m)" | sha256sum | cut -c1-12)
   local folder=$cache/horovod-$key
   if ! ls "$folder"/horovod-*.whl >/dev/null 2>&1; then
     mkdir -p "$folder"

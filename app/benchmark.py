@@ -25,8 +25,10 @@ from app.training import loop
 from app.training.state import State
 from app.training.step import Step
 
-ROUNDS = 5  # each figure is the median of the rounds; figures compared take turns
-STEPS = 3  # a round
+ROUNDS = 3  # each figure is the median of the rounds; figures compared take turns
+STEPS = 2  # timed in a round
+WARM_STEPS = 2  # before them: they use up the batches that were read while another kind ran
+RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 
 
@@ -42,13 +44,14 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     state = State(experiment, data.input_shape, data.num_classes)
     batches = loop.training_batches(experiment, data, where, 0, 10**6)
     same = itertools.repeat(next(batches))
-    speeds = measure(
-        {
-            "step": run_steps(experiment, layout, state, where.micro_batches(where.size), same),
-            "loop": run_steps(experiment, layout, state, where.micro_batches(where.size), batches),
-        }
-        | ({"alone": run_alone(experiment, state, same)} if where.size > 1 else {})
-    )
+    mine = where.micro_batches(where.size)
+    kinds = {
+        "bare step": whole_step(experiment, layout, state, mine, same),
+        "full loop": whole_step(experiment, layout, state, mine, batches),
+    }
+    if where.size > 1:
+        kinds["independent processes"] = lonely_step(experiment, state, same)
+    speeds = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
     if not where.is_chief:
@@ -58,60 +61,48 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
         f"{where.size} processes x {threads} threads, micro-batch {experiment.micro_batch}, "
         f"input {data.input_shape}, {experiment.precision}; medians of {ROUNDS} rounds of {STEPS}"
     )
-    names = {"step": "bare step", "loop": "full loop", "alone": "independent processes"}
     for name, values in totals.items():
-        print(f"{names[name]:24} {loop.median(values):8.2f} images/s")
-    pairs = [("loop", "step")] + ([("step", "alone")] if where.size > 1 else [])
-    for a, b in pairs:
+        print(f"{name:24} {loop.median(values):8.2f} images/s")
+    pairs = [("full loop", "bare step"), ("bare step", "independent processes")]
+    for a, b in pairs[: where.size]:
         ratios = [x / y for x, y in zip(totals[a], totals[b], strict=True)]
-        print(f"{names[a]} / {names[b]:12} {loop.median(ratios):8.3f}")
+        print(f"{a} / {b:21} {loop.median(ratios):8.3f}", flush=True)
     all_reduce(where)
 
 
-def measure(runs: dict[str, Callable[[], int]]) -> dict[str, list[float]]:
-    """Images a second of this process, a value a round; the runs take turns."""
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()  # compiles
-    for name, run in itertools.chain.from_iterable([runs.items()] * ROUNDS):
+def measure(kinds: dict[str, Callable[[], None]], images: int) -> dict[str, list[float]]:
+    """Images a second of this process, a value a round; `images` in a step of any kind."""
+    speeds: dict[str, list[float]] = {name: [] for name in kinds}
+    for name, step in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
+        for _ in range(WARM_STEPS):  # the first of all compiles
+            step()
         replicas.each(0)  # a barrier: all processes measure the same thing at the same time
         begin = time.perf_counter()
-        images = run()
-        speeds[name].append(images / (time.perf_counter() - begin))
+        for _ in range(STEPS):
+            step()
+        speeds[name].append(STEPS * images / (time.perf_counter() - begin))
     return speeds
 
 
-def run_steps(
+def whole_step(
     experiment: Experiment,
     layout: Layout,
     state: State,
     mine: range,
     batches: Iterator[tuple[Any, ...]],
-) -> Callable[[], int]:
-    """A round of whole training steps."""
+) -> Callable[[], None]:
+    """A training step of the job."""
     step = Step(experiment, layout, state, mine)
-
-    def run() -> int:
-        for s in range(STEPS):
-            step(s, batches, 1e-6)["loss"].numpy()
-        return STEPS * len(mine) * experiment.micro_batch
-
-    return run
+    return lambda: step(0, batches, RATE)["loss"].numpy()
 
 
-def run_alone(
+def lonely_step(
     experiment: Experiment, state: State, batches: Iterator[tuple[Any, ...]]
-) -> Callable[[], int]:
-    """A round of steps that reduce with nobody: what an independent process would do."""
+) -> Callable[[], None]:
+    """A step that reduces with nobody: what an independent process would do."""
     alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
     step = Step(alone, Layout(), state, range(1), is_alone=True)
-
-    def run() -> int:
-        for s in range(STEPS):
-            step(s, batches, 1e-6)["loss"].numpy()
-        return STEPS * experiment.micro_batch
-
-    return run
+    return lambda: step(0, batches, RATE)["loss"].numpy()
 
 
 def all_reduce(where: Topology) -> None:

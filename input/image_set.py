@@ -78,7 +78,7 @@ class ImageSet:
         dataset = tf.data.Dataset.zip(dataset, ks).map(
             lambda batch, k: finish(batch[0], batch[1], batch[2], k)
         )
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        return dataset.prefetch(2)
 
     def evaluation(self, micro_batch: int, share: range) -> tf.data.Dataset:
         """The examples of one process's share, once each, padded to whole batches."""
@@ -103,7 +103,7 @@ class ImageSet:
             .unbatch()
             .map(example, **parallel)
             .batch(micro_batch, drop_remainder=True)
-            .prefetch(tf.data.AUTOTUNE)
+            .prefetch(2)
         )
 
     def examples(self, seed: int, micro_batch: int, number: int) -> np.ndarray:

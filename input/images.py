@@ -31,7 +31,9 @@ class Images:
             mirrored too; `imagenet`: a crop of 8 % to 100 % of the area, mirrored
             (arXiv:1409.4842), of which only the crop is decoded.
         mixup: alpha of arXiv:1710.09412, within a micro-batch; 0: none.
-        evaluation_split: None takes `test`, `validation` or `val`, the first there is.
+        train_split: of a TFDS set; `train[:80%]` leaves a fifth to choose a recipe on.
+        evaluation_split: of a TFDS set, as `train[80%:]`; None takes `test`, `validation` or
+            `val`, the first there is.
         on_bad_image: what `prepare` does about an image of a folder that cannot be decoded.
         bad_image_budget: the most images `on_bad_image=skip` may leave out.
         synthetic_examples: of dataset=synthetic, in each split.
@@ -42,6 +44,7 @@ class Images:
     size: int = 32
     augmentation: Literal["none", "shift", "shift_flip", "imagenet"] = "none"
     mixup: float = 0.0
+    train_split: str = "train"
     evaluation_split: str | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +47,10 @@ def prepare(config: Images, data_dir: str) -> str:
         return "synthetic images need no preparation"
     if "/" in config.dataset:
         return prepare_folder(config, data_dir)
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     builder = tfds_builder(config.dataset, data_dir)
     builder.download_and_prepare()
     counts = ", ".join(f"{n} {s.num_examples:,}" for n, s in builder.info.splits.items())
@@ -66,14 +71,15 @@ def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
             f"data set {config.dataset!r} is not prepared in {builder.data_path}: run "
             "`./run.sh prepare` with the same --experiment and --set."
         )
-    names = [config.evaluation_split] if config.evaluation_split else EVALUATION_SPLITS
-    name = next((n for n in names if n in builder.info.splits), None)
-    if name is None:
-        raise InputError(
-            f"{config.dataset} has no split {' or '.join(map(str, names))}, only "
-            f"{', '.join(builder.info.splits)}: set data.evaluation_split to one of them."
-        )
-    return Tfds(builder, "train"), Tfds(builder, name), name
+    splits = builder.info.splits
+    evaluation = config.evaluation_split or next((n for n in EVALUATION_SPLITS if n in splits), "")
+    for name, wanted in (("train_split", config.train_split), ("evaluation_split", evaluation)):
+        if wanted.partition("[")[0] not in splits:
+            raise InputError(
+                f"{config.dataset} has no split {wanted!r}, only {', '.join(splits)}: set "
+                f"data.{name} to one of them, or to a slice as 'train[:80%]'."
+            )
+    return Tfds(builder, config.train_split), Tfds(builder, evaluation), evaluation
 
 
 def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -38,12 +38,28 @@ class Convolution(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:  # [B, H, W, C] -> [B, H / stride, W / stride, C']
         """Convolves."""
         kernel = tf.convert_to_tensor(self.kernel)
-        if self.stride == 1 or self.size == 1:
-            return tf.nn.conv2d(x, kernel, self.stride, "SAME")
+        if self.size == 1:
+            return pointwise(x, kernel, self.stride)
+        if self.stride == 1:
+            return tf.nn.conv2d(x, kernel, 1, "SAME")
         pad = [(self.size - 1) // 2] * 2
         # Not the operator's own explicit padding: ResNet-50 at 224 pixels was seen to train at
         # 5.6 images/s with it everywhere against 8.4 so (bfloat16: 0.34 against 13.5).
         return tf.nn.conv2d(tf.pad(x, [[0, 0], pad, pad, [0, 0]]), kernel, self.stride, "VALID")
+
+
+def pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """A 1x1 convolution as a matrix product, [B, H, W, C] x [1, 1, C, C'] -> [B, H', W', C'].
+
+    On a CPU with AMX its forward and backward were seen to take three quarters of the
+    operator's time in bfloat16 at 224 pixels, less than half where it strides, and in float32
+    the same; a float32 step on 32 pixels ran at 1.4 times the speed.
+    """
+    if stride > 1:
+        x = tf.nn.avg_pool2d(x, 1, stride, "VALID")  # takes every stride-th pixel
+    channels, filters = kernel.shape[-2:]
+    y = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, filters]))
+    return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [filters]], 0))
 
 
 class Stem(keras.layers.Layer):

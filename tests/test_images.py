@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,11 +93,23 @@ def test_unknown_names(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    data_dir = str(tmp_path_factory.mktemp("data"))
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
     config = Images("digits", size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert "train 1,437, test 360" in config.prepare(data_dir)
     return config.open(data_dir)
+
+
+def test_a_part_of_the_training_images_for_choosing(digits, data_dir):
+    config = Images("digits", size=8, train_split="train[:80%]", evaluation_split="train[80%:]")
+    data = config.open(data_dir)
+    assert (data.num_train, data.num_evaluation) == (1150, 287)
+    with pytest.raises(InputError, match=r"no split 'valid\[:5%\]', only t"):
+        dataclasses.replace(config, evaluation_split="valid[:5%]").open(data_dir)
 
 
 def test_digits_are_scikit_learns(digits):

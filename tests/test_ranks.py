@@ -64,6 +64,16 @@ def test_the_ring_agrees_to_rounding(user):
     assert alone["layout"]["processes"] == 1 and two["layout"]["processes"] == 2
 
 
+def test_the_published_case_on_two_processes(user):
+    """All 128 micro-batches of it, each of two small images."""
+    small = "global_batch=256 micro_batch=2 model.width=2 data.dataset=synthetic data.size=32"
+    flags = [f"--set={s}" for s in f"{small} data.synthetic_examples=300 steps=2".split()]
+    done = app(2, user, "train", "--experiment=resnet50_imagenet", "--workdir=run", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "128 micro-batches of 2 on 2 processes (64 to 64 each)" in done.stdout
+    assert json.loads((user / "run/result.json").read_text())["finished"]
+
+
 def test_float16_on_the_wire_is_told(user):
     result = train(user, 2, "fp16", "--set=update.compression=float16", "--set=steps=2")
     assert result["changes_numbers"] == ["gradients rounded to float16 on the wire"]

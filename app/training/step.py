@@ -67,9 +67,9 @@ class Step:
             shapes = [v.shape for v in self.state.trainable]
             shapes += [v.shape for v, _ in self.state.statistics] + [tf.TensorShape([2])]
             self.accumulators = [tf.Variable(tf.zeros(s), trainable=False) for s in shapes]
-        for place, number in enumerate(early):
+        for number in early:
             inputs, targets, _ = next(batches)
-            self._accumulate(inputs, targets, number, is_first=place == 0)
+            self._accumulate(inputs, targets, number)
         inputs, targets, _ = next(batches)
         return self._finish(inputs, targets, last, learning_rate)
 
@@ -86,12 +86,10 @@ class Step:
         return self._finish_exact([sums for _, sums in merged], rate)
 
     @tf.function
-    def _accumulate(
-        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, is_first: bool
-    ) -> None:
+    def _accumulate(self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor) -> None:
         sums = self._sums(inputs, targets, number)
         for accumulator, value in zip(self.accumulators, sums, strict=True):
-            (accumulator.assign if is_first else accumulator.assign_add)(value)
+            accumulator.assign_add(value)
 
     @tf.function
     def _finish(
@@ -100,6 +98,8 @@ class Step:
         sums = self._sums(inputs, targets, number)
         if self.accumulators:
             sums = [a + value for a, value in zip(self.accumulators, sums, strict=True)]
+            for accumulator in self.accumulators:  # for the next step
+                accumulator.assign(tf.zeros_like(accumulator))
         compression = self.experiment.update.compression
         count = len(self.state.trainable)
         if self.is_alone:
