@@ -10,7 +10,7 @@
 #   HOSTS=a:4,b:4 machines and slots, as in horovodrun -H
 #   GPU=1         set up with TensorFlow's CUDA packages; HOROVOD_GPU_OPERATIONS=NCCL and
 #                 HOROVOD_NCCL_HOME=... build Horovod with NCCL
-#   PYTHON=...    a Python 3.11
+#   PYTHON=...    a Python 3.11 or 3.12
 #
 # Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 checkpoint, 5 numbers, 6 replicas differ,
 # 7 lost peer, 42 preempted and saved.
@@ -23,7 +23,8 @@ mkdir -p "$cache"
 
 fail() { echo "error: $1" >&2; exit "${2:-2}"; }
 
-# Runs a stage of the set-up with its output in the log; a line for the reader.
+# Runs a stage of the set-up with its output in the log; a line for the reader. `set -e` does
+# not hold inside a condition: a stage of several commands returns at the first that fails.
 stage() {
   local title=$1 started=$SECONDS; shift
   printf '%s ... ' "$title"
@@ -36,34 +37,44 @@ stage() {
 }
 
 find_python() {
-  for candidate in ${PYTHON:-python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+  for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null; then
       echo "$candidate"; return
     fi
   done
   local found; found=$("${PYTHON:-python3}" --version 2>/dev/null) || found="no ${PYTHON:-python3}"
-  fail "scaleproof needs Python 3.11, but found $found: install it, or name one with PYTHON=/path/to/python3.11."
+  fail "scaleproof needs Python 3.11 or 3.12, but found $found: install it, or name one with PYTHON=/path/to/python3.11."
 }
 
-# Horovod is compiled against this very TensorFlow, so the wheel is kept under both names.
+# Horovod is compiled for one Python and one TensorFlow, so the wheel is kept by all of them.
 horovod_wheel() {
   local key
-  key=$(printf '%s' "$(grep -E '^(horovod|tensorflow)==' "$here/constraints.txt") $(env | grep '^HOROVOD_' | sort || true) $(uname -m)" | sha256sum | cut -c1-12)
+  key=$({
+    "$venv/bin/python" --version
+    grep -E '^(horovod|tensorflow)==' "$here/constraints.txt"
+    build_variables
+    uname -m
+  } | sha256sum | cut -c1-12)
   local folder=$cache/horovod-$key
   if ! ls "$folder"/horovod-*.whl >/dev/null 2>&1; then
     mkdir -p "$folder"
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
       HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI="${HOROVOD_WITHOUT_MPI:-1}" PATH="$venv/bin:$PATH" \
       "$venv/bin/pip" wheel --no-build-isolation --no-deps --no-binary horovod \
-      -c "$here/constraints.txt" horovod -w "$folder.partial"
-    mv "$folder.partial"/horovod-*.whl "$folder/"
+      -c "$here/constraints.txt" horovod -w "$folder.partial" || return
+    mv "$folder.partial"/horovod-*.whl "$folder/" || return
   fi
   "$venv/bin/pip" install --no-deps --force-reinstall "$folder"/horovod-*.whl
 }
 
+build_variables() { env | grep -E '^(GPU|HOROVOD_(WITH|WITHOUT|GPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*)=' | sort || true; }
+
 setup() {
+  # An environment stays as it was built until other build variables are given.
+  [ -n "$(build_variables)" ] || [ ! -f "$venv/.build" ] ||
+    while IFS= read -r variable; do export "${variable?}"; done <"$venv/.build"
   local extras="build,test${GPU:+,gpu}" wanted python
-  wanted=$(cat "$here/constraints.txt" "$here/pyproject.toml" <(echo "$extras $here") | sha256sum | cut -c1-64)
+  wanted=$({ cat "$here/constraints.txt" "$here/pyproject.toml"; build_variables; echo "$here"; } | sha256sum | cut -c1-64)
   [ "$(cat "$venv/.done" 2>/dev/null)" = "$wanted" ] && return
   python=$(find_python)
   command -v c++ >/dev/null || command -v g++ >/dev/null ||
@@ -77,11 +88,12 @@ setup() {
   stage "packages (TensorFlow and others, pinned)" install_packages "$extras"
   stage "Horovod (compiled once, then kept in $cache)" horovod_wheel
   stage "check" "$venv/bin/python" -c 'import horovod.tensorflow as hvd; hvd.init(); assert hvd.gloo_built()'
+  build_variables >"$venv/.build"
   echo "$wanted" >"$venv/.done"
 }
 
 install_packages() {
-  "$venv/bin/python" - "$1" "$here/pyproject.toml" >"$venv/requirements.txt" <<'PY'
+  "$venv/bin/python" - "$1" "$here/pyproject.toml" >"$venv/requirements.txt" <<'PY' || return
 import sys, tomllib
 project = tomllib.load(open(sys.argv[2], "rb"))["project"]
 extras = project["optional-dependencies"]
@@ -92,6 +104,7 @@ PY
 
 # A command under horovodrun. An error that all ranks agreed on is no crash: the ranks leave
 # their exit code in a file, which keeps horovodrun from adding a traceback to the message.
+# Other machines have no such file, nor this terminal: there horovodrun's own way holds.
 launch() {
   export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PATH=$venv/bin:$PATH
   local np=${NP:-2}
@@ -103,12 +116,14 @@ launch() {
   [ "$np" -gt 1 ] || exec python -m app "$@"
   # Wrong flags are told before any process is started.
   python -m app check "$@" || exit $?
+  [ -z "${HOSTS:-}" ] || exec horovodrun --gloo -np "$np" -H "$HOSTS" python -m app "$@"
   SCALEPROOF_EXIT_FILE=$(mktemp)
   SCALEPROOF_TERMINAL=$(tty <&2) || SCALEPROOF_TERMINAL=  # without one `tty` prints "not a tty"
   export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
   local code=0
-  horovodrun --gloo -np "$np" ${HOSTS:+-H "$HOSTS"} python -m app "$@" || code=$?
-  [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | tail -n 1)
+  horovodrun --gloo -np "$np" python -m app "$@" || code=$?
+  # The cause has a lower code than what follows from it: those who lose a peer leave 7.
+  [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | head -n 1)
   rm -f "$SCALEPROOF_EXIT_FILE"
   exit "$code"
 }
@@ -125,11 +140,14 @@ case ${1:-} in
     setup
     cd "$here"
     export PATH=$venv/bin:$PATH
-    ruff check . && ruff format --check . && mypy
+    ruff check .
+    ruff format --check .
+    mypy
     exec python -m pytest "$@"
     ;;
+  -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0" ;;
   *)
-    [[ ${1:-} == -h || ${1:-} == --help ]] || setup
+    setup
     launch "$@"
     ;;
 esac

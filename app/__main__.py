@@ -27,6 +27,7 @@ from absl import flags
 from app import config, errors, experiments, workdir
 from app.config import Experiment, Layout
 from input import InputError
+from models import ModelError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function.")
@@ -59,7 +60,7 @@ def prepare_command() -> None:
 
 def train_command() -> None:
     """Trains --experiment, or continues --workdir."""
-    experiment, layout = validated()
+    experiment, layout = validated(int(os.environ.get("HOROVOD_SIZE", 1)))
     import_tensorflow()
     from app.parallel import replicas
     from app.training import loop
@@ -85,21 +86,19 @@ def train_command() -> None:
 
 def evaluate_command() -> None:
     """Evaluates the newest checkpoint of --workdir."""
-    if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
-        raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
-    experiment, layout = validated()
+    experiment, layout = to_evaluate()
     import_tensorflow()
     from app.training import loop
 
-    where, layout = loop.join(layout)
-    metrics = loop.evaluate(experiment, layout, where, Path(FLAGS.workdir), data_dir())
+    where, _ = loop.join(layout)
+    metrics = loop.evaluate(experiment, where, Path(FLAGS.workdir), data_dir())
     if metrics:
         print(json.dumps(metrics, indent=1))
 
 
 def benchmark_command() -> None:
     """Measures this machine; see app/benchmark.py."""
-    experiment = chosen("resnet50_synthetic")
+    experiment = to_benchmark()
     import_tensorflow()
     from app import benchmark
     from app.training import loop
@@ -141,14 +140,42 @@ def chosen(default: str = "resnet50_digits") -> Experiment:
     return config.override(experiments.load(reference(default)), settings())
 
 
-def validated(processes: int | None = None) -> tuple[Experiment, Layout]:
+def validated(processes: int) -> tuple[Experiment, Layout]:
     """What the flags describe, checked as far as it can be without data or TensorFlow."""
-    processes = processes or int(os.environ.get("HOROVOD_SIZE", 1))
-    experiment, layout = chosen(), Layout(processes, FLAGS.exact)
-    config.validate(experiment, layout)
-    if FLAGS.workdir:
-        workdir.check(Path(FLAGS.workdir), experiment)
+    try:
+        kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+        is_given = FLAGS["exact"].present or not kept
+        exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
+        experiment, layout = chosen(), Layout(processes, exact)
+        config.validate(experiment, layout)
+        if FLAGS.workdir:
+            workdir.check(Path(FLAGS.workdir), experiment, layout)
+    except errors.UsageError as error:  # every rank finds it: one of a machine tells it
+        error.speaker = os.environ.get("HOROVOD_LOCAL_RANK", "0") == "0"
+        raise
     return experiment, layout
+
+
+def to_evaluate() -> tuple[Experiment, Layout]:
+    """What the flags describe; any number of processes can evaluate it."""
+    if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
+        raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
+    return validated(1)
+
+
+def to_benchmark() -> Experiment:
+    """What the flags describe; each process is given one micro-batch of it."""
+    if FLAGS.exact:
+        raise errors.UsageError("benchmark measures the fast way: leave --exact out.")
+    return chosen("resnet50_synthetic")
+
+
+# What run.sh asks before it starts processes, so that wrong flags are told once.
+CHECKS: dict[str, Callable[[], Any]] = {
+    "train": lambda: validated(int(os.environ.get("NP", 2))),
+    "evaluate": to_evaluate,
+    "benchmark": to_benchmark,
+}
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -171,36 +198,42 @@ def main(arguments: Sequence[str]) -> int:
     """
     try:
         return run(arguments)
-    except (errors.UserError, InputError) as error:
-        code = getattr(error, "exit_code", errors.DATA)
-        joined = "app.parallel.replicas" in sys.modules
-        # Before they join, all ranks find the same error: rank 0 tells it.
-        is_first = joined or os.environ.get("HOROVOD_RANK", "0") == "0"
-        if getattr(error, "speaker", True) and is_first:
+    except (errors.UserError, InputError, ModelError) as error:
+        is_data = isinstance(error, InputError)
+        code = errors.DATA if is_data else getattr(error, "exit_code", errors.USAGE)
+        if getattr(error, "speaker", True):
             print(f"error: {error}", file=sys.stderr, flush=True)
-        everywhere = getattr(error, "everywhere", False) or not joined
+        everywhere = getattr(error, "everywhere", False)
     except Exception as error:
-        if "Horovod" not in str(error) or "shut down" not in str(error):
-            raise
-        print(f"error: lost a peer: {str(error).splitlines()[0][:200]}", file=sys.stderr)
         code, everywhere = errors.LOST_PEER, False
+        if "Horovod" not in str(error) or "shut down" not in str(error):
+            leave(errors.BUG)
+            raise
+        rank = os.environ.get("HOROVOD_RANK", "?")
+        print(f"error: rank {rank} lost a peer and stops; the peer says why.", file=sys.stderr)
+    return errors.DONE if leave(code) and everywhere else code
+
+
+def leave(code: int) -> bool:
+    """Writes an exit code where run.sh will look for it, if it started this process."""
     path = os.environ.get("SCALEPROOF_EXIT_FILE")
-    if path:
-        with open(path, "a") as file:
-            file.write(f"{code}\n")
-    return errors.DONE if path and everywhere else code
+    if not path:
+        return False
+    with open(path, "a") as file:
+        file.write(f"{code}\n")
+    return True
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parses the flags and calls the command."""
     name, *rest = arguments or ["--help"]
-    is_check = name == "check" and bool(rest)  # run.sh asks before it starts processes
+    is_check = name == "check" and bool(rest)
     if is_check:
         name, *rest = rest
     if name in ("--help", "-h", "help"):
         print(f"{__doc__}\n{FLAGS.main_module_help()}")
         return errors.DONE
-    if name not in COMMANDS:
+    if name not in (CHECKS if is_check else COMMANDS):
         raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
     try:
         left = FLAGS([name, *rest])[1:]
@@ -208,10 +241,7 @@ def run(arguments: Sequence[str]) -> int:
         raise errors.UsageError(str(error)) from None
     if left:
         raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
-    if is_check:
-        validated(int(os.environ.get("NP", 2)))
-    else:
-        COMMANDS[name]()
+    (CHECKS if is_check else COMMANDS)[name]()
     return errors.DONE
 
 

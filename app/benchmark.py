@@ -27,7 +27,7 @@ from app.training.step import Step
 
 ROUNDS = 3  # each figure is the median of the rounds; figures compared take turns
 STEPS = 2  # timed in a round
-WARM_STEPS = 2  # before them: they use up the batches that were read while another kind ran
+WARM_STEPS = 2  # before them
 RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 
@@ -40,17 +40,24 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
     )
-    data = loop.open_data(experiment, layout, data_dir)
+    data = loop.open_data(experiment, data_dir)
     state = State(experiment, data.input_shape, data.num_classes)
-    batches = loop.training_batches(experiment, data, where, 0, 10**6)
-    same = itertools.repeat(next(batches))
-    mine = where.micro_batches(where.size)
+    alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
+    whole = Step(experiment, layout, state, where.micro_batches(where.size))
+    lonely = Step(alone, Layout(), state, range(1), is_alone=True)
+
+    def read() -> Iterator[tuple[Any, ...]]:
+        # Anew each round: no batch was read while something else was measured.
+        return loop.training_batches(experiment, data, where, 0, WARM_STEPS + STEPS)
+
+    same = next(read())
     kinds = {
-        "bare step": whole_step(experiment, layout, state, mine, same),
-        "full loop": whole_step(experiment, layout, state, mine, batches),
+        "bare step": (whole, lambda: itertools.repeat(same)),
+        "full loop": (whole, read),
+        "independent processes": (lonely, lambda: itertools.repeat(same)),
     }
-    if where.size > 1:
-        kinds["independent processes"] = lonely_step(experiment, state, same)
+    if where.size == 1:
+        del kinds["independent processes"]
     speeds = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
@@ -63,46 +70,34 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     )
     for name, values in totals.items():
         print(f"{name:24} {loop.median(values):8.2f} images/s")
-    pairs = [("full loop", "bare step"), ("bare step", "independent processes")]
-    for a, b in pairs[: where.size]:
+    for a, b in [("full loop", "bare step"), ("bare step", "independent processes")]:
+        if a not in totals or b not in totals:
+            continue
         ratios = [x / y for x, y in zip(totals[a], totals[b], strict=True)]
         print(f"{a} / {b:21} {loop.median(ratios):8.3f}", flush=True)
     all_reduce(where)
 
 
-def measure(kinds: dict[str, Callable[[], None]], images: int) -> dict[str, list[float]]:
-    """Images a second of this process, a value a round; `images` in a step of any kind."""
+def measure(
+    kinds: dict[str, tuple[Step, Callable[[], Iterator[tuple[Any, ...]]]]], images: int
+) -> dict[str, list[float]]:
+    """Images a second of this process, a value a round; the kinds take turns.
+
+    Args:
+        kinds: a step, and what gives it the batches of a round.
+        images: in a step.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
-    for name, step in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
+    for name, (step, read) in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
+        batches = read()
         for _ in range(WARM_STEPS):  # the first of all compiles
-            step()
+            step(0, batches, RATE)["loss"].numpy()
         replicas.each(0)  # a barrier: all processes measure the same thing at the same time
         begin = time.perf_counter()
         for _ in range(STEPS):
-            step()
+            step(0, batches, RATE)["loss"].numpy()
         speeds[name].append(STEPS * images / (time.perf_counter() - begin))
     return speeds
-
-
-def whole_step(
-    experiment: Experiment,
-    layout: Layout,
-    state: State,
-    mine: range,
-    batches: Iterator[tuple[Any, ...]],
-) -> Callable[[], None]:
-    """A training step of the job."""
-    step = Step(experiment, layout, state, mine)
-    return lambda: step(0, batches, RATE)["loss"].numpy()
-
-
-def lonely_step(
-    experiment: Experiment, state: State, batches: Iterator[tuple[Any, ...]]
-) -> Callable[[], None]:
-    """A step that reduces with nobody: what an independent process would do."""
-    alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
-    step = Step(alone, Layout(), state, range(1), is_alone=True)
-    return lambda: step(0, batches, RATE)["loss"].numpy()
 
 
 def all_reduce(where: Topology) -> None:
@@ -121,6 +116,6 @@ def all_reduce(where: Topology) -> None:
         bandwidth = 2 * (where.size - 1) / where.size * size / middle
         if where.is_chief:
             print(
-                f"all-reduce {size / 2**10:9.0f} KiB {middle * 1e3:8.2f} ms {bandwidth / 1e9:6.2f} "
+                f"all-reduce {size / 2**10:9.0f} KiB {middle * 1e3:8.2f} ms {bandwidth / 1e9:8.3g} "
                 "GB/s bus"
             )

@@ -37,7 +37,7 @@ class Data(Protocol):
         ...
 
     def open(self, data_dir: str) -> Any:
-        """Returns the prepared data set; raises DataError if it is not prepared."""
+        """Returns the prepared data set; raises `input.InputError` if it is not prepared."""
         ...
 
 
@@ -154,7 +154,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
 
 
 def validate_size(experiment: Experiment, num_examples: int) -> None:
-    """A step must not hold an example twice.
+    """A step's examples come from one epoch, or from the end of one and the start of the next.
 
     Raises:
         DataError: fewer training examples than a global batch.

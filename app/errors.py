@@ -3,6 +3,8 @@
 Anything else that is raised is a bug, keeps its traceback and exits with 1.
 """
 
+from __future__ import annotations
+
 DONE, BUG, USAGE, DATA, CHECKPOINT, NUMBERS, DIVERGED, LOST_PEER = range(8)
 PREEMPTED = 42
 
@@ -13,6 +15,11 @@ class UserError(Exception):
     exit_code = USAGE
     everywhere = False  # raised on every rank, so that none is left waiting
     speaker = True  # False on the ranks that fail because another one did
+
+    def on_every_rank(self, speaker: bool) -> UserError:
+        """Marks an error that all ranks raise together, one of them aloud."""
+        self.everywhere, self.speaker = True, speaker
+        return self
 
 
 class UsageError(UserError):

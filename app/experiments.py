@@ -183,14 +183,23 @@ def load(reference: str) -> Experiment:
 
 
 def _module(place: str) -> object:
-    try:
-        if not place.endswith(".py"):
+    if not place.endswith(".py"):
+        try:
             return importlib.import_module(place)
-        path = Path(place).expanduser().resolve()
-        sys.path.insert(0, str(path.parent))  # its own imports
-        return importlib.import_module(path.stem)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--experiment: no module {error.name!r}; give a path to a .py file, or a module on "
-            "PYTHONPATH."
-        ) from None
+        except (ModuleNotFoundError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"--experiment: cannot import {place!r} ({error}): give a path to a .py file, or a "
+                "module on PYTHONPATH."
+            ) from None
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"--experiment: there is no file {path}.")
+    # A name of its own: the file may be called as a package here or in the library is.
+    name = f"experiment_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look themselves up
+    sys.path.insert(0, str(path.parent))  # the file's own imports
+    specification.loader.exec_module(module)
+    return module

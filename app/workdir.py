@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.config import Experiment, as_dict, differences
+from app.config import Experiment, Layout, as_dict, differences
 from app.errors import UsageError
 
 
@@ -29,8 +29,8 @@ def read(workdir: Path) -> dict[str, Any] | None:
         raise UsageError(f"{path} is not JSON ({error}): give another --workdir.") from None
 
 
-def check(workdir: Path, experiment: Experiment) -> None:
-    """Refuses to continue a run with another experiment.
+def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
+    """Refuses to continue a run with another experiment, or exactly what was not begun so.
 
     Raises:
         UsageError: shows every field that differs.
@@ -40,6 +40,8 @@ def check(workdir: Path, experiment: Experiment) -> None:
         return
     ours = json.loads(json.dumps(as_dict(experiment)))
     lines = differences(ours, config["experiment"])
+    if layout.exact != config["layout"]["exact"]:
+        lines.append(f"--exact: {layout.exact} here, {config['layout']['exact']} there")
     if lines:
         raise UsageError(
             f"{workdir} holds a run of another experiment: {'; '.join(lines)}. Give these fields "

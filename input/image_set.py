@@ -10,7 +10,8 @@ An element is one micro-batch, whichever process asks for it:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,40 @@ from input.order import Order
 from input.sources import Source
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+class Batches:
+    """Micro-batches that can be gone through any number of times.
+
+    Raises:
+        InputError: names the example that cannot be read, on the process that reads it.
+    """
+
+    def __init__(
+        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
+    ) -> None:
+        self._dataset, self._source, self._ids = dataset, source, ids
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = iter(self._dataset)
+        for k in itertools.count():
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError:
+                self._name_damage(self._ids(k))
+                raise
+            yield batch
+
+    def _name_damage(self, ids: Iterable[int]) -> None:
+        for example in map(int, ids):
+            try:
+                images, _ = self._source.fetch([example])
+                pixels.decode(tf.constant(images[0]))
+            except (tf.errors.OpError, OSError, ValueError) as error:
+                reason = str(error).partition("\n")[0][:200]
+                raise InputError(f"cannot read {self._source.name(example)}: {reason}") from None
 
 
 class ImageSet:
@@ -37,14 +72,14 @@ class ImageSet:
         self.input_shape = (config.size, config.size, 3)
 
     def train(
-        self, seed: int, micro_batch: int, numbers: Callable[[tf.Tensor], tf.Tensor], count: int
-    ) -> tf.data.Dataset:
+        self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
+    ) -> Batches:
         """Training micro-batches.
 
         Args:
             seed: the experiment's.
             micro_batch: examples in each.
-            numbers: from k, int64 [], to the number of the k-th micro-batch of this process.
+            numbers: from k, an integer, to the number of the k-th micro-batch of this process.
             count: how many.
         """
         order = Order(seed, self.num_train, micro_batch)
@@ -78,9 +113,9 @@ class ImageSet:
         dataset = tf.data.Dataset.zip(dataset, ks).map(
             lambda batch, k: finish(batch[0], batch[1], batch[2], k)
         )
-        return dataset.prefetch(2)
+        return Batches(dataset.prefetch(2), self._train, lambda k: order.examples(int(numbers(k))))
 
-    def evaluation(self, micro_batch: int, share: range) -> tf.data.Dataset:
+    def evaluation(self, micro_batch: int, share: range) -> Batches:
         """The examples of one process's share, once each, padded to whole batches."""
         ids = np.array(share, np.int64)
         padded = np.resize(ids, -(-len(ids) // micro_batch) * micro_batch) if len(ids) else ids
@@ -96,7 +131,7 @@ class ImageSet:
 
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         types = [tf.string, tf.int64]
-        return (
+        dataset = (
             tf.data.Dataset.from_tensor_slices((padded, weights))
             .batch(micro_batch, drop_remainder=True)
             .map(lambda i, w: (*_numpy(read, i, types, micro_batch), w), **parallel)
@@ -105,21 +140,9 @@ class ImageSet:
             .batch(micro_batch, drop_remainder=True)
             .prefetch(2)
         )
-
-    def examples(self, seed: int, micro_batch: int, number: int) -> np.ndarray:
-        """Ids of the examples of training micro-batch `number`, int64 [micro_batch]."""
-        return Order(seed, self.num_train, micro_batch).examples(number)
-
-    def damaged(self, seed: int, micro_batch: int, number: int) -> InputError | None:
-        """What is wrong with training micro-batch `number`: looked for once reading failed."""
-        for example in self.examples(seed, micro_batch, number):
-            try:
-                images, _ = self._train.fetch([example])
-                pixels.decode(tf.constant(images[0]))
-            except (tf.errors.OpError, OSError, ValueError) as error:
-                reason = str(error).partition("\n")[0][:200]
-                return InputError(f"cannot read {self._train.name(int(example))}: {reason}")
-        return None
+        return Batches(
+            dataset, self._evaluation, lambda k: padded[k * micro_batch : (k + 1) * micro_batch]
+        )
 
 
 def mixup(

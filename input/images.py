@@ -55,7 +55,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.mixup < 0 or self.bad_image_budget < 0:
-            raise ValueError("must not be negative")
+            raise ValueError("size must be at least 1, mixup and bad_image_budget at least 0")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three values, std above 0")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,7 +53,8 @@ def prepare(config: Images, data_dir: str) -> str:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     builder = tfds_builder(config.dataset, data_dir)
-    builder.download_and_prepare()
+    with tfds_errors(config.dataset):
+        builder.download_and_prepare()
     counts = ", ".join(f"{n} {s.num_examples:,}" for n, s in builder.info.splits.items())
     return f"{config.dataset} ({counts}) in {builder.data_path}"
 
@@ -79,7 +81,8 @@ def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
                 f"{config.dataset} has no split {wanted!r}, only {', '.join(splits)}: set "
                 f"data.{name} to one of them, or to a slice as 'train[:80%]'."
             )
-    return Tfds(builder, config.train_split), Tfds(builder, evaluation), evaluation
+    with tfds_errors(config.dataset):
+        return Tfds(builder, config.train_split), Tfds(builder, evaluation), evaluation
 
 
 def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -90,12 +93,30 @@ def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
     own = {"digits": digits.ScaleproofDigits, "fashion_mnist": fashion_mnist.ScaleproofFashionMnist}
     make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
+    with tfds_errors(name):
+        try:
+            return make(data_dir=data_dir, file_format="array_record")
+        except tfds.core.registered.DatasetNotFoundError:
+            raise InputError(
+                f"no data set {name!r}: use {', '.join(own)}, synthetic, a TFDS name, or a folder "
+                f"(a path with a '/')."
+            ) from None
+
+
+@contextlib.contextmanager
+def tfds_errors(name: str) -> Iterator[None]:
+    """What TFDS says about its files and splits, as an InputError.
+
+    Another format is the usual cause: records in another order than they were written can
+    only be read from an array_record, and a data set is kept in one format.
+    """
     try:
-        return make(data_dir=data_dir, file_format="array_record")
-    except tfds.core.registered.DatasetNotFoundError:
+        yield
+    except (AssertionError, NotImplementedError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:300]
         raise InputError(
-            f"no data set {name!r}: use {', '.join(own)}, synthetic, a TFDS name, or a folder "
-            f"(a path with a '/')."
+            f"data set {name!r}: {reason} If it was prepared in another format than "
+            "array_record, give another --data_dir and prepare it there."
         ) from None
 
 
@@ -170,7 +191,8 @@ class Folder:
 
 def index_path(config: Images, data_dir: str) -> Path:
     """Where the index of a folder is: one file a folder and policy."""
-    key = f"{Path(config.dataset).expanduser().resolve()} {config.on_bad_image}"
+    policy = f"{config.on_bad_image} {config.bad_image_budget}"
+    key = f"{Path(config.dataset).expanduser().resolve()} {policy}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
 

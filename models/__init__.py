@@ -2,3 +2,7 @@
 
 Nothing here knows of ranks, devices or Horovod, nor imports `app` or `input`.
 """
+
+
+class ModelError(Exception):
+    """A list of blocks that breaks the protocol: which block, and the way out."""

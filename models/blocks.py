@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from models import ModelError
+
 _recording = threading.local()  # pipeline stages are traced by threads of their own
 
 
@@ -64,16 +66,16 @@ def call(block: keras.Layer, x: tf.Tensor, training: bool, seed: tf.Tensor) -> t
 
 
 def forward(
-    blocks: Sequence[keras.Layer], x: tf.Tensor, training: bool, seed: tf.Tensor, first: int = 0
+    blocks: Sequence[keras.Layer], x: tf.Tensor, training: bool, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Runs blocks in order; `first` is the place of blocks[0] in the whole model."""
-    for place, block in enumerate(blocks, first):
+    """Runs the model's blocks in order."""
+    for place, block in enumerate(blocks):
         x = call(block, x, training, tf.random.experimental.stateless_fold_in(seed, place))
     return x
 
 
 def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[Statistic]:
-    """Creates every weight, each a function of (seed, its layer's name) alone.
+    """Creates every weight, each a function of (seed, its block's and its layer's name) alone.
 
     Returns the statistics of the model, in the order in which its blocks record them.
 
@@ -83,9 +85,8 @@ def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[S
         seed: the experiment's.
 
     Raises:
-        ValueError: two weights of one name, or a moving state outside the protocol.
+        ModelError: two weights of one name, or a moving state outside the protocol.
     """
-    keras.utils.set_random_seed(seed)  # for what a layer draws outside its initializers
     for block in blocks:
         for place, layer in enumerate(block._flatten_layers()):
             for attribute, initializer in vars(layer).items():
@@ -94,17 +95,24 @@ def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[S
                     digest = hashlib.sha256(key.encode()).digest()
                     initializer.seed = int.from_bytes(digest[:4], "little") >> 1
     key = tf.zeros([2], tf.int32)
-    forward(blocks, inputs, training=True, seed=key)  # Keras may call a layer twice to build it
-    with recording() as statistics:
+    x = inputs
+    for block in blocks:
+        # For what a layer draws by initializers that are not its attributes.
+        digest = hashlib.sha256(f"{seed}/{block.name}".encode()).digest()
+        keras.utils.set_random_seed(int.from_bytes(digest[:4], "little"))
+        x = call(block, x, True, key)
+    with recording() as statistics:  # again: Keras may call a layer twice to build it
         forward(blocks, inputs, training=True, seed=key)
     paths = [v.path for block in blocks for v in block.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
-        raise ValueError(f"weights need names of their own, but {repeated[0]!r} is given twice.")
+        raise ModelError(
+            f"weights need names of their own, but {repeated[0]!r} is given twice: name the layers."
+        )
     recorded = {s.variable.path for s in statistics}
     for variable in (v for block in blocks for v in block.non_trainable_variables):
         if variable.path not in recorded:
-            raise ValueError(
+            raise ModelError(
                 f"{variable.path} changes during a call, once a micro-batch and process: use "
                 "models.normalization.BatchNormalization, stateless dropout, or blocks.record()."
             )

@@ -7,6 +7,15 @@ import pytest
 from ranks import TINY, app, run_sh
 
 pytestmark = pytest.mark.ranks
+BAD = """
+from dataclasses import dataclass
+import keras
+
+@dataclass(frozen=True)
+class Bad:
+    def blocks(self, num_classes):
+        return [keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(num_classes)]
+"""
 
 
 @pytest.fixture
@@ -28,8 +37,9 @@ def examples(user, name, processes, micro_batches=8):
     steps: dict[int, list] = {}
     for rank, share in enumerate(shares):
         lines = (user / name / f"examples-{rank}.jsonl").read_text().splitlines()
-        for k, line in enumerate(lines):
-            steps.setdefault(k // len(share), []).extend(json.loads(line))
+        for line in map(json.loads, lines):
+            assert line["micro_batch"] in share
+            steps.setdefault(line["step"], []).extend(line["examples"])
     return steps
 
 
@@ -45,8 +55,12 @@ def test_exact_is_bit_identical_for_any_number_of_processes(user):
 
     # Stopped on two processes, continued on one: the same weights.
     train(user, 2, "parts", "--exact", "--stop_at_step=3")
-    parts = train(user, 1, "parts", "--exact")
+    parts = train(user, 1, "parts")  # the workdir remembers --exact
     assert parts["finished"] and {parts["weights_sha256"]} == shas
+
+    # It cannot be continued otherwise than it was begun.
+    done = app(1, user, "train", "--workdir=parts", "--noexact")
+    assert done.returncode == 2 and "--exact: False here, True there" in done.stderr
 
     # The checkpoint alone gives the same metrics, on yet another number of processes.
     done = app(3, user, "evaluate", "--workdir=parts")
@@ -72,6 +86,17 @@ def test_the_published_case_on_two_processes(user):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "128 micro-batches of 2 on 2 processes (64 to 64 each)" in done.stdout
     assert json.loads((user / "run/result.json").read_text())["finished"]
+
+
+def test_benchmark_gives_every_figure(user):
+    done = run_sh(2, user, "benchmark", "--experiment=mine.py:tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.partition(":")[2].split() for line in done.stdout.splitlines()]
+    figures = {" ".join(words[:-2]): float(words[-2]) for words in lines if words[-1] == "images/s"}
+    assert figures.keys() == {"bare step", "full loop", "independent processes"}
+    assert all(value > 0 for value in figures.values())
+    bandwidths = [words for words in lines if words[0] == "all-reduce"]
+    assert len(bandwidths) == 6 and all(float(words[5]) > 0 for words in bandwidths)
 
 
 def test_float16_on_the_wire_is_told(user):
@@ -102,6 +127,32 @@ def test_an_error_is_one_message_with_its_exit_code(user, flags, code, message):
     if code in (2, 3):
         left = [p for p in sorted(user.rglob("*")) if "__pycache__" not in p.parts]
         assert left == before
+
+
+def test_an_image_damaged_later_is_one_cause(user):
+    """The rank that meets it names it; the job's code is the cause's, not the lost peer's."""
+    from PIL import Image
+
+    for split in ("train", "val"):
+        folder = user / "photos" / split / "one"
+        folder.mkdir(parents=True)
+        for i in range(32):
+            Image.new("RGB", (20, 20), (i, 2 * i, 3 * i)).save(folder / f"{i:02}.png")
+    flags = ["--experiment=mine.py:tiny", "--set=data.dataset=./photos", "--data_dir=data"]
+    assert run_sh(1, user, "prepare", *flags).returncode == 0
+    (user / "photos/train/one/07.png").write_bytes(b"gone")
+    done = run_sh(2, user, "train", *flags, "--workdir=run")
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "train/one/07.png" in done.stderr
+
+
+def test_a_model_outside_the_protocol_is_refused(user):
+    (user / "bad.py").write_text(BAD + TINY.replace("ResNet(depth=18, width=4)", "Bad()"))
+    done = run_sh(2, user, "train", "--experiment=bad.py:tiny", "--workdir=run")
+    assert done.returncode == 2, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1 and "seed_generator" in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_workdir_of_another_experiment_shows_what_differs(user):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import blocks
+from models import ModelError, blocks
 from models.resnet import DEPTHS, ResNet
 
 # Trainable parameters at width 64 and 1,000 classes.
@@ -116,5 +116,5 @@ def test_normalization_against_numpy():
 
 
 def test_state_that_moves_in_a_call_is_refused():
-    with pytest.raises(ValueError, match="moving_mean"):
+    with pytest.raises(ModelError, match="moving_mean"):
         blocks.build([keras.layers.BatchNormalization()], tf.zeros([2, 3]), 0)

@@ -9,6 +9,7 @@ from app import config
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.training import loop
+from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import Step
 
@@ -85,24 +86,34 @@ def test_average_of_the_weights(tiny):
 def test_a_finished_run_is_only_evaluated(tiny, train):
     first = train(tiny)
     again = train(tiny)
+    assert again["examples_per_second"] is None  # no step was run
     assert again["weights_sha256"] == first["weights_sha256"]
     assert again["metrics"]["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]
 
 
-def test_checkpoints_kept_are_the_last_and_the_best(tiny, train, tmp_path):
-    tiny = dataclasses.replace(tiny, steps=5)
-    train(tiny, checkpoint_every=1, evaluate_every=1, keep=2)
-    folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    steps = [int(f.name[-8:]) for f in folders]
-    assert steps[-2:] == [4, 5] and len(steps) in (2, 3)
+def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path, joined):
+    state = State(tiny, (16, 16, 3), 7)
+    checkpoints = Checkpoints(tmp_path, state, joined, keep=2)
+    for step, accuracy in enumerate([0.1, 0.9, 0.2, None, 0.3], 1):
+        checkpoints.save(step, {} if accuracy is None else {"accuracy": accuracy})
+    assert [m["step"] for m in checkpoints.manifests()] == [2, 4, 5]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_checkpoint_has_the_metrics_of_its_own_step_or_none(tiny, train, tmp_path):
+    train(tiny, checkpoint_every=1, evaluate_every=2, keep=4)
+    manifests = sorted((tmp_path / "run" / "checkpoints").glob("*/manifest.json"))
+    metrics = [json.loads(path.read_text())["metrics"] for path in manifests]
+    assert [bool(m) for m in metrics] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_named(tiny, train, tmp_path, damage):
     train(tiny, stop_at_step=1)
     path = next((tmp_path / "run" / "checkpoints").glob("*/state.data-*"))
     content = bytearray(path.read_bytes())
-    if damage == "remove":
+    if damage == "manifest":
+        (path.parent / "manifest.json").write_text("")
+    elif damage == "remove":
         path.unlink()
     elif damage == "truncate":
         path.write_bytes(content[: len(content) // 2])
@@ -127,7 +138,8 @@ def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
     state.loss_scale.assign(1e30)
     before = state.sha256()
     step = Step(tiny, Layout(), state, range(6))
-    assert not step(0, stream, 0.1)["finite"]
+    first = step(0, stream, 0.1)
+    assert first["skipped"] and not first["finite"]
     assert state.sha256() == before
     assert state.loss_scale.numpy() == np.float32(5e29)
     state.loss_scale.assign(1024.0)

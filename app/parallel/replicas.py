@@ -93,8 +93,7 @@ def agree(error: UserError | None) -> None:
     if error is None or hvd.rank() != first:
         error = UserError(f"rank {first} failed and told why")
         error.exit_code = int(codes[first])
-    error.everywhere, error.speaker = True, hvd.rank() == first
-    raise error
+    raise error.on_every_rank(speaker=hvd.rank() == first)
 
 
 def each(value: float) -> list[float]:

@@ -31,7 +31,7 @@ class Topology:
 
     @property
     def is_chief(self) -> bool:
-        """Rank 0 alone writes files and speaks."""
+        """Rank 0 alone speaks and writes what a run leaves."""
         return self.rank == 0
 
     def micro_batches(self, total: int) -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -58,10 +59,9 @@ class Report:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self._bar.update()
 
-    def evaluation(self, step: int, split: str, metrics: dict[str, dict[str, float]]) -> None:
+    def evaluation(self, step: int, metrics: dict[str, dict[str, float]]) -> None:
         """An evaluation's metrics: those of the weights, and of their averages."""
-        for kind, values in metrics.items():
-            name = split if kind == "weights" else f"{split}_{kind}"
+        for name, values in metrics.items():
             self.event(name, {"step": step, **values})
             self.say(
                 f"step {step}/{self.total_steps}  {name}: accuracy {values['accuracy']:.4f}  "
@@ -72,7 +72,9 @@ class Report:
         """A line in metrics.jsonl and points in TensorBoard."""
         if not self.is_chief:
             return
-        self._metrics.write(json.dumps({"event": kind, **values}) + "\n")
+        # JSON has no infinity: a step that float16 skipped has null for its norm.
+        finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
+        self._metrics.write(json.dumps({"event": kind, **finite}) + "\n")
         self._metrics.flush()
         with self._events.as_default(step=values["step"]):
             for name, value in values.items():

@@ -29,17 +29,19 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**_attributes(state))
 
     def manifests(self) -> list[dict[str, Any]]:
-        """Manifests of the complete checkpoints, oldest first."""
-        paths = sorted(self.folder.glob("step-*/manifest.json"))
-        return [json.loads(path.read_text()) for path in paths]
+        """Manifests of the complete checkpoints, oldest first.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        return [_manifest(path) for path in sorted(self.folder.glob("step-*/manifest.json"))]
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the state after `step` steps, then drops what is not kept."""
         if not self.where.is_chief:
             return
         final = self.folder / f"step-{step:08d}"
-        if final.exists():
-            return
+        shutil.rmtree(final, ignore_errors=True)  # one without a manifest is no checkpoint
         writing = self.folder / f".writing-{step:08d}"
         for left in self.folder.glob(".writing-*"):
             shutil.rmtree(left)
@@ -98,6 +100,17 @@ class Checkpoints:
         for manifest in manifests[: -self.keep]:
             if manifest is not best:
                 shutil.rmtree(self.folder / f"step-{manifest['step']:08d}")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+        return {name: manifest[name] for name in ("step", "metrics", "weights_sha256")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot read {path} ({error!r}): remove {path.parent} to continue from the "
+            "checkpoint before it."
+        ) from None
 
 
 def _attributes(state: State) -> dict[str, tf.Variable]:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.errors import DataError
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
 from app.training.state import State
+from input import InputError
 from models import blocks
 
 
@@ -18,6 +20,9 @@ class Evaluator:
 
     Each process sums over its own share of the examples; there is no collective in the
     loop, so shares of different length cannot wait for each other.
+
+    Raises:
+        DataError: on every process, if one cannot read an example.
     """
 
     def __init__(self, state: State, data: Any, micro_batch: int, where: Topology) -> None:
@@ -27,9 +32,13 @@ class Evaluator:
 
     def __call__(self) -> dict[str, float]:
         """Returns accuracy, top5_accuracy, loss and examples (a count)."""
-        sums = np.zeros(4)
-        for batch in self.batches:
-            sums += self._sums(*batch).numpy()
+        sums, error = np.zeros(4), None
+        try:
+            for batch in self.batches:
+                sums += self._sums(*batch).numpy()
+        except InputError as caught:
+            error = DataError(str(caught))
+        replicas.agree(error)
         loss, top1, top5, count = replicas.add_up(sums, "evaluation")
         return {
             "accuracy": top1 / count,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 
 from app import config, workdir
 from app.config import Experiment, Layout
-from app.errors import CheckpointError, DataError, NumbersError, UserError
+from app.errors import CheckpointError, DataError, NumbersError, UsageError, UserError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.report import Report
@@ -26,6 +25,9 @@ from app.training.optimization import learning_rate
 from app.training.state import State
 from app.training.step import Step
 from input import InputError
+from models import ModelError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,28 +61,28 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     Returns what result.json holds.
 
     Raises:
-        UserError: the same on every rank, before anything is written or trained; or
-            NumbersError, at the step that is not finite.
+        UserError: the same on every rank, before anything is written or trained.
+        NumbersError: the same on every rank, at the step that is not finite.
+        InputError: on the rank that meets an example it cannot read.
     """
-    data = open_data(experiment, layout, run.data_dir)
+    clock = Clock()
+    together(lambda: config.validate(experiment, layout))
+    data = open_data(experiment, run.data_dir)
+    together(lambda: config.validate_size(experiment, data.num_train))
     total = experiment.total_steps(data.num_train)
-    state = State(experiment, data.input_shape, data.num_classes)
+    state = together(lambda: State(experiment, data.input_shape, data.num_classes))
     checkpoints = Checkpoints(run.workdir / "checkpoints", state, where, run.keep)
     first = checkpoints.restore()
-    if where.is_chief:
-        workdir.claim(
-            run.workdir, run.reference, list(run.settings), experiment,
-            dataclasses.asdict(layout), replicas.versions(),
-        )  # fmt: skip
+    together(lambda: claim(experiment, layout, where, run))
     report = Report(run.workdir, where.is_chief, first, total)
     report.say(describe(experiment, layout, data, state, first, total))
-    evaluate = Evaluator(state, data, experiment.micro_batch, where)
+    evaluator = Evaluator(state, data, experiment.micro_batch, where)
     step = Step(experiment, layout, state, where.micro_batches(experiment.num_micro_batches))
     last = min(total, run.stop_at_step or total)
     batches = training_batches(experiment, data, where, first, last)
     if run.log_examples:
-        batches = log_examples(batches, run.workdir / f"examples-{where.rank}.jsonl")
-    clock, metrics = Clock(), {}
+        batches = log_examples(batches, experiment, where, run.workdir, first)
+    metrics: dict[str, dict[str, float]] = {}
     for s in range(first, last):
         rate = learning_rate(
             experiment.optimization, s, experiment.global_batch, data.num_train, total
@@ -88,7 +90,7 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         clock.start()
         values = {name: v.numpy() for name, v in step(s, batches, rate).items()}
         clock.stop()
-        check_finite(values, s, experiment, state, where)
+        check_finite(values, s, where)
         done, is_last = s + 1, s + 1 == last
         report.advance(float(values["loss"]))
         if is_last or done % run.log_every == 0 or s == first:
@@ -99,23 +101,21 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
                 {"step": done, "epoch": seen / data.num_train, **numbers, "learning_rate": rate,
                  "examples_per_second": speed}, is_last,
             )  # fmt: skip
+        metrics = {}
         if is_last or (run.evaluate_every and done % run.evaluate_every == 0):
-            metrics = evaluate_weights(evaluate, state)
-            report.evaluation(done, data.evaluation_split, metrics)
+            metrics = evaluate_weights(evaluator, state)
+            report.evaluation(done, metrics)
         if is_last or (run.checkpoint_every and done % run.checkpoint_every == 0):
-            checkpoints.save(done, metrics.get("weights", {}))
+            checkpoints.save(done, metrics.get(evaluator.split, {}))
     if not metrics:  # the run was complete already
-        metrics = evaluate_weights(evaluate, state)
+        metrics = evaluate_weights(evaluator, state)
     result = {
         "experiment": config.as_dict(experiment),
         "layout": dataclasses.asdict(layout),
-        "changes_numbers": changes_numbers(experiment),
+        "changes_numbers": changes_numbers(experiment, layout),
         "steps": max(first, last),
         "finished": max(first, last) >= total,
-        "metrics": {
-            data.evaluation_split if kind == "weights" else f"{data.evaluation_split}_{kind}": m
-            for kind, m in metrics.items()
-        },
+        "metrics": metrics,
         "examples_per_second": experiment.global_batch / clock.typical() if clock.steps else None,
         "seconds": time.monotonic() - clock.begin,
         "peak_memory_bytes": replicas.each(peak_memory_bytes()),
@@ -131,25 +131,21 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
 
 
 def evaluate(
-    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+    experiment: Experiment, where: Topology, folder: Path, data_dir: str
 ) -> dict[str, Any] | None:
     """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
 
     Raises:
         CheckpointError: there is none, or it cannot be restored.
     """
-    data = open_data(experiment, layout, data_dir)
-    state = State(experiment, data.input_shape, data.num_classes)
+    data = open_data(experiment, data_dir)
+    state = together(lambda: State(experiment, data.input_shape, data.num_classes))
     step = Checkpoints(folder / "checkpoints", state, where, keep=1).restore()
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
-        error.everywhere, error.speaker = True, where.is_chief
-        raise error
+        raise error.on_every_rank(speaker=where.is_chief)
     metrics = evaluate_weights(Evaluator(state, data, experiment.micro_batch, where), state)
-    found = {"step": step, data.evaluation_split: metrics["weights"]}
-    if state.average:
-        found[f"{data.evaluation_split}_average"] = metrics["average"]
-    return found if where.is_chief else None
+    return {"step": step, **metrics} if where.is_chief else None
 
 
 def join(layout: Layout) -> tuple[Topology, Layout]:
@@ -166,30 +162,65 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
     return where, dataclasses.replace(layout, processes=where.size)
 
 
-def open_data(experiment: Experiment, layout: Layout, data_dir: str) -> Any:
-    """Opens the data on every rank, or fails on every rank."""
-    error: UserError | None = None
-    data = None
+def together(action: Callable[[], Result]) -> Result:
+    """Does the same on every rank; what fails on one fails on all.
+
+    Raises:
+        UserError: the same on every rank, told by the first that has it.
+    """
+    result, error = None, None
     try:
-        config.validate(experiment, layout)
-        data = experiment.data.open(data_dir)
-        config.validate_size(experiment, data.num_train)
+        result = action()
     except UserError as caught:
         error = caught
     except InputError as caught:
         error = DataError(str(caught))
+    except ModelError as caught:
+        error = UsageError(str(caught))
     replicas.agree(error)
-    return data
+    return cast(Result, result)
+
+
+def open_data(experiment: Experiment, data_dir: str) -> Any:
+    """Opens the data on every rank, once it is sure that all mean the same experiment."""
+
+    def open_it() -> Any:
+        if ours != theirs:
+            lines = config.differences(json.loads(ours), json.loads(theirs))
+            raise UsageError(
+                f"this rank has another experiment than rank 0: {'; '.join(lines)}. Give all "
+                "machines the same files, flags and --workdir."
+            )
+        return experiment.data.open(data_dir)
+
+    ours = json.dumps(config.as_dict(experiment))
+    theirs = replicas.broadcast_text(ours)
+    return together(open_it)
+
+
+def claim(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> None:
+    """Writes config.json, on rank 0.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    if not where.is_chief:
+        return
+    try:
+        workdir.claim(
+            run.workdir, run.reference, list(run.settings), experiment,
+            dataclasses.asdict(layout), replicas.versions(),
+        )  # fmt: skip
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {run.workdir} ({error.strerror}): give another --workdir."
+        ) from None
 
 
 def training_batches(
     experiment: Experiment, data: Any, where: Topology, first: int, last: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """A process's micro-batches of steps [first, last).
-
-    Raises:
-        DataError: names the example that cannot be read.
-    """
+    """A process's micro-batches of steps [first, last)."""
     total = experiment.num_micro_batches
     mine = where.micro_batches(total)
 
@@ -197,57 +228,46 @@ def training_batches(
         return (first + k // len(mine)) * total + mine.start + k % len(mine)
 
     count = (last - first) * len(mine)
-    dataset = data.train(experiment.seed, experiment.micro_batch, number, count)
-    iterator = iter(dataset)
-    for k in itertools.count():
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            damage = data.damaged(experiment.seed, experiment.micro_batch, number(k))
-            if damage is None:
-                raise
-            raise DataError(str(damage)) from error
-        yield batch
+    return iter(data.train(experiment.seed, experiment.micro_batch, number, count))
 
 
 def log_examples(
-    batches: Iterator[tuple[tf.Tensor, ...]], path: Path
+    batches: Iterator[tuple[tf.Tensor, ...]],
+    experiment: Experiment,
+    where: Topology,
+    folder: Path,
+    first: int,
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """Writes the ids of each micro-batch that passes, a line each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lines:
-        for batch in batches:
-            lines.write(json.dumps(batch[2].numpy().tolist()) + "\n")
+    """Writes the ids of each micro-batch that passes: a line each, a file a rank."""
+    mine = where.micro_batches(experiment.num_micro_batches)
+    with (folder / f"examples-{where.rank}.jsonl").open("a") as lines:
+        for k, batch in enumerate(batches):
+            step, place = first + k // len(mine) + 1, mine[k % len(mine)]
+            line = {"step": step, "micro_batch": place, "examples": batch[2].numpy().tolist()}
+            lines.write(json.dumps(line) + "\n")
             lines.flush()
             yield batch
 
 
-def evaluate_weights(evaluate: Evaluator, state: State) -> dict[str, dict[str, float]]:
-    """Metrics of the weights and, if they are kept, of their moving averages."""
-    metrics = {"weights": evaluate()}
+def evaluate_weights(evaluator: Evaluator, state: State) -> dict[str, dict[str, float]]:
+    """Metrics of the weights and, if they are kept, of their moving averages, by split."""
+    metrics = {evaluator.split: evaluator()}
     if state.average:
         with state.averaged():
-            metrics["average"] = evaluate()
+            metrics[f"{evaluator.split}_average"] = evaluator()
     return metrics
 
 
-def check_finite(
-    values: dict[str, Any], step: int, experiment: Experiment, state: State, where: Topology
-) -> None:
+def check_finite(values: dict[str, Any], step: int, where: Topology) -> None:
     """Every rank sees the same sums, so every rank stops or none does."""
-    if values["finite"]:
+    if values["finite"] or values["skipped"]:
         return
-    if experiment.precision == "float16" and state.loss_scale.numpy() > 1:
-        return  # the step was skipped, the next one runs at half the scale
     error = NumbersError(
         f"step {step + 1}: loss {values['loss']} and gradient norm {values['gradient_norm']} must "
         "be finite; no weight was changed by this step. Lower optimization.learning_rate or "
         "lengthen optimization.warmup_epochs."
     )
-    error.everywhere, error.speaker = True, where.is_chief
-    raise error
+    raise error.on_every_rank(speaker=where.is_chief)
 
 
 def describe(
@@ -271,10 +291,12 @@ def describe(
     )
 
 
-def changes_numbers(experiment: Experiment) -> list[str]:
-    """What the experiment does to its numbers on purpose."""
+def changes_numbers(experiment: Experiment, layout: Layout) -> list[str]:
+    """What the experiment does to its numbers on purpose; one process has no wire."""
     compression = experiment.update.compression
-    return [] if compression == "none" else [f"gradients rounded to {compression} on the wire"]
+    if compression == "none" or layout.processes == 1:
+        return []
+    return [f"gradients rounded to {compression} on the wire"]
 
 
 def peak_memory_bytes() -> int:

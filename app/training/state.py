@@ -41,6 +41,7 @@ class State:
     ) -> None:
         keras.utils.clear_session()  # names Keras makes up start from 1 again
         keras.config.set_dtype_policy(POLICIES[experiment.precision])
+        keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed here
         self.blocks = list(experiment.model.blocks(num_classes))
         statistics = blocks.build(self.blocks, tf.zeros([2, *input_shape]), experiment.seed)
         trainable = [v for block in self.blocks for v in block.trainable_variables]

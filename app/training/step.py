@@ -169,6 +169,7 @@ class Step:
             return tf.constant(True)
 
         tf.cond(finite, move, lambda: tf.constant(False))
+        skipped = ~finite & (state.loss_scale > 1)  # the next step runs at half the scale
         if e.precision == "float16":
             self._rescale(finite)
         return {
@@ -176,6 +177,7 @@ class Step:
             "accuracy": correct / e.global_batch,
             "gradient_norm": norm,
             "finite": finite,
+            "skipped": skipped,
         }
 
     def _rescale(self, finite: tf.Tensor) -> None:
