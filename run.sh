@@ -121,7 +121,12 @@ launch() {
   SCALEPROOF_TERMINAL=$(tty <&2) || SCALEPROOF_TERMINAL=  # without one `tty` prints "not a tty"
   export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
   local code=0
-  horovodrun --gloo -np "$np" python -m app "$@" || code=$?
+  # horovodrun imports TensorFlow to see how it was built; three lines of that import come
+  # before TensorFlow reads any log level.
+  local chatter='^(WARNING: All log messages before absl|E0000 .* Unable to register cu)'
+  TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} horovodrun --gloo -np "$np" python -m app "$@" \
+    2> >(grep --line-buffered -v -E "$chatter" >&2) || code=$?
+  wait $! || true
   # The cause has a lower code than what follows from it: those who lose a peer leave 7.
   [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | head -n 1)
   rm -f "$SCALEPROOF_EXIT_FILE"

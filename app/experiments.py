@@ -44,7 +44,10 @@ def resnet50_digits() -> Experiment:
 
 
 def resnet18_fashion() -> Experiment:
-    """A narrow ResNet-18 on Fashion-MNIST. Not run yet: a starting point without a result.
+    """A narrow ResNet-18 on Fashion-MNIST, 10 epochs: test accuracy 0.925.
+
+    One run, seed 0, 1,395 s on 2 cores of a Xeon with AMX (2 processes of 1 thread, other
+    work beside it): 488 images/s. Nothing was chosen on the test images.
 
     ./run.sh prepare --experiment=resnet18_fashion
     NP=2 ./run.sh train --experiment=resnet18_fashion
