@@ -120,13 +120,16 @@ launch() {
   SCALEPROOF_EXIT_FILE=$(mktemp)
   SCALEPROOF_TERMINAL=$(tty <&2) || SCALEPROOF_TERMINAL=  # without one `tty` prints "not a tty"
   export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
-  local code=0
   # horovodrun imports TensorFlow to see how it was built; three lines of that import come
   # before TensorFlow reads any log level.
-  local chatter='^(WARNING: All log messages before absl|E0000 .* Unable to register cu)'
-  TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} horovodrun --gloo -np "$np" python -m app "$@" \
-    2> >(grep --line-buffered -v -E "$chatter" >&2) || code=$?
-  wait $! || true
+  local chatter='^(WARNING: All log messages before absl|E0000 .* Unable to register cu)' code
+  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
+  set +e
+  {
+    horovodrun --gloo -np "$np" python -m app "$@" 2>&1 >&3 | grep --line-buffered -v -E "$chatter" >&2
+    code=${PIPESTATUS[0]}
+  } 3>&1
+  set -e
   # The cause has a lower code than what follows from it: those who lose a peer leave 7.
   [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | head -n 1)
   rm -f "$SCALEPROOF_EXIT_FILE"
