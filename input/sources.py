@@ -113,9 +113,9 @@ def tfds_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (AssertionError, NotImplementedError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0][:300]
+        reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
         raise InputError(
-            f"data set {name!r}: {reason} If it was prepared in another format than "
+            f"data set {name!r}: {reason}. If it was prepared in another format than "
             "array_record, give another --data_dir and prepare it there."
         ) from None
 

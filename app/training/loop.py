@@ -240,6 +240,7 @@ def log_examples(
 ) -> Iterator[tuple[tf.Tensor, ...]]:
     """Writes the ids of each micro-batch that passes: a line each, a file a rank."""
     mine = where.micro_batches(experiment.num_micro_batches)
+    folder.mkdir(parents=True, exist_ok=True)  # rank 0 may have made it on another machine
     with (folder / f"examples-{where.rank}.jsonl").open("a") as lines:
         for k, batch in enumerate(batches):
             step, place = first + k // len(mine) + 1, mine[k % len(mine)]
