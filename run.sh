@@ -107,6 +107,8 @@ PY
 # Other machines have no such file, nor this terminal: there horovodrun's own way holds.
 launch() {
   export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PATH=$venv/bin:$PATH
+  # Large pages for large tensors: a step on a CPU does not wait for 4 KiB at a time.
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   local np=${NP:-2}
   [[ $np =~ ^[1-9][0-9]*$ ]] || fail "NP must be a number of processes, at least 1, not '$np'."
   case ${1:-} in

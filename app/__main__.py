@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from absl import flags
 
 from app import config, errors, experiments, workdir
 from app.config import Experiment, Layout
+from app.reporting import chatter
 from input import InputError
 from models import ModelError
 
@@ -246,19 +246,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without what its libraries print before they read the log level."""
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            chatter.seek(0)
-            os.write(terminal, chatter.read())  # it may say why
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+    """Imports TensorFlow without its chatter."""
+    with chatter.kept():
+        import tensorflow  # noqa: F401
 
 
 if __name__ == "__main__":

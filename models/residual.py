@@ -62,6 +62,23 @@ def pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [filters]], 0))
 
 
+def add_relu(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """relu(x + y), in bfloat16 on CPUs compiled into one pass, and so its gradient.
+
+    TensorFlow's own two CPU kernels were seen to take four times the time in bfloat16, 7 % of
+    a ResNet-50 step at 224 pixels; in float32 they are the faster ones by 5 % of a step.
+    """
+    on_cpu = not tf.config.get_visible_devices("GPU")
+    return (_add_relu_compiled if on_cpu and x.dtype == tf.bfloat16 else _add_relu)(x, y)
+
+
+def _add_relu(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu(x + y)
+
+
+_add_relu_compiled = tf.function(_add_relu, jit_compile=True)
+
+
 class Stem(keras.layers.Layer):
     """Images to the first activations: `imagenet` quarters H and W, `cifar` keeps them."""
 
@@ -120,7 +137,7 @@ class Residual(keras.layers.Layer):
             y = tf.nn.relu(y) if place < last else y
         if self.project:
             x = self.projection_normalization(self.projection(x), training=training)
-        return tf.nn.relu(x + y)
+        return add_relu(x, y)
 
 
 class Basic(Residual):

@@ -18,6 +18,7 @@ from app.config import Experiment, Layout
 from app.errors import CheckpointError, DataError, NumbersError, UsageError, UserError
 from app.parallel import replicas
 from app.parallel.topology import Topology
+from app.reporting import chatter
 from app.reporting.report import Report
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
@@ -159,6 +160,8 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         tf.config.experimental.enable_op_determinism()
         # What graph rewriting fuses depends on where a graph is cut.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    with chatter.kept():  # XLA announces itself, once a process
+        tf.function(lambda: tf.constant(0), jit_compile=True)()
     return where, dataclasses.replace(layout, processes=where.size)
 
 
