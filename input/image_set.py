@@ -10,53 +10,17 @@ An element is one micro-batch, whichever process asks for it:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, pixels
+from input import pixels
+from input.batches import Batch, Batches, numpy_function, padded
 from input.images import Images
 from input.order import Order
 from input.sources import Source
-
-Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-
-
-class Batches:
-    """Micro-batches that can be gone through any number of times.
-
-    Raises:
-        InputError: names the example that cannot be read, on the process that reads it.
-    """
-
-    def __init__(
-        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
-    ) -> None:
-        self._dataset, self._source, self._ids = dataset, source, ids
-
-    def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self._dataset)
-        for k in itertools.count():
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError:
-                self._name_damage(self._ids(k))
-                raise
-            yield batch
-
-    def _name_damage(self, ids: Iterable[int]) -> None:
-        for example in map(int, ids):
-            try:
-                images, _ = self._source.fetch([example])
-                pixels.decode(tf.constant(images[0]))
-            except (tf.errors.OpError, OSError, ValueError) as error:
-                reason = str(error).partition("\n")[0][:200]
-                raise InputError(f"cannot read {self._source.name(example)}: {reason}") from None
 
 
 class ImageSet:
@@ -69,7 +33,7 @@ class ImageSet:
         self._train, self._evaluation = train, evaluation
         self.num_classes = train.num_classes
         self.num_train, self.num_evaluation = len(train), len(evaluation)
-        self.input_shape = (config.size, config.size, 3)
+        self.input_spec = tf.TensorSpec([None, config.size, config.size, 3])
 
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
@@ -105,7 +69,7 @@ class ImageSet:
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         ks = tf.data.Dataset.range(count)
         dataset = (
-            ks.map(lambda k: _numpy(read, numbers(k), types, micro_batch), **parallel)
+            ks.map(lambda k: numpy_function(read, numbers(k), types, micro_batch), **parallel)
             .unbatch()
             .map(example, **parallel)
             .batch(micro_batch, drop_remainder=True)
@@ -113,13 +77,11 @@ class ImageSet:
         dataset = tf.data.Dataset.zip(dataset, ks).map(
             lambda batch, k: finish(batch[0], batch[1], batch[2], k)
         )
-        return Batches(dataset.prefetch(2), self._train, lambda k: order.examples(int(numbers(k))))
+        return self._batches(dataset, self._train, lambda k: order.examples(int(numbers(k))))
 
     def evaluation(self, micro_batch: int, share: range) -> Batches:
         """The examples of one process's share, once each, padded to whole batches."""
-        ids = np.array(share, np.int64)
-        padded = np.resize(ids, -(-len(ids) // micro_batch) * micro_batch) if len(ids) else ids
-        weights = (np.arange(len(padded)) < len(ids)).astype(np.float32)
+        ids, weights = padded(share, micro_batch)
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
             images, labels = self._evaluation.fetch(some)
@@ -132,17 +94,26 @@ class ImageSet:
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         types = [tf.string, tf.int64]
         dataset = (
-            tf.data.Dataset.from_tensor_slices((padded, weights))
+            tf.data.Dataset.from_tensor_slices((ids, weights))
             .batch(micro_batch, drop_remainder=True)
-            .map(lambda i, w: (*_numpy(read, i, types, micro_batch), w), **parallel)
+            .map(lambda i, w: (*numpy_function(read, i, types, micro_batch), w), **parallel)
             .unbatch()
             .map(example, **parallel)
             .batch(micro_batch, drop_remainder=True)
-            .prefetch(2)
         )
-        return Batches(
-            dataset, self._evaluation, lambda k: padded[k * micro_batch : (k + 1) * micro_batch]
+        return self._batches(
+            dataset, self._evaluation, lambda k: ids[k * micro_batch : (k + 1) * micro_batch]
         )
+
+    @staticmethod
+    def _batches(
+        dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
+    ) -> Batches:
+        def decode(example: int) -> None:
+            images, _ = source.fetch([example])
+            pixels.decode(tf.constant(images[0]))
+
+        return Batches(dataset.prefetch(2), ids, decode, source.name)
 
 
 def mixup(
@@ -153,11 +124,3 @@ def mixup(
     share = a / (a + b)
     mixed = [share * x + (1 - share) * tf.reverse(x, [0]) for x in (images, targets)]
     return mixed[0], mixed[1]
-
-
-def _numpy(
-    read: Callable[..., tuple[np.ndarray, ...]], argument: tf.Tensor, types: list[Any], length: int
-) -> tuple[tf.Tensor, ...]:
-    # Stateless, or op determinism would run the reads one after the other.
-    outputs = tf.numpy_function(read, [argument], types, stateful=False)
-    return tuple(tf.ensure_shape(x, [length]) for x in outputs)

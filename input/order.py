@@ -8,30 +8,65 @@ is the state of the data.
     N = 5, G = 4     place    0 1 2 3 4 | 5 6 7 8 9 | 10 ...
                      epoch    0 0 0 0 0 | 1 1 1 1 1 | 2
                      step     0 0 0 0 1   1 1 1 2 2   2
+
+Examples of different lengths can be grouped, so that little is padded: within a window of
+WINDOW micro-batches they are sorted by length, cut into micro-batches, and these shuffled.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-
 import numpy as np
 
-
-@functools.lru_cache(maxsize=3)
-def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch, int64 [num_examples]."""
-    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
-    return np.random.Generator(bits).permutation(num_examples)
+WINDOW = 32  # micro-batches sorted together: wide enough to group, too narrow for a curriculum
 
 
-@dataclass(frozen=True)
+def generator(*key: int) -> np.random.Generator:
+    """Random numbers that are a function of the key."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def grouped(
+    order: np.ndarray,
+    lengths: np.ndarray,
+    micro_batch: int,
+    skip: int,
+    shuffle: np.random.Generator,
+) -> np.ndarray:
+    """An epoch's order, with examples of like length in one micro-batch.
+
+    Args:
+        order: ids, [N].
+        lengths: of each example, by id, [N].
+        micro_batch: examples in each.
+        skip: examples at the front that complete the last micro-batch of the epoch before.
+        shuffle: draws the order of a window's micro-batches.
+    """
+    pieces = [order[:skip]]
+    for start in range(skip, len(order), WINDOW * micro_batch):
+        window = order[start : start + WINDOW * micro_batch]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        whole = len(window) // micro_batch
+        groups = window[: whole * micro_batch].reshape(whole, micro_batch)
+        pieces += [groups[shuffle.permutation(whole)].ravel(), window[whole * micro_batch :]]
+    return np.concatenate(pieces)
+
+
 class Order:
-    """The endless sequence of examples, cut into numbered micro-batches."""
+    """The endless sequence of examples, cut into numbered micro-batches.
 
-    seed: int
-    num_examples: int
-    micro_batch: int
+    Args:
+        seed: the experiment's.
+        num_examples: N.
+        micro_batch: examples in each.
+        lengths: of each example, to group by; None: not grouped.
+    """
+
+    def __init__(
+        self, seed: int, num_examples: int, micro_batch: int, lengths: np.ndarray | None = None
+    ) -> None:
+        self.seed, self.num_examples, self.micro_batch = seed, num_examples, micro_batch
+        self.lengths = lengths
+        self._epochs: dict[int, np.ndarray] = {}  # the last few
 
     def places(self, number: int) -> np.ndarray:
         """Places of micro-batch `number`, int64 [micro_batch]."""
@@ -43,6 +78,20 @@ class Order:
         ids = np.empty_like(offsets)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
-            order = permutation(self.seed, int(epoch), self.num_examples)
-            ids[inside] = order[offsets[inside]]
+            ids[inside] = self.epoch(int(epoch))[offsets[inside]]
         return ids
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The order of one epoch, int64 [num_examples]."""
+        known = self._epochs.get(epoch)
+        if known is not None:
+            return known
+        order = generator(self.seed, epoch).permutation(self.num_examples)
+        if self.lengths is not None:
+            skip = -epoch * self.num_examples % self.micro_batch
+            shuffle = generator(self.seed, epoch, 1)
+            order = grouped(order, self.lengths, self.micro_batch, skip, shuffle)
+        for old in sorted(self._epochs)[:-2]:  # readers are a few micro-batches apart
+            self._epochs.pop(old, None)
+        self._epochs[epoch] = order
+        return order

@@ -1,4 +1,4 @@
-"""Random access to encoded images: TFDS sets, folders of images, synthetic ones."""
+"""Random access to what is encoded: TFDS sets, folders of images, synthetic ones."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
     from input.images import Images
+    from input.text import Text
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 EVALUATION_SPLITS = ("test", "validation", "val")
 
 
 class Source(Protocol):
-    """One split: encoded images by id."""
+    """One split: encoded images, or texts, by id."""
 
     num_classes: int
 
     def __len__(self) -> int: ...
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
-        """Encoded images and labels."""
+        """Encoded inputs and labels."""
         ...
 
     def name(self, example: int) -> str:
@@ -48,15 +49,20 @@ def prepare(config: Images, data_dir: str) -> str:
         return "synthetic images need no preparation"
     if "/" in config.dataset:
         return prepare_folder(config, data_dir)
+    return prepare_tfds(config.dataset, data_dir)
+
+
+def prepare_tfds(name: str, data_dir: str) -> str:
+    """Writes a TFDS set unless it is there; returns a line on it."""
     import tensorflow_datasets as tfds
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    builder = tfds_builder(config.dataset, data_dir)
-    with tfds_errors(config.dataset):
+    builder = tfds_builder(name, data_dir)
+    with tfds_errors(name):
         builder.download_and_prepare()
     counts = ", ".join(f"{n} {s.num_examples:,}" for n, s in builder.info.splits.items())
-    return f"{config.dataset} ({counts}) in {builder.data_path}"
+    return f"{name} ({counts}) in {builder.data_path}"
 
 
 def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
@@ -67,6 +73,21 @@ def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
     if "/" in config.dataset:
         splits = read_index(config, data_dir)
         return Folder(config, splits, "train"), Folder(config, splits, "val"), "val"
+    import tensorflow_datasets as tfds
+
+    builder, evaluation = tfds_splits(config, data_dir)
+    image, label = builder.info.supervised_keys or ("image", "label")
+    decoders = {image: tfds.decode.SkipDecoding()}
+    with tfds_errors(config.dataset):
+        train, test = (
+            Tfds(builder, split, image, label, decoders)
+            for split in (config.train_split, evaluation)
+        )
+    return train, test, evaluation
+
+
+def tfds_splits(config: Images | Text, data_dir: str) -> tuple[tfds.core.DatasetBuilder, str]:
+    """Returns the builder of a prepared TFDS set and its evaluation split."""
     builder = tfds_builder(config.dataset, data_dir)
     if not builder.is_prepared():
         raise InputError(
@@ -81,17 +102,20 @@ def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
                 f"{config.dataset} has no split {wanted!r}, only {', '.join(splits)}: set "
                 f"data.{name} to one of them, or to a slice as 'train[:80%]'."
             )
-    with tfds_errors(config.dataset):
-        return Tfds(builder, config.train_split), Tfds(builder, evaluation), evaluation
+    return builder, evaluation
 
 
 def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The builder of a TFDS set, or of one of `input/datasets/`."""
     import tensorflow_datasets as tfds
 
-    from input.datasets import digits, fashion_mnist
+    from input.datasets import digits, fashion_mnist, movie_sentences
 
-    own = {"digits": digits.ScaleproofDigits, "fashion_mnist": fashion_mnist.ScaleproofFashionMnist}
+    own = {
+        "digits": digits.ScaleproofDigits,
+        "fashion_mnist": fashion_mnist.ScaleproofFashionMnist,
+        "movie_sentences": movie_sentences.ScaleproofMovieSentences,
+    }
     make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
     with tfds_errors(name):
         try:
@@ -123,16 +147,24 @@ def tfds_errors(name: str) -> Iterator[None]:
 class Tfds:
     """A split of a prepared TFDS set; its records are read in any order."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
-        import tensorflow_datasets as tfds
-
-        keys: tuple[str, str] = builder.info.supervised_keys or ("image", "label")
-        self.image, self.label = keys
-        self.num_classes = builder.info.features[self.label].num_classes
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        input_key: str,
+        label_key: str,
+        decoders: dict[str, Any] | None = None,
+    ) -> None:
+        self.input, self.label = input_key, label_key
+        features = builder.info.features
+        for key in (input_key, label_key):
+            if key not in features:
+                raise InputError(
+                    f"{builder.info.name} has no feature {key!r}, only {', '.join(features)}."
+                )
+        self.num_classes = features[label_key].num_classes
         self.path = f"{builder.data_path}, split {split}"
-        self.records: Any = builder.as_data_source(
-            split=split, decoders={self.image: tfds.decode.SkipDecoding()}
-        )
+        self.records: Any = builder.as_data_source(split=split, decoders=decoders)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -140,7 +172,7 @@ class Tfds:
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Reads records; each image is still encoded."""
         records = self.records.__getitems__([int(i) for i in ids])
-        return [r[self.image] for r in records], [int(r[self.label]) for r in records]
+        return [r[self.input] for r in records], [int(r[self.label]) for r in records]
 
     def name(self, example: int) -> str:
         """The record's place."""

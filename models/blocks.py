@@ -2,7 +2,8 @@
 
 A block is called as `block(x, training=..., seed=...)` and returns the next block's x:
 
-    x         activations, [B, ...]; the first block gets the data set's inputs
+    x         activations: a tensor [B, ...] or a tuple of such; the first block gets the
+              data set's inputs
     training  Python bool
     seed      int32 [2], keyed by (experiment seed, micro-batch, block): draw from it with
               `tf.random.stateless_*`, and no process, stage or order shows in the result
@@ -21,12 +22,16 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from models import ModelError
+
+Activations = Any  # a tensor or a tuple of tensors
 
 _recording = threading.local()  # pipeline stages are traced by threads of their own
 
@@ -58,7 +63,7 @@ def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
         statistics.append(Statistic(variable, value, momentum))
 
 
-def call(block: keras.Layer, x: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
+def call(block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor) -> Activations:
     """Calls one block, giving it what its `call` names."""
     names = inspect.signature(block.call).parameters
     given = {"training": training, "seed": seed}
@@ -66,15 +71,20 @@ def call(block: keras.Layer, x: tf.Tensor, training: bool, seed: tf.Tensor) -> t
 
 
 def forward(
-    blocks: Sequence[keras.Layer], x: tf.Tensor, training: bool, seed: tf.Tensor
-) -> tf.Tensor:
-    """Runs the model's blocks in order."""
-    for place, block in enumerate(blocks):
+    blocks: Sequence[keras.Layer], x: Activations, training: bool, seed: tf.Tensor, first: int = 0
+) -> Activations:
+    """Runs blocks in order; `first` is the place of the first of them in the whole model."""
+    for place, block in enumerate(blocks, first):
         x = call(block, x, training, tf.random.experimental.stateless_fold_in(seed, place))
     return x
 
 
-def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[Statistic]:
+def build(
+    blocks: Sequence[keras.Layer],
+    inputs: tf.Tensor,
+    seed: int,
+    places: Sequence[AbstractContextManager[None]] | None = None,
+) -> list[Statistic]:
     """Creates every weight, each a function of (seed, its block's and its layer's name) alone.
 
     Returns the statistics of the model, in the order in which its blocks record them.
@@ -83,6 +93,7 @@ def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[S
         blocks: the whole model's, not yet built.
         inputs: one batch of inputs of any size.
         seed: the experiment's.
+        places: for each block, what to enter while it is built and called: its device.
 
     Raises:
         ModelError: two weights of one name, or a moving state outside the protocol.
@@ -96,22 +107,26 @@ def build(blocks: Sequence[keras.Layer], inputs: tf.Tensor, seed: int) -> list[S
                     initializer.seed = int.from_bytes(digest[:4], "little") >> 1
     key = tf.zeros([2], tf.int32)
     x = inputs
-    for block in blocks:
+    places = places or [contextlib.nullcontext() for _ in blocks]
+    statistics: list[Statistic] = []
+    for place, (block, where) in enumerate(zip(blocks, places, strict=True)):
         # For what a layer draws by initializers that are not its attributes.
         digest = hashlib.sha256(f"{seed}/{block.name}".encode()).digest()
         keras.utils.set_random_seed(int.from_bytes(digest[:4], "little"))
-        x = call(block, x, True, key)
-    with recording() as statistics:  # again: Keras may call a layer twice to build it
-        forward(blocks, inputs, training=True, seed=key)
+        with where:
+            forward([block], x, True, key, place)
+            with recording() as recorded:  # again: Keras may call a layer twice to build it
+                x = forward([block], x, True, key, place)
+        statistics += recorded
     paths = [v.path for block in blocks for v in block.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
         raise ModelError(
             f"weights need names of their own, but {repeated[0]!r} is given twice: name the layers."
         )
-    recorded = {s.variable.path for s in statistics}
+    moved = {s.variable.path for s in statistics}
     for variable in (v for block in blocks for v in block.non_trainable_variables):
-        if variable.path not in recorded:
+        if variable.path not in moved:
             raise ModelError(
                 f"{variable.path} changes during a call, once a micro-batch and process: use "
                 "models.normalization.BatchNormalization, stateless dropout, or blocks.record()."

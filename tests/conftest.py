@@ -5,12 +5,15 @@ import os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import numpy as np
 import pytest
 
 from app import config
 from app.config import Experiment, Layout, Optimization
 from input.images import Images
+from input.text import Text
 from models.resnet import ResNet
+from models.transformer import Transformer
 
 
 @pytest.fixture
@@ -26,10 +29,41 @@ def tiny() -> Experiment:
     )
 
 
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *"abcdefghij"]
+
+
+@pytest.fixture
+def sentences(tmp_path) -> Experiment:
+    """Eight micro-batches of four short sentences of letters, a narrow transformer."""
+    random = np.random.default_rng(0)
+    rows = ["text\tlabel"]
+    for i in range(200):
+        letters = random.choice(list("abcdefghij"), random.integers(1, 20))
+        rows.append(f"{' '.join(letters)} {['bad', 'good'][i % 2]}\t{i % 2}")
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (tmp_path / "train.tsv").write_text("\n".join(rows))
+    return Experiment(
+        model=Transformer(layers=4, width=16, heads=2, vocabulary=len(VOCABULARY)),
+        data=Text(str(tmp_path / "train.tsv"), vocabulary=str(tmp_path), has_baseline=False),
+        global_batch=32,
+        micro_batch=4,
+        steps=3,
+        optimization=Optimization(
+            optimizer="adamw", learning_rate=0.01, reference_batch=32, warmup_epochs=0,
+            clip_norm=1.0, ema_decay=0.9,
+        ),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session", autouse=True)
 def joined():
-    """This process as a job of its own."""
+    """This process as a job of its own, with devices for four stages."""
+    import tensorflow as tf
+
     from app.training import loop
+
+    four = [tf.config.LogicalDeviceConfiguration()] * 4
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], four)
 
     where, _ = loop.join(Layout())
     return where
@@ -40,9 +74,10 @@ def train(tmp_path, joined):
     """Trains an experiment in this process; returns its result."""
     from app.training import loop
 
-    def run(experiment: Experiment, name: str = "run", **options):
-        config.validate(experiment, Layout())
+    def run(experiment: Experiment, name: str = "run", layout: Layout | None = None, **options):
+        layout = layout or Layout()
+        config.validate(experiment, layout)
         options = loop.Run(tmp_path / name, str(tmp_path / "data"), **options)
-        return loop.train(experiment, Layout(), joined, options)
+        return loop.train(experiment, layout, joined, options)
 
     return run

@@ -40,10 +40,10 @@ def start(command: list[str], cwd: Path, limit: float = 240, **variables: str):
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def app(np: int, cwd: Path, *arguments: str, **variables: str):
+def app(np: int, cwd: Path, *arguments: str, limit: float = 240, **variables: str):
     """`python -m app ...` on np processes."""
     launcher = ["horovodrun", "--gloo", "-np", str(np)] if np > 1 else []
-    return start([*launcher, "python", "-m", "app", *arguments], cwd, **variables)
+    return start([*launcher, "python", "-m", "app", *arguments], cwd, limit, **variables)
 
 
 def run_sh(np: int, cwd: Path, *arguments: str):

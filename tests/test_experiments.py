@@ -3,14 +3,30 @@ import dataclasses
 import pytest
 
 from app import experiments
+from input.text import Text
 
 
-def shrink(experiment):
-    """The same number of micro-batches and the same recipe, on few small images."""
-    data = dataclasses.replace(
-        experiment.data, dataset="synthetic", size=32, synthetic_classes=10, synthetic_examples=2048
-    )
-    model = dataclasses.replace(experiment.model, width=2)
+def shrink(experiment, folder):
+    """The same number of micro-batches and the same recipe, on few small examples."""
+    if isinstance(experiment.data, Text):
+        rows = [f"w{i % 90} {'good' * (i % 2)} w{i % 7}\t{i % 2}" for i in range(2048)]
+        for name, some in (("train", rows), ("test", rows)):
+            (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *some]))
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "w", *(f"##{i}" for i in range(10))]
+        (folder / "vocab.txt").write_text("\n".join(words))
+        data = dataclasses.replace(
+            experiment.data, dataset=str(folder / "train.tsv"), vocabulary=str(folder),
+            evaluation_file=str(folder / "test.tsv"), evaluation_split=None,
+        )  # fmt: skip
+        model = dataclasses.replace(
+            experiment.model, layers=2, width=16, heads=2, vocabulary=16, init_from=None
+        )
+    else:
+        data = dataclasses.replace(
+            experiment.data, dataset="synthetic", size=32, synthetic_classes=10,
+            synthetic_examples=2048,
+        )  # fmt: skip
+        model = dataclasses.replace(experiment.model, width=2)
     return dataclasses.replace(
         experiment, model=model, data=data, micro_batch=2,
         global_batch=2 * experiment.num_micro_batches, steps=2, epochs=None,
@@ -18,9 +34,9 @@ def shrink(experiment):
 
 
 @pytest.mark.parametrize("name", list(experiments.named()))
-def test_every_experiment_trains_two_steps(name, train):
+def test_every_experiment_trains_two_steps(name, train, tmp_path):
     experiment = experiments.load(name)
-    result = train(shrink(experiment))
+    result = train(shrink(experiment, tmp_path))
     assert result["steps"] == 2
     assert result["metrics"]["test"]["examples"] == 2048
 

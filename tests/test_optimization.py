@@ -43,7 +43,8 @@ def test_updates_against_numpy(optimizer, nesterov):
     gradients = [np.array([[0.5, 0.1], [-0.2, 0.3]]), np.array([0.3, 0.2])]
     expected, momenta = [w.copy() for w in start], [np.zeros_like(w) for w in start]
     for _ in range(3):
-        update(o, weights, slots, [tf.constant(g, tf.float32) for g in gradients], tf.constant(0.1))
+        given = [tf.constant(g, tf.float32) for g in gradients]
+        update(o, weights, [slots], given, tf.constant(0.1), tf.constant(1.0))
         for w, u, g in zip(expected, momenta, gradients, strict=True):
             step = g.copy()
             if w.ndim > 1:

@@ -28,3 +28,18 @@ def test_a_step_does_not_depend_on_who_asks():
 def test_seeds_differ():
     a, b = (Order(seed, 101, 32).examples(0).tolist() for seed in (0, 1))
     assert a != b
+
+
+def test_grouping_keeps_every_example_and_pads_less():
+    lengths = np.random.default_rng(0).integers(3, 80, 1001)
+    plain, grouped = Order(3, 1001, 16), Order(3, 1001, 16, lengths)
+
+    def padded(order):
+        return sum(lengths[order.examples(n)].max() * 16 for n in range(120))
+
+    ids = np.concatenate([grouped.examples(n) for n in range(126)])
+    assert sorted(ids[:1001]) == sorted(ids[1001:2002]) == list(range(1001))
+    assert list(ids[:1001]) != list(ids[1001:2002])
+    assert padded(grouped) < 0.7 * padded(plain)
+    # Any reader computes it anew.
+    assert Order(3, 1001, 16, lengths).examples(100).tolist() == grouped.examples(100).tolist()

@@ -92,10 +92,12 @@ def test_benchmark_gives_every_figure(user):
     done = run_sh(2, user, "benchmark", "--experiment=mine.py:tiny")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.partition(":")[2].split() for line in done.stdout.splitlines()]
-    figures = {" ".join(words[:-2]): float(words[-2]) for words in lines if words[-1] == "images/s"}
+    figures = {
+        " ".join(words[:-2]): float(words[-2]) for words in lines if words[-1:] == ["examples/s"]
+    }
     assert figures.keys() == {"bare step", "full loop", "independent processes"}
     assert all(value > 0 for value in figures.values())
-    bandwidths = [words for words in lines if words[0] == "all-reduce"]
+    bandwidths = [words for words in lines if words[:1] == ["all-reduce"]]
     assert len(bandwidths) == 6 and all(float(words[5]) > 0 for words in bandwidths)
 
 
@@ -199,3 +201,71 @@ def shop():
     assert "step 3/3" in done.stdout  # plain lines where there is no terminal
     made = {p.name for p in user.iterdir()} - {"__pycache__"}
     assert made == {"mine.py", "shop.py", "photos", "data", "run"}
+
+
+TEXTS = """
+from app.config import Experiment, Optimization
+from input.text import Text
+from models.transformer import Transformer
+
+def tiny():
+    return Experiment(
+        model=Transformer(layers=4, width=16, heads=2, vocabulary=20, dropout=0.2),
+        data=Text("./texts.tsv", vocabulary=".", max_length=24, has_baseline=False),
+        global_batch=32, micro_batch=4, steps=4,
+        optimization=Optimization(optimizer="adamw", learning_rate=0.01, reference_batch=32,
+                                  warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
+    )
+"""
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder with labelled texts of letters, a vocabulary and an experiment."""
+    random = np.random.default_rng(0)
+    letters = "abcdefghijklmnop"
+    rows = [" ".join(random.choice(list(letters), random.integers(1, 20))) for _ in range(200)]
+    lines = ["text\tlabel", *(f"{row}\t{i % 2}" for i, row in enumerate(rows))]
+    (tmp_path / "texts.tsv").write_text("\n".join(lines))
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters]))
+    (tmp_path / "mine.py").write_text(TEXTS)
+    return tmp_path
+
+
+def test_exact_is_bit_identical_for_any_cut(texts):
+    layouts = {
+        (1, ""): [],
+        (1, "4"): ["--stages=4"],
+        (1, "6"): ["--stages=6", "--schedule=gpipe"],
+        (2, "2"): ["--stages=2", "--recompute"],
+        (2, "2x2"): ["--stages=2", "--chunks=2"],
+        (3, "2"): ["--stages=2", "--schedule=gpipe", "--recompute"],
+    }
+    results = {
+        (np, stages): train(texts, np, f"np{np}-{stages}", "--exact", *flags)
+        for (np, stages), flags in layouts.items()
+    }
+    assert len({r["weights_sha256"] for r in results.values()}) == 1
+    rows = results[1, "4"]["stages"]
+    assert [row["device"][0][-5:] for row in rows] == [f"CPU:{s}" for s in range(4)]
+    assert [row["micro_batches_alive"] for row in rows] == [4, 3, 2, 1]
+    whole = sum(row["parameters"] for row in rows)
+    assert all(0 < row["parameters"] < whole for row in rows)
+    assert all(row["activation_bytes"] > 0 for row in rows)
+
+
+def test_verify_passes_a_model_of_one_s_own(texts):
+    small = ["--stages=2", "--set=model.layers=2"]
+    done = app(2, texts, "verify", "--experiment=mine.py:tiny", *small, limit=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout
+
+
+def test_trace_draws_the_schedule(texts):
+    done = app(1, texts, "trace", "--experiment=mine.py:tiny", "--stages=4", "--workdir=seen")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "27.3% by" in done.stdout and "[4, 3, 2, 1]" in done.stdout
+    assert (texts / "seen/trace.png").stat().st_size > 10_000
+    assert (texts / "seen/trace.svg").exists()
+    done = app(1, texts, "trace", "--experiment=mine.py:tiny")
+    assert done.returncode == 2 and "--stages" in done.stderr

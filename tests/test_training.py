@@ -44,7 +44,7 @@ def test_training_learns_and_moves_every_weight(tiny):
     # Of 16 images over and over, each is then of one class.
     tiny = config.override(tiny, ["steps=30", "data.synthetic_classes=8"])
     data, stream = batches(tiny)
-    state = State(tiny, data.input_shape, data.num_classes)
+    state = State(tiny, data.input_spec, data.num_classes)
     before = {n: v.numpy() for n, v in state.weights.items()}
     step = Step(tiny, Layout(), state, range(tiny.num_micro_batches))
     losses = [float(step(s, stream, 0.05)["loss"]) for s in range(30)]
@@ -57,7 +57,7 @@ def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
     tiny = dataclasses.replace(tiny, steps=1)
     data, stream = batches(tiny)
     stream = list(stream)
-    state = State(tiny, data.input_shape, data.num_classes)
+    state = State(tiny, data.input_spec, data.num_classes)
     kernel = state.weights["stem/convolution/kernel"].numpy()
     pad = [[0, 0], [3, 3], [3, 3], [0, 0]]
     means = [
@@ -72,14 +72,16 @@ def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
 def test_average_of_the_weights(tiny):
     tiny = config.override(tiny, ["optimization.ema_decay=0.75", "steps=1"])
     data, stream = batches(tiny)
-    state = State(tiny, data.input_shape, data.num_classes)
+    state = State(tiny, data.input_spec, data.num_classes)
     name = "head/dense/kernel"
     before = state.weights[name].numpy()
     Step(tiny, Layout(), state, range(6))(0, stream, 0.1)
     after = state.weights[name].numpy()
-    np.testing.assert_allclose(state.average[name], 0.75 * before + 0.25 * after, rtol=1e-4)
+    np.testing.assert_allclose(
+        state.parts[0].average[name], 0.75 * before + 0.25 * after, rtol=1e-4
+    )
     with state.averaged():
-        assert np.array_equal(state.weights[name], state.average[name])
+        assert np.array_equal(state.weights[name], state.parts[0].average[name])
     assert np.array_equal(state.weights[name], after)
 
 
@@ -92,7 +94,7 @@ def test_a_finished_run_is_only_evaluated(tiny, train):
 
 
 def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path, joined):
-    state = State(tiny, (16, 16, 3), 7)
+    state = State(tiny, tf.TensorSpec([None, 16, 16, 3]), 7)
     checkpoints = Checkpoints(tmp_path, state, joined, keep=2)
     for step, accuracy in enumerate([0.1, 0.9, 0.2, None, 0.3], 1):
         checkpoints.save(step, {} if accuracy is None else {"accuracy": accuracy})
@@ -134,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tiny, train, tmp_
 def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
     tiny = config.override(tiny, ["precision=float16", "steps=3"])
     data, stream = batches(tiny)
-    state = State(tiny, data.input_shape, data.num_classes)
+    state = State(tiny, data.input_spec, data.num_classes)
     state.loss_scale.assign(1e30)
     before = state.sha256()
     step = Step(tiny, Layout(), state, range(6))
@@ -154,7 +156,7 @@ def test_low_precision_follows_float32(tiny, precision):
     for name in ("float32", precision):
         e = config.override(tiny, [f"precision={name}"])
         data, stream = batches(e)
-        state = State(e, data.input_shape, data.num_classes)
+        state = State(e, data.input_spec, data.num_classes)
         step = Step(e, Layout(), state, range(6))
         losses[name] = [float(step(s, stream, 0.01)["loss"]) for s in range(4)]
         assert state.trainable[0].dtype == tf.float32
@@ -163,7 +165,7 @@ def test_low_precision_follows_float32(tiny, precision):
 
 def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
     data, stream = batches(tiny)
-    state = State(tiny, data.input_shape, data.num_classes)
+    state = State(tiny, data.input_spec, data.num_classes)
     step = Step(tiny, Layout(), state, range(6))
     for s in range(3):
         step(s, stream, 0.1)

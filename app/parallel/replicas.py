@@ -15,29 +15,45 @@ import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
-from app.errors import UserError
+from app.errors import UsageError, UserError
 from app.parallel.topology import Topology
 
 Compression = Literal["none", "float16"]
 
 
-def join(exact: bool = False) -> Topology:
+def join(exact: bool = False, stages: int = 1) -> Topology:
     """Joins the job, and takes this process's part of the machine's cores and GPUs.
+
+    A process with several stages takes as many GPUs; without any GPU it makes as many
+    logical CPU devices.
 
     With `exact` an operator runs on one thread: a step of a narrow ResNet-18 was seen to
     differ between one thread and two (which operator does so is not known).
     """
     hvd.init()
     topology = Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
-    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)))
+    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)), stages)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Two at least: one runs the step, another can start an all-reduce or copy.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    # One a stage at least, and another that can start an all-reduce or copy.
+    tf.config.threading.set_inter_op_parallelism_threads(max(stages + 1, threads))
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        gpu = gpus[topology.local_rank % len(gpus)]
-        tf.config.set_visible_devices(gpu, "GPU")
-        tf.config.experimental.set_memory_growth(gpu, True)
+        places = [(topology.local_rank * stages + stage) % len(gpus) for stage in range(stages)]
+        own = [gpus[place] for place in sorted(set(places))]
+        if len(own) < stages or (stages > 1 and topology.local_size * stages > len(gpus)):
+            raise UsageError(
+                f"{topology.local_size} processes x {stages} stages need "
+                f"{topology.local_size * stages} GPUs, but this machine has {len(gpus)}: start "
+                "fewer processes, or set fewer --stages."
+            ).on_every_rank(speaker=topology.local_rank == 0)
+        tf.config.set_visible_devices(own, "GPU")
+        for gpu in own:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    elif stages > 1:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration() for _ in range(stages)],
+        )
     return topology
 
 
@@ -61,8 +77,12 @@ def add_up(values: np.ndarray, name: str) -> np.ndarray:
 
 def broadcast(variables: Sequence[tf.Variable]) -> None:
     """Gives every process rank 0's values."""
-    if hvd.size() > 1:
-        hvd.broadcast_variables(variables, root_rank=0)
+    if hvd.size() == 1:
+        return
+    for i, variable in enumerate(variables):
+        with tf.device("CPU:0"):  # variables of a stage may be in another process
+            value = hvd.broadcast(variable.read_value(), root_rank=0, name=f"variable{i}")
+        variable.assign(value)
 
 
 def broadcast_text(text: str) -> str:

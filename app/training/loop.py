@@ -17,15 +17,18 @@ from app import config, workdir
 from app.config import Experiment, Layout
 from app.errors import CheckpointError, DataError, NumbersError, UsageError, UserError
 from app.parallel import replicas
+from app.parallel.placement import Placement, local_devices
 from app.parallel.topology import Topology
 from app.reporting import chatter
 from app.reporting.report import Report
+from app.training import stages
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.optimization import learning_rate
+from app.training.pipelined import PipelinedStep
 from app.training.state import State
 from app.training.step import Step
-from input import InputError
+from input import InputError, packages
 from models import ModelError
 
 Result = TypeVar("Result")
@@ -70,15 +73,22 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     together(lambda: config.validate(experiment, layout))
     data = open_data(experiment, run.data_dir)
     together(lambda: config.validate_size(experiment, data.num_train))
+    together(lambda: config.validate_limits(experiment, getattr(data, "limits", {})))
     total = experiment.total_steps(data.num_train)
-    state = together(lambda: State(experiment, data.input_shape, data.num_classes))
+    source = together(lambda: pretrained(experiment, run.data_dir))
+    placement = placed(experiment, layout, where, data)
+    state = together(
+        lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
+    )
     checkpoints = Checkpoints(run.workdir / "checkpoints", state, where, run.keep)
     first = checkpoints.restore()
     together(lambda: claim(experiment, layout, where, run))
     report = Report(run.workdir, where.is_chief, first, total)
     report.say(describe(experiment, layout, data, state, first, total))
     evaluator = Evaluator(state, data, experiment.micro_batch, where)
-    step = Step(experiment, layout, state, where.micro_batches(experiment.num_micro_batches))
+    mine = where.micro_batches(experiment.num_micro_batches)
+    kind = PipelinedStep if layout.stages > 1 or layout.exact else Step
+    step = kind(experiment, layout, state, mine)
     last = min(total, run.stop_at_step or total)
     batches = training_batches(experiment, data, where, first, last)
     if run.log_examples:
@@ -110,13 +120,19 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
             checkpoints.save(done, metrics.get(evaluator.split, {}))
     if not metrics:  # the run was complete already
         metrics = evaluate_weights(evaluator, state)
+    table = step.table() if isinstance(step, PipelinedStep) and layout.stages > 1 else []
+    for line in describe_stages(table):
+        report.say(line)
+    baseline = getattr(data, "baseline", None)
     result = {
         "experiment": config.as_dict(experiment),
-        "layout": dataclasses.asdict(layout),
+        "layout": config.as_dict(layout),
         "changes_numbers": changes_numbers(experiment, layout),
         "steps": max(first, last),
         "finished": max(first, last) >= total,
         "metrics": metrics,
+        "stages": table,
+        "baseline": baseline() if baseline and where.is_chief else None,
         "examples_per_second": experiment.global_batch / clock.typical() if clock.steps else None,
         "seconds": time.monotonic() - clock.begin,
         "peak_memory_bytes": replicas.each(peak_memory_bytes()),
@@ -140,7 +156,7 @@ def evaluate(
         CheckpointError: there is none, or it cannot be restored.
     """
     data = open_data(experiment, data_dir)
-    state = together(lambda: State(experiment, data.input_shape, data.num_classes))
+    state = together(lambda: State(experiment, data.input_spec, data.num_classes))
     step = Checkpoints(folder / "checkpoints", state, where, keep=1).restore()
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
@@ -154,7 +170,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
 
     Once a process, before TensorFlow's first operation.
     """
-    where = replicas.join(layout.exact)
+    where = replicas.join(layout.exact, layout.stages)
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
@@ -201,6 +217,39 @@ def open_data(experiment: Experiment, data_dir: str) -> Any:
     return together(open_it)
 
 
+def placed(
+    experiment: Experiment,
+    layout: Layout,
+    where: Topology,
+    data: Any,
+    costs: stages.Costs | None = None,
+) -> Placement:
+    """The cut of the model, the same on every rank; its blocks are measured if need be."""
+    if layout.stages > 1 and not layout.cut and costs is None:
+        costs = measured(experiment, where, data)
+    devices = local_devices(layout.stages)
+    return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
+
+
+def measured(experiment: Experiment, where: Topology, data: Any) -> stages.Costs:
+    """What each block costs on rank 0."""
+    found = together(
+        lambda: (
+            stages.measure(experiment, data.input_spec, data.num_classes)
+            if where.is_chief
+            else None
+        )
+    )
+    text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
+    return stages.Costs(**json.loads(text))
+
+
+def pretrained(experiment: Experiment, data_dir: str) -> Path | None:
+    """The folder of the weights that training starts from, if it does."""
+    name = getattr(experiment.model, "init_from", None)
+    return packages.pretrained(name, data_dir) if name else None
+
+
 def claim(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> None:
     """Writes config.json, on rank 0.
 
@@ -212,7 +261,7 @@ def claim(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     try:
         workdir.claim(
             run.workdir, run.reference, list(run.settings), experiment,
-            dataclasses.asdict(layout), replicas.versions(),
+            config.as_dict(layout), replicas.versions(),
         )  # fmt: skip
     except OSError as error:
         raise UsageError(
@@ -256,7 +305,7 @@ def log_examples(
 def evaluate_weights(evaluator: Evaluator, state: State) -> dict[str, dict[str, float]]:
     """Metrics of the weights and, if they are kept, of their moving averages, by split."""
     metrics = {evaluator.split: evaluator()}
-    if state.average:
+    if state.has_average:
         with state.averaged():
             metrics[f"{evaluator.split}_average"] = evaluator()
     return metrics
@@ -293,6 +342,24 @@ def describe(
         f"{tf.config.threading.get_intra_op_parallelism_threads()} threads a process, "
         f"steps {first + 1} to {total}"
     )
+
+
+def describe_stages(table: list[dict[str, Any]]) -> list[str]:
+    """What is where, a line a part: sizes in MB."""
+    if not table:
+        return []
+    lines = [
+        f"{'stage':5} {'device':16} {'blocks':28} {'parameters':>11} {'weights':>8} "
+        f"{'optimizer':>9} {'alive':>5} {'activations':>11}"
+    ]
+    for row in table:
+        device = " ".join(d.rpartition("/task:")[2].partition("/device:")[2] for d in row["device"])
+        sizes = [row[f"{name}_bytes"] / 1e6 for name in ("weight", "optimizer", "activation")]
+        lines.append(
+            f"{row['stage']:5} {device:16} {row['blocks']:28} {row['parameters']:11,} "
+            f"{sizes[0]:8.1f} {sizes[1]:9.1f} {row['micro_batches_alive']:5} {sizes[2]:11.1f}"
+        )
+    return [*lines, "(MB; activations of the most micro-batches alive at once)"]
 
 
 def changes_numbers(experiment: Experiment, layout: Layout) -> list[str]:

@@ -1,4 +1,4 @@
-"""From summed gradients to weights: SGD with momentum or LARS, and the learning rate."""
+"""From summed gradients to weights: SGD with momentum, LARS or AdamW, and the learning rate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from app.config import Optimization
+
+# Variables beside each weight.
+SLOTS = {
+    "sgd": ("momentum",),
+    "lars": ("momentum",),
+    "adamw": ("first_moment", "second_moment"),
+}
 
 
 def learning_rate(
@@ -26,10 +33,13 @@ def learning_rate(
     if o.schedule == "constant":
         return peak
     if o.schedule == "steps":
-        passed = sum(seen >= epochs * num_examples for epochs in o.decay_epochs)
-        return peak * o.decay_factor**passed
+        drops = sum(seen >= epochs * num_examples for epochs in o.decay_epochs)
+        return peak * o.decay_factor**drops
     remaining = max(1.0, total_steps * global_batch - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (seen - warmup) / remaining)))
+    passed = min(1.0, max(0.0, (seen - warmup) / remaining))
+    if o.schedule == "linear":
+        return peak * (1 - passed)
+    return peak * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 def is_decayed(variable: tf.Variable) -> bool:
@@ -37,31 +47,77 @@ def is_decayed(variable: tf.Variable) -> bool:
     return len(variable.shape) > 1
 
 
+def clipping(o: Optimization, norm: tf.Tensor) -> tf.Tensor | None:
+    """What gradients of this norm are multiplied by (arXiv:1211.5063, algorithm 1)."""
+    return tf.minimum(1.0, o.clip_norm / (norm + 1e-6)) if o.clip_norm else None
+
+
 def update(
     o: Optimization,
     weights: Sequence[tf.Variable],
-    momentum: Sequence[tf.Variable],
+    slots: Sequence[Sequence[tf.Variable]],
     gradients: Sequence[tf.Tensor],
     rate: tf.Tensor,
+    count: tf.Tensor,
 ) -> None:
     """One step of every weight, in place.
+
+    Args:
+        o: which rule, and its numbers.
+        weights: the variables.
+        slots: for each of SLOTS[o.optimizer], a variable a weight.
+        gradients: one a weight.
+        rate: the learning rate.
+        count: updates with this one, from 1; float32.
+    """
+    apply = _adamw if o.optimizer == "adamw" else _momentum
+    for weight, gradient, *own in zip(weights, gradients, *slots, strict=True):
+        apply(o, weight, gradient, own, rate, count)
+
+
+def _momentum(
+    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: list[tf.Variable],
+    rate: tf.Tensor, count: tf.Tensor,
+) -> None:  # fmt: skip
+    """SGD and LARS.
 
     g = gradient + weight_decay * w
     u = momentum * u + ratio * g          ratio: 1, or LARS' (arXiv:1708.03888, eq. 6)
     w = w - rate * u                      (arXiv:1706.02677, eq. 9: the rate is outside u,
                                            so a change of it needs no correction)
     """
-    for w, u, gradient in zip(weights, momentum, gradients, strict=True):
-        if is_decayed(w):
-            g = gradient + o.weight_decay * w
-            if o.optimizer == "lars":
-                g *= trust_ratio(o, w, gradient)
-        else:
-            g = gradient
-        tf.raw_ops.ResourceApplyMomentum(
-            var=w.handle, accum=u.handle, lr=rate, grad=g, momentum=o.momentum,
-            use_nesterov=o.nesterov,
-        )  # fmt: skip
+    g = gradient
+    if is_decayed(w):
+        g = gradient + o.weight_decay * w
+        if o.optimizer == "lars":
+            g *= trust_ratio(o, w, gradient)
+    tf.raw_ops.ResourceApplyMomentum(
+        var=w.handle, accum=slots[0].handle, lr=rate, grad=g, momentum=o.momentum,
+        use_nesterov=o.nesterov,
+    )  # fmt: skip
+
+
+def _adamw(
+    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: list[tf.Variable],
+    rate: tf.Tensor, count: tf.Tensor,
+) -> None:  # fmt: skip
+    """AdamW (arXiv:1711.05101, algorithm 2), the decay scaled by the rate.
+
+    w = w - rate * weight_decay * w
+    m = beta1 * m + (1 - beta1) * g       beta1: `momentum`
+    v = beta2 * v + (1 - beta2) * g^2
+    w = w - rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+    """
+    if is_decayed(w) and o.weight_decay:
+        w.assign_sub(rate * o.weight_decay * w)
+    power1, power2 = o.momentum**count, o.beta2**count
+    first, second = slots
+    tf.raw_ops.ResourceApplyAdam(
+        var=w.handle, m=first.handle, v=second.handle, beta1_power=power1, beta2_power=power2,
+        lr=rate, beta1=o.momentum, beta2=o.beta2,
+        # The operator adds epsilon to sqrt(v), not to sqrt(v / (1 - beta2^t)).
+        epsilon=o.epsilon * tf.sqrt(1 - power2), grad=gradient,
+    )  # fmt: skip
 
 
 def trust_ratio(o: Optimization, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:

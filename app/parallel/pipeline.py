@@ -1,0 +1,152 @@
+r"""The pipeline: one worker thread a stage walks its schedule and passes messages on.
+
+    stage 0  F0 F1 F2 .. B0 F3 B1 ...
+               \  \      /
+    stage 1     F0 F1 B0 F2 ...          messages: activations right, gradients left
+
+A worker computes a task as soon as what it needs has come. What a task computes is the
+caller's: this file knows messages, threads and failure. If one worker fails, all stop and
+the first error is raised.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.parallel.schedule import Task
+
+
+class Work(Protocol):
+    """What the pipeline runs."""
+
+    def forward(self, task: Task, x: Any) -> Any:
+        """Activations into a part to activations out of it; x is None for the first part."""
+        ...
+
+    def backward(self, task: Task, gradient: Any) -> Any:
+        """Gradient of what went out to gradient of what came in; None for the last part."""
+        ...
+
+    def finish(self, stage: int) -> Any:
+        """Called on the stage's thread when its last task is done, while others work on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a stage did a task, in seconds of one clock."""
+
+    stage: int
+    task: Task
+    begin: float
+    end: float
+
+
+class StageStoppedError(Exception):
+    """Another stage failed."""
+
+
+class Mailbox:
+    """Messages between stages, each taken once."""
+
+    def __init__(self) -> None:
+        self._messages: dict[Hashable, Any] = {}
+        self._failed = False
+        self._changed = threading.Condition()
+
+    def give(self, key: Hashable, message: Any) -> None:
+        """Leaves a message."""
+        with self._changed:
+            self._messages[key] = message
+            self._changed.notify_all()
+
+    def take(self, key: Hashable) -> Any:
+        """Waits for a message.
+
+        Raises:
+            StageStoppedError: it will not come.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._messages or self._failed)
+            if self._failed:
+                raise StageStoppedError
+            return self._messages.pop(key)
+
+    def fail(self) -> None:
+        """Sends everyone home."""
+        with self._changed:
+            self._failed = True
+            self._changed.notify_all()
+
+
+class Pipeline:
+    """Runs schedules.
+
+    Args:
+        orders: of each stage (`schedule.orders`).
+        num_parts: parts of the model; part p hands on to part p + 1.
+    """
+
+    def __init__(self, orders: Sequence[Sequence[Task]], num_parts: int) -> None:
+        self.orders, self.last = orders, num_parts - 1
+        self._threads = ThreadPoolExecutor(len(orders), thread_name_prefix="stage")
+
+    def __call__(self, work: Work, spans: list[Span] | None = None) -> list[Any]:
+        """Runs every task once; returns what each stage's `finish` returned.
+
+        Args:
+            work: computes the tasks.
+            spans: if given, gets one a task.
+        """
+        mailbox = Mailbox()
+        futures = [
+            self._threads.submit(self._stage, stage, work, mailbox, spans)
+            for stage in range(len(self.orders))
+        ]
+        errors = [future.exception() for future in futures]
+        for error in errors:
+            if error is not None and not isinstance(error, StageStoppedError):
+                raise error
+        return [future.result() for future in futures]
+
+    def each(self, action: Callable[[int], Any]) -> list[Any]:
+        """Runs an action for each stage on the stages' threads, all at once."""
+        return list(self._threads.map(action, range(len(self.orders))))
+
+    def _stage(self, stage: int, work: Work, mailbox: Mailbox, spans: list[Span] | None) -> Any:
+        try:
+            for task in self.orders[stage]:
+                take = self._forward if task.kind == "F" else self._backward
+                compute, deliver = take(task, work, mailbox)
+                begin = time.perf_counter()
+                result = compute()
+                if spans is not None:
+                    spans.append(Span(stage, task, begin, time.perf_counter()))
+                deliver(result)
+            return work.finish(stage)
+        except BaseException:
+            mailbox.fail()
+            raise
+
+    def _forward(self, task: Task, work: Work, mailbox: Mailbox) -> tuple[Callable, Callable]:
+        x = mailbox.take(task) if task.part else None
+
+        def deliver(y: Any) -> None:
+            if task.part < self.last:
+                mailbox.give(Task("F", task.part + 1, task.micro_batch), y)
+
+        return lambda: work.forward(task, x), deliver
+
+    def _backward(self, task: Task, work: Work, mailbox: Mailbox) -> tuple[Callable, Callable]:
+        gradient = mailbox.take(task) if task.part < self.last else None
+
+        def deliver(gradient: Any) -> None:
+            if task.part:
+                mailbox.give(Task("B", task.part - 1, task.micro_batch), gradient)
+
+        return lambda: work.backward(task, gradient), deliver

@@ -1,0 +1,44 @@
+"""`app trace`: a picture of one step of a pipeline, and its bubble, measured and by formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.config import Experiment, Layout
+from app.parallel import schedule
+from app.parallel.topology import Topology
+from app.reporting import timeline
+from app.training import loop
+from app.training.pipelined import PipelinedStep
+from app.training.state import State
+
+WARM_STEPS = 2  # traced and measured after these
+
+
+def main(
+    experiment: Experiment, layout: Layout, where: Topology, data_dir: str, folder: Path
+) -> None:
+    """Writes trace.png and trace.svg, and prints a line; rank 0's pipeline is shown."""
+    data = loop.open_data(experiment, data_dir)
+    placement = loop.placed(experiment, layout, where, data)
+    state = loop.together(lambda: State(experiment, data.input_spec, data.num_classes, placement))
+    mine = where.micro_batches(experiment.num_micro_batches)
+    step = PipelinedStep(experiment, layout, state, mine)
+    batches = loop.training_batches(experiment, data, where, 0, WARM_STEPS + 1)
+    for s in range(WARM_STEPS + 1):
+        step.spans = []
+        step(s, batches, 1e-6)
+    if not where.is_chief:
+        return
+    spans, p, c, m = step.spans or [], layout.stages, layout.chunks, len(mine)
+    measured, formula = timeline.bubble(spans, p), schedule.bubble(p, c, m)
+    name = layout.schedule + (f" with {c} chunks a stage" if c > 1 else "")
+    title = f"{name}: {p} stages, {m} micro-batches of {experiment.micro_batch}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "svg"):
+        timeline.draw(
+            spans, p, f"{title}; bubble {measured:.1%}, by formula {formula:.1%}",
+            folder / f"trace.{suffix}",
+        )  # fmt: skip
+    print(f"{title}: bubble {measured:.1%} measured, {formula:.1%} by (P - 1) / (C M + P - 1)")
+    print(f"at most {step.most_alive} micro-batches alive, by part; {folder / 'trace.png'}, .svg")

@@ -1,0 +1,164 @@
+"""Forward and backward of one part of the model: the only GradientTape of synchronous training.
+
+    part 0           part 1                part 2, the last
+    x --forward--> activations --forward--> loss
+    gradients <--backward-- gradients <--backward-- 1
+
+Inside a compiled step (one part) this is one graph. In a pipeline each part's forward is a
+compiled function of its own, called under an eager tape, which keeps what the backward pass
+needs; that makes tracing time independent of the number of micro-batches and stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from app.config import Experiment
+from app.training.state import Part, State
+from models import blocks
+
+Values = list[Any]  # tensors; a gradient of an embedding table is tf.IndexedSlices
+
+
+class MicroBatch(NamedTuple):
+    """What every part is told of a micro-batch."""
+
+    number: tf.Tensor  # int64 []: step * V + its place in the step
+    targets: tf.Tensor | None  # float32 [b, K]; the last part looks at it
+    loss_scale: tf.Tensor  # float32 []
+
+
+@dataclass
+class Record:
+    """What a forward pass leaves for its backward pass."""
+
+    tape: tf.GradientTape | None  # none if it is to be computed again
+    x: Any
+    y: list[tf.Tensor]  # what is differentiated
+    values: list[tf.Tensor]  # statistics, and of the last part [loss, correct]
+
+
+class Differentiation:
+    """One part's forward and backward.
+
+    Args:
+        experiment: which loss, which seed.
+        state: holds the part.
+        index: which part.
+        is_compiled: forward is a function of its own; else it becomes part of the caller's.
+        recompute: keep only the part's input, and compute the rest again when it is needed
+            (arXiv:1604.06174).
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        state: State,
+        index: int,
+        is_compiled: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        self.experiment, self.recompute = experiment, recompute
+        self.part: Part = state.parts[index]
+        self.is_last = index == len(state.parts) - 1
+        self.run = tf.function(self._run, reduce_retracing=True) if is_compiled else self._run
+
+    def forward(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, Record]:
+        """Activations [b, ...] to activations, or the data set's inputs to the scaled loss."""
+        if self.recompute:
+            y, values = self.run(x, micro_batch)
+            return y, Record(None, x, [], values)
+        return self._record(x, micro_batch)
+
+    def backward(
+        self, record: Record, micro_batch: MicroBatch, gradient: Any = None
+    ) -> tuple[list[tf.Tensor], Values]:
+        """Gradients of what came in, and of the weights; then the record's values.
+
+        Args:
+            record: what forward left; empty after this.
+            micro_batch: as forward was told.
+            gradient: of what went out, as a list; None for the loss.
+        """
+        if record.tape is None:
+            _, again = self._record(record.x, micro_batch)
+            record.tape, record.y = again.tape, again.y
+        inputs = _differentiable(record.x)
+        assert record.tape is not None
+        gradients = record.tape.gradient(
+            record.y,
+            [inputs, self.part.trainable],
+            output_gradients=gradient,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        record.tape = None
+        return gradients[0], [*gradients[1], *record.values]
+
+    def activation_bytes(self, x: Any, micro_batch: MicroBatch) -> int:
+        """What one micro-batch keeps on the device between its forward and its backward.
+
+        Counted in a graph: tensors of the forward pass that the backward pass reads, but for
+        weights and constants. With `recompute` the part's input alone.
+
+        Args:
+            x: tensors or specs of what comes into the part.
+            micro_batch: likewise.
+        """
+        if self.recompute:
+            return sum(_bytes(t) for t in tf.nest.flatten(x))
+        forward: set[str] = set()
+
+        @tf.function
+        def both_ways(x: Any, micro_batch: MicroBatch) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(_differentiable(x))
+                y, _ = self._run(x, micro_batch)
+            graph = tf.compat.v1.get_default_graph()
+            forward.update(op.name for op in graph.get_operations())
+            return tape.gradient(_differentiable(y), [_differentiable(x), self.part.trainable])
+
+        graph = both_ways.get_concrete_function(x, micro_batch).graph
+        backward = [op for op in graph.get_operations() if op.name not in forward]
+        kept = {t.ref() for op in backward for t in op.inputs if t.op.name in forward}
+        weights = ("Const", "ReadVariableOp", "ResourceGather")
+        tensors = [ref.deref() for ref in kept]
+        return sum(_bytes(t) for t in tensors if t.op.type not in weights)
+
+    def _record(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, Record]:
+        with tf.GradientTape() as tape:
+            tape.watch(_differentiable(x))
+            y, values = self.run(x, micro_batch)
+        return y, Record(tape, x, _differentiable(y), values)
+
+    def _run(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, list[tf.Tensor]]:
+        e, part = self.experiment, self.part
+        seed = tf.stack([tf.cast(e.seed, tf.int64), micro_batch.number])
+        seed = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), 0)
+        with blocks.recording() as statistics:
+            y = blocks.forward(part.blocks, x, True, seed, part.first)
+        values = [s.value for s in statistics]
+        if not self.is_last:
+            return y, values
+        logits, targets = tf.cast(y, tf.float32), micro_batch.targets
+        assert targets is not None
+        smoothing = e.optimization.label_smoothing
+        smooth = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+        losses = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)  # [b]
+        loss = tf.reduce_sum(losses) / e.global_batch  # so parts of the batch add up
+        correct = tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1))
+        metrics = tf.stack([loss, tf.reduce_sum(tf.cast(correct, tf.float32))])
+        return loss * micro_batch.loss_scale, [*values, metrics]
+
+
+def _bytes(tensor: Any) -> int:
+    """Of a tensor of known shape; resources and what has no known shape count nothing."""
+    count = tensor.shape.num_elements() if tensor.dtype != tf.resource else None
+    return (count or 0) * tensor.dtype.size
+
+
+def _differentiable(nest: Any) -> list[tf.Tensor]:
+    """The floating-point tensors of activations; masks and ids have no gradient."""
+    return [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]

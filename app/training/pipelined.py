@@ -1,0 +1,199 @@
+"""One training step on several stages: micro-batches stream through the parts of the model.
+
+    stage 0   F0 F1 .. B0 F2 B1 .. B2 | all-reduce of its gradients | move
+    stage 1      F0 B0 F1 B1 F2 B2 |  all-reduce of its gradients   | move
+                                    each starts when its stage is ready; one norm for all
+
+The same sums as `step.py` on the same examples; the schedule changes no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from app.config import Experiment, Layout
+from app.parallel import schedule, topology, tree
+from app.parallel.pipeline import Pipeline, Span
+from app.parallel.schedule import Task
+from app.training import update
+from app.training.differentiation import Differentiation, MicroBatch, Record
+from app.training.state import State
+from app.training.sums import InPlace, Tree
+
+
+class PipelinedStep:
+    """Calling it advances the state by one step; returns the step's metrics.
+
+    Attributes:
+        spans: None, or a list that gets when each stage did what.
+        most_alive: of each part, the most micro-batches that were alive at once.
+    """
+
+    def __init__(
+        self, experiment: Experiment, layout: Layout, state: State, micro_batches: range
+    ) -> None:
+        self.experiment, self.layout, self.state = experiment, layout, state
+        self.micro_batches = micro_batches
+        count = len(state.parts)
+        self.parts = [
+            Differentiation(experiment, state, i, is_compiled=True, recompute=layout.recompute)
+            for i in range(count)
+        ]
+        orders = schedule.orders(layout.schedule, layout.stages, layout.chunks, len(micro_batches))
+        self.pipeline = Pipeline(orders, count)
+        self.spans: list[Span] | None = None
+        self.most_alive = [0] * count
+        self.widest: list[Any] = [None] * count  # (input, MicroBatch) of each part, as specs
+        self.sums = [self._summed(i) for i in range(count)]
+        self.squares = [tf.function(update.squares) for _ in range(count)]
+        self.move = [tf.function(update.move) for _ in range(count)]
+
+    def __call__(
+        self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
+    ) -> dict[str, tf.Tensor]:
+        """Runs step `step` on this process's next micro-batches at learning rate `rate`."""
+        e, state = self.experiment, self.state
+        scale = state.loss_scale.read_value()
+        work = _Work(self, step * e.num_micro_batches, batches, scale)
+        sums = {part: s for held in self.pipeline(work, self.spans) for part, s in held.items()}
+        ordered = [sums[i] for i in range(len(self.parts))]
+        each = [squares for _, squares in ordered]
+        metrics = update.judge(each, ordered[-1][0][-1], scale, e.global_batch)
+        if metrics["finite"]:
+            count = tf.cast(state.updates + 1, tf.float32)
+            learning_rate = tf.constant(rate, tf.float32)
+
+            def move(stage: int) -> None:
+                for i in self.held_by(stage):
+                    part = state.parts[i]
+                    with tf.device(part.device):
+                        self.move[i](
+                            e, part, ordered[i][0], learning_rate, count,
+                            metrics["gradient_norm"], scale,
+                        )  # fmt: skip
+
+            self.pipeline.each(move)
+        update.settle(e, state, metrics["finite"])
+        return metrics
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row a part: where it is, what it is, and the bytes it holds there.
+
+        Activations are those of the most micro-batches alive at once, each as large as the
+        largest seen.
+        """
+        rows = []
+        names = [block.name for part in self.state.parts for block in part.blocks]
+        for i, part in enumerate(self.state.parts):
+            weights = list(part.weights.values())
+            slots = [v for slot in part.slots for v in slot]
+            micro = self.parts[i].activation_bytes(*self.widest[i]) if self.widest[i] else 0
+            run = names[part.first : part.first + len(part.blocks)]
+            rows.append(
+                {
+                    "stage": self.state.placement.stage(i),
+                    "device": sorted({v.device for v in [*weights, *slots]}),
+                    "blocks": run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}",
+                    "parameters": sum(v.shape.num_elements() for v in part.trainable),
+                    "weight_bytes": _bytes(weights),
+                    "optimizer_bytes": _bytes(slots),
+                    "micro_batches_alive": self.most_alive[i],
+                    "activation_bytes": micro * self.most_alive[i],
+                }
+            )
+        return rows
+
+    def held_by(self, stage: int) -> range:
+        """Parts of a stage."""
+        return range(stage, len(self.parts), self.layout.stages)
+
+    def _summed(self, index: int) -> InPlace | Tree:
+        layout, parts = self.layout, self.state.parts
+        lengths = [len(p.trainable) + len(p.statistics) for p in parts]
+        lengths[-1] += 1  # [loss, correct]
+        start = sum(lengths[:index])  # names on the wire do not depend on the cut
+        names = [f"sum{start + k}" for k in range(lengths[index])]
+        if layout.exact:
+            return Tree(names, nodes(self.experiment, layout), layout.processes)
+        compression = self.experiment.update.compression
+        return InPlace(parts[index], names, layout.processes, compression)
+
+
+class _Work:
+    """The tasks of one step."""
+
+    def __init__(
+        self, step: PipelinedStep, first: int, batches: Iterator[Any], scale: tf.Tensor
+    ) -> None:
+        self.step, self.first, self.batches, self.scale = step, first, batches, scale
+        self.micro_batches: dict[int, MicroBatch] = {}
+        self.records: list[dict[int, Record]] = [{} for _ in step.parts]
+
+    def forward(self, task: Task, x: Any) -> Any:
+        part = self.step.parts[task.part]
+        if task.part == 0:
+            x, targets, _ = next(self.batches)
+            number = tf.constant(self.first + self.step.micro_batches[task.micro_batch], tf.int64)
+            self.micro_batches[task.micro_batch] = MicroBatch(number, targets, self.scale)
+        records = self.records[task.part]
+        with tf.device(part.part.device):
+            x = tf.nest.map_structure(tf.identity, x)  # to this device, once
+            told = self._told(task)
+            y, records[task.micro_batch] = part.forward(x, told)
+        step = self.step
+        step.most_alive[task.part] = max(step.most_alive[task.part], len(records))
+        specs = tf.nest.map_structure(_spec, (x, told))
+        if step.widest[task.part] is None or _elements(specs) > _elements(step.widest[task.part]):
+            step.widest[task.part] = specs
+        return y
+
+    def backward(self, task: Task, gradient: Any) -> Any:
+        part, record = self.step.parts[task.part], self.records[task.part].pop(task.micro_batch)
+        with tf.device(part.part.device):
+            if gradient is not None:
+                gradient = [tf.identity(g) for g in gradient]
+            gradient, values = part.backward(record, self._told(task), gradient)
+            place = tf.constant(self.step.micro_batches[task.micro_batch])
+            self.step.sums[task.part].add(place, values)
+        return gradient
+
+    def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
+        """For each part of the stage: sums over all processes, and the gradients' squares."""
+        result = {}
+        for i in self.step.held_by(stage):
+            part = self.step.state.parts[i]
+            with tf.device(part.device):
+                sums = self.step.sums[i].total()
+                result[i] = sums, self.step.squares[i](part, sums)
+        return result
+
+    def _told(self, task: Task) -> MicroBatch:
+        """Only the last part looks at the targets: to others they need not be sent."""
+        micro_batch = self.micro_batches[task.micro_batch]
+        return (
+            micro_batch
+            if self.step.parts[task.part].is_last
+            else micro_batch._replace(targets=None)
+        )
+
+
+def nodes(experiment: Experiment, layout: Layout) -> list[tree.Node]:
+    """The subtrees of every process, in rank order."""
+    total = experiment.num_micro_batches
+    shares = [topology.share(total, layout.processes, r) for r in range(layout.processes)]
+    return [node for share in shares for node in tree.subtrees(share)]
+
+
+def _spec(tensor: tf.Tensor | None) -> tf.TensorSpec | None:
+    return None if tensor is None else tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def _elements(specs: Any) -> int:
+    return sum(spec.shape.num_elements() for spec in tf.nest.flatten(specs) if spec is not None)
+
+
+def _bytes(variables: list[tf.Variable]) -> int:
+    return sum(v.shape.num_elements() * v.dtype.size for v in variables)

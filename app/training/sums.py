@@ -1,0 +1,120 @@
+"""Sums over the step's micro-batches, for one part of the model.
+
+`InPlace` adds to accumulators as the micro-batches come, and all-reduces. `Tree` adds along
+the fixed tree of `parallel/tree.py`, inside and between processes, so that the sum has the
+same bits on any number of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from app.parallel import replicas, tree
+from app.parallel.replicas import Compression
+from app.training.state import Part
+
+Values = list[Any]  # tensors; a gradient of an embedding table may be tf.IndexedSlices
+
+
+class InPlace:
+    """Accumulators: gradients, then statistics, then (last part) [loss, correct].
+
+    Args:
+        part: whose sums.
+        names: of each value on the wire, the same on every process.
+        processes: of the job; 1 sums nothing between processes.
+        compression: of gradients on the wire.
+        is_adding: make accumulators; a single micro-batch needs none.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        names: list[str],
+        processes: int,
+        compression: Compression = "none",
+        is_adding: bool = True,
+    ) -> None:
+        self.names, self.processes = names, processes
+        count = len(part.trainable)
+        self.compressions = [compression if i < count else "none" for i in range(len(names))]
+        shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
+        shapes += [tf.TensorShape([2])] * (len(names) - len(shapes))
+        with tf.device(part.device):
+            self.variables = [
+                tf.Variable(tf.zeros(s), trainable=False) for s in shapes if is_adding
+            ]
+
+    @tf.function(reduce_retracing=True)
+    def add(self, place: tf.Tensor, values: Values) -> None:
+        """Adds a micro-batch's values; of an embedding's gradient only the rows it has."""
+        for variable, value in zip(self.variables, values, strict=True):
+            if isinstance(value, tf.IndexedSlices):
+                variable.scatter_add(value)
+            else:
+                variable.assign_add(value)
+
+    def take(self) -> list[tf.Tensor]:
+        """The sums so far, which start from zero again."""
+        sums = [tf.identity(variable) for variable in self.variables]
+        for variable in self.variables:
+            variable.assign(tf.zeros_like(variable))
+        return sums
+
+    def reduce(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The sums over all processes."""
+        if self.processes == 1:
+            return sums
+        return [
+            replicas.all_reduce(value, name, compression)
+            for value, name, compression in zip(sums, self.names, self.compressions, strict=True)
+        ]
+
+    @tf.function
+    def total(self) -> list[tf.Tensor]:
+        """The sums over the step."""
+        return self.reduce(self.take())
+
+
+class Tree:
+    """Subtrees of the exact sum.
+
+    Args:
+        names: of each value on the wire, the same on every process.
+        nodes: the subtrees of every process, in rank order.
+        processes: of the job; 1 sums nothing between processes.
+    """
+
+    def __init__(self, names: list[str], nodes: list[tree.Node], processes: int) -> None:
+        self.names, self.nodes, self.processes = names, nodes, processes
+        self._subtrees: list[tuple[tree.Node, list[tf.Tensor]]] = []
+
+    def add(self, place: int, values: Values) -> None:
+        """Adds the values of the micro-batch at `place` of the step; places ascend."""
+        tree.merge(self._subtrees, (int(place), 1), self._dense(values), self._add)
+
+    def total(self) -> list[tf.Tensor]:
+        """The sums over the step, along the tree."""
+        subtrees, self._subtrees = [sums for _, sums in self._subtrees], []
+        return self._total(subtrees)
+
+    @tf.function(reduce_retracing=True)
+    def _dense(self, values: Values) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(value) for value in values]
+
+    @tf.function
+    def _add(self, left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
+        return [a + b for a, b in zip(left, right, strict=True)]
+
+    @tf.function
+    def _total(self, subtrees: list[list[tf.Tensor]]) -> list[tf.Tensor]:
+        sums = []
+        for name, values in zip(self.names, zip(*subtrees, strict=True), strict=True):
+            each = tf.stack(values)
+            if self.processes > 1:
+                each = replicas.all_gather(each, name)
+            each = tf.unstack(each, num=len(self.nodes))
+            sums.append(tree.total(self.nodes, each, tf.add))
+        return sums

@@ -1,0 +1,106 @@
+"""The end of a step: norm, clipping, and the move of weights, statistics and averages.
+
+apply                 a model in one place: all of it inside the compiled step
+squares, judge, move  a pipeline: each stage squares its gradients, one number is made
+of all of them, each stage moves its own weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from app.config import Experiment
+from app.training import optimization
+from app.training.state import Part, State
+
+GROWTH_STEPS = 2000  # good steps before the float16 loss scale doubles
+Sums = Sequence[tf.Tensor]  # of one part: gradients, then statistics, then [loss, correct]
+
+
+def apply(
+    experiment: Experiment, state: State, sums: Sequence[Sums], rate: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Moves the state by each part's sums over all micro-batches of all processes."""
+    scale = state.loss_scale.read_value()
+    each = [squares(part, values) for part, values in zip(state.parts, sums, strict=True)]
+    metrics = judge(each, sums[-1][-1], scale, experiment.global_batch)
+    count = tf.cast(state.updates + 1, tf.float32)
+
+    def move_all() -> tf.Tensor:
+        for part, values in zip(state.parts, sums, strict=True):
+            move(experiment, part, values, rate, count, metrics["gradient_norm"], scale)
+        return tf.constant(True)
+
+    tf.cond(metrics["finite"], move_all, lambda: tf.constant(False))
+    settle(experiment, state, metrics["finite"])
+    return metrics
+
+
+def squares(part: Part, values: Sums) -> tf.Tensor:
+    """The squared norm of each gradient of a part, [n]."""
+    return tf.stack([2 * tf.nn.l2_loss(g) for g in values[: len(part.trainable)]])
+
+
+def judge(
+    each: Sequence[tf.Tensor], loss_and_correct: tf.Tensor, scale: tf.Tensor, global_batch: int
+) -> dict[str, tf.Tensor]:
+    """The step's metrics, from the squares of all parts, first to last."""
+    norm = tf.sqrt(tf.reduce_sum(tf.concat(each, 0))) / scale
+    loss, correct = tf.unstack(loss_and_correct)
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+    return {
+        "loss": loss,
+        "accuracy": correct / global_batch,
+        "gradient_norm": norm,
+        "finite": finite,
+        "skipped": ~finite & (scale > 1),  # the next step runs at half the scale
+    }
+
+
+def move(
+    experiment: Experiment,
+    part: Part,
+    values: Sums,
+    rate: tf.Tensor,
+    count: tf.Tensor,
+    norm: tf.Tensor,
+    scale: tf.Tensor,
+) -> None:
+    """Moves one part's weights by finite sums.
+
+    Args:
+        experiment: the rule.
+        part: what is moved.
+        values: the part's sums.
+        rate: the learning rate.
+        count: updates with this one.
+        norm: of all gradients of all parts.
+        scale: what the loss was multiplied by.
+    """
+    o, end = experiment.optimization, len(part.trainable)
+    gradients = list(values[:end])
+    if experiment.precision == "float16":
+        gradients = [g / scale for g in gradients]
+    clip = optimization.clipping(o, norm)
+    if clip is not None:
+        gradients = [g * clip for g in gradients]
+    optimization.update(o, part.trainable, part.slots, gradients, rate, count)
+    statistics = values[end : end + len(part.statistics)]
+    for (variable, momentum), total in zip(part.statistics, statistics, strict=True):
+        mean = total / experiment.num_micro_batches
+        variable.assign(momentum * variable + (1 - momentum) * mean)
+    for name, average in part.average.items():
+        average.assign_sub((1 - o.ema_decay) * (average - part.weights[name]))
+
+
+def settle(experiment: Experiment, state: State, finite: tf.Tensor) -> None:
+    """Counts the update; dynamic loss scaling: halve on overflow, double after GROWTH_STEPS."""
+    state.updates.assign_add(tf.cast(finite, tf.int32))
+    if experiment.precision != "float16":
+        return
+    scale, good = state.loss_scale, state.good_steps
+    grown = finite & (good + 1 >= GROWTH_STEPS)
+    scale.assign(tf.where(finite, tf.where(grown, scale * 2, scale), tf.maximum(scale / 2, 1)))
+    good.assign(tf.where(finite & ~grown, good + 1, 0))

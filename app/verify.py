@@ -1,0 +1,180 @@
+"""`app verify`: an experiment on many layouts against the serial run of it.
+
+The serial run is one stage, every micro-batch on every process by itself. What is compared
+after a few steps, each as norm of the difference over norm: the loss of each step, the
+gradient of the first (read off the optimizer's first slot; of its tensors the one that
+differs most, so that a small one cannot hide among large ones), and the weights. Two layouts
+add in different orders, so what is asked for is agreement to rounding; with `--exact` the
+same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from app.config import Experiment, Layout
+from app.errors import NumbersError
+from app.parallel import replicas
+from app.parallel.topology import Topology
+from app.training import loop
+from app.training.optimization import SLOTS, learning_rate
+from app.training.pipelined import PipelinedStep
+from app.training.state import State
+from app.training.step import Step
+
+STEPS = 3
+# Of loss, gradient, weights. Rounding grows from step to step (README, Measured), and
+# AdamW's first steps have the size of the rate whatever the gradient's is.
+TOLERANCES = {"float32": (1e-4, 1e-3, 1e-3), "bfloat16": (2e-2, 1e-1, 2e-2)}
+TOLERANCES["float16"] = TOLERANCES["bfloat16"]
+# Of the whole gradient's norm: a tensor with less is rounding (a key's bias has none in truth).
+FLOOR = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a layout trained.
+
+    Attributes:
+        losses: of each step.
+        gradients: of the first step, up to one factor, by weight.
+        weights: after the last step.
+        sha256: of the weights.
+    """
+
+    losses: np.ndarray
+    gradients: dict[str, np.ndarray]
+    weights: list[np.ndarray]
+    sha256: str
+
+
+def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator[Layout]:
+    """The matrix: processes x stages x schedule x recomputation, and the serial run first."""
+    serial = Layout(exact=wanted.exact)
+    yield serial
+    both = sorted({1, wanted.processes})
+    for processes in both:
+        share = num_micro_batches // processes
+        for stages in sorted({1, 2, wanted.stages}):
+            if stages > min(num_blocks, wanted.stages):
+                continue
+            one = dataclasses.replace(serial, processes=processes, stages=stages)
+            if one != serial:
+                yield one
+            yield dataclasses.replace(one, recompute=True)
+            if stages > 1:
+                yield dataclasses.replace(one, schedule="gpipe")
+            chunks = 2
+            fits = not num_micro_batches % processes and not share % stages
+            if stages > 1 and fits and stages * chunks <= num_blocks:
+                yield dataclasses.replace(one, chunks=chunks)
+
+
+def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str) -> None:
+    """Prints a line a layout, on rank 0.
+
+    Raises:
+        NumbersError: on every rank, if a layout does not agree with the serial run.
+    """
+    data = loop.open_data(experiment, data_dir)
+    source = loop.together(lambda: loop.pretrained(experiment, data_dir))
+    num_blocks = len(experiment.model.blocks(data.num_classes))
+    costs = loop.measured(experiment, where, data)
+    tolerances = TOLERANCES[experiment.precision]
+    serial: Outcome | None = None
+    failed = []
+    if where.is_chief:
+        print(f"{'layout':44} {'loss':>9} {'gradient':>9} {'weights':>9}")
+    for layout in layouts(wanted, experiment.num_micro_batches, num_blocks):
+        placement = loop.placed(experiment, layout, where, data, costs)
+        found = train(experiment, layout, where, data, placement, source)
+        serial = serial or found
+        differences, worst = compare(serial, found)
+        agrees = all(d <= t for d, t in zip(differences, tolerances, strict=True))
+        if wanted.exact:
+            agrees = found.sha256 == serial.sha256
+        if not agrees:
+            failed.append(describe(layout))
+        if where.is_chief:
+            figures = " ".join(f"{d:9.1e}" for d in differences)
+            bits = f"  {found.sha256[:16]}" if wanted.exact else ""
+            verdict = "pass" if agrees else f"FAIL, most in the gradient of {worst}"
+            print(f"{describe(layout):44} {figures}  {verdict}{bits}", flush=True)
+    asked = "the same bits" if wanted.exact else "at most {:g}, {:g}, {:g}".format(*tolerances)
+    if failed:
+        raise NumbersError(
+            f"{len(failed)} layouts differ from the serial run by more than is asked ({asked}): "
+            f"{'; '.join(failed)}. A block that is not a function of (x, training, seed) is the "
+            "usual cause."
+        ).on_every_rank(speaker=where.is_chief)
+    if where.is_chief:
+        print(f"every layout agrees with the serial run ({asked}), {STEPS} steps")
+
+
+def train(
+    experiment: Experiment, layout: Layout, where: Topology, data: Any, placement: Any, source: Any
+) -> Outcome:
+    """Runs STEPS steps; with one process in the layout every rank does all of them."""
+    state = loop.together(
+        lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
+    )
+    place = where if layout.processes > 1 else Topology()
+    mine = place.micro_batches(experiment.num_micro_batches)
+    kind = PipelinedStep if layout.stages > 1 or layout.exact else Step
+    step = kind(experiment, layout, state, mine)
+    batches = loop.training_batches(experiment, data, place, 0, STEPS)
+    total = experiment.total_steps(data.num_train)
+    losses, gradients = [], {}
+    for s in range(STEPS):
+        o, g = experiment.optimization, experiment.global_batch
+        rate = learning_rate(o, s, g, data.num_train, max(total, STEPS))
+        losses.append(float(step(s, batches, rate)["loss"]))
+        if s == 0:
+            slot = SLOTS[state.optimizer][0] + "/"
+            gradients = {
+                name.removeprefix(slot): variable.numpy()
+                for name, variable in state.named().items()
+                if name.startswith(slot)
+            }
+    weights = [v.numpy() for v in state.weights.values()]
+    return Outcome(np.array(losses), gradients, weights, state.sha256())
+
+
+def compare(serial: Outcome, found: Outcome) -> tuple[tuple[float, ...], str]:
+    """Loss, gradient and weights: the largest over the ranks; and the worst gradient's name."""
+    floor = FLOOR * norm(serial.gradients.values())
+    each = {n: distance([g], [found.gradients[n]], floor) for n, g in serial.gradients.items()}
+    worst = max(each, key=lambda name: each[name])
+    own = (
+        distance([serial.losses], [found.losses]),
+        each[worst],
+        distance(serial.weights, found.weights),
+    )
+    return tuple(max(replicas.each(value)) for value in own), worst
+
+
+def distance(ours: list[np.ndarray], theirs: list[np.ndarray], floor: float = 0.0) -> float:
+    """Norm of the difference over norm, or over a floor; infinite if one is not finite."""
+    difference = norm(a - b for a, b in zip(ours, theirs, strict=True))
+    ratio = difference / max(norm(ours), floor, 1e-30)
+    return ratio if np.isfinite(ratio) else float("inf")
+
+
+def norm(arrays: Iterable[np.ndarray]) -> float:
+    """Of all of them together."""
+    return float(sum(np.sum(np.square(a, dtype=np.float64)) for a in arrays) ** 0.5)
+
+
+def describe(layout: Layout) -> str:
+    """As `2 processes, 4 stages, gpipe, recompute`."""
+    words = [f"{layout.processes} process{'es' * (layout.processes > 1)}"]
+    words.append(f"{layout.stages} stage{'s' * (layout.stages > 1)}")
+    if layout.stages > 1:
+        words.append(layout.schedule + (f" x {layout.chunks} chunks" if layout.chunks > 1 else ""))
+    if layout.recompute:
+        words.append("recompute")
+    return ", ".join(words)

@@ -1,0 +1,73 @@
+"""A process's micro-batches, read ahead of the training step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input import InputError
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+class Batches:
+    """Micro-batches that can be gone through any number of times.
+
+    Args:
+        dataset: what is gone through.
+        ids: from k to the examples of the k-th micro-batch.
+        check: reads one example, which fails if it is damaged.
+        name: where an example is, for a person.
+
+    Raises:
+        InputError: names the example that cannot be read, on the process that reads it.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        ids: Callable[[int], Iterable[int]],
+        check: Callable[[int], Any],
+        name: Callable[[int], str],
+    ) -> None:
+        self._dataset, self._ids, self._check, self._name = dataset, ids, check, name
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = iter(self._dataset)
+        for k in itertools.count():
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError:
+                self._name_damage(self._ids(k))
+                raise
+            yield batch
+
+    def _name_damage(self, ids: Iterable[int]) -> None:
+        for example in map(int, ids):
+            try:
+                self._check(example)
+            except (tf.errors.OpError, OSError, ValueError) as error:
+                reason = str(error).partition("\n")[0][:200]
+                raise InputError(f"cannot read {self._name(example)}: {reason}") from None
+
+
+def padded(share: range, micro_batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a share of the evaluation split in whole micro-batches, and 0 where repeated."""
+    ids = np.array(share, np.int64)
+    whole = np.resize(ids, -(-len(ids) // micro_batch) * micro_batch) if len(ids) else ids
+    return whole, (np.arange(len(whole)) < len(ids)).astype(np.float32)
+
+
+def numpy_function(
+    read: Callable[..., tuple[np.ndarray, ...]], argument: tf.Tensor, types: list[Any], length: int
+) -> tuple[tf.Tensor, ...]:
+    """Calls Python on the way; every output is [length]."""
+    # Stateless, or op determinism would run the reads one after the other.
+    outputs = tf.numpy_function(read, [argument], types, stateful=False)
+    return tuple(tf.ensure_shape(x, [length]) for x in outputs)

@@ -1,0 +1,70 @@
+"""Sentences of movie reviews, each rated by twenty people (Hutto and Gilbert, ICWSM 2014).
+
+The ratings are in the source package of `vaderSentiment` (MIT licence); the sentences were
+taken from Rotten Tomatoes by Pang and Lee (ACL 2005).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from input.packages import Package
+
+PACKAGE = Package(
+    "vaderSentiment",
+    "3.3.2",
+    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    inside="vaderSentiment-3.3.2/additional_resources",
+    is_source=True,
+)
+ARCHIVE = "hutto_ICWSM_2014.tar.gz"
+RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+
+
+class ScaleproofMovieSentences(tfds.core.GeneratorBasedBuilder):
+    """10,568 sentences: positive or negative by the sign of their mean rating, -4 to 4.
+
+    Sentences rated 0 are left out. A sentence's split is a function of its text: a tenth
+    is the test, a tenth the validation, and equal sentences are in one split.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "text": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=["negative", "positive"]),
+                }
+            ),
+            supervised_keys=("text", "label"),
+            homepage="https://github.com/cjhutto/vaderSentiment",
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Any]]]:
+        folder = PACKAGE.fetch(Path(self._data_dir_root) / "downloads")
+        with tarfile.open(folder / ARCHIVE) as archive:
+            file = archive.extractfile(RATINGS)
+            assert file is not None
+            lines = file.read().decode().splitlines()
+        splits = ("train", "validation", "test")
+        return {split: self._generate_examples(lines, split) for split in splits}
+
+    def _generate_examples(self, lines: list[str], split: str) -> Iterator[tuple[int, Any]]:
+        for i, line in enumerate(lines):
+            _, rating, text = line.split("\t", 2)
+            if split_of(text) == split and float(rating):
+                yield i, {"text": text.strip(), "label": int(float(rating) > 0)}
+
+
+def split_of(text: str) -> str:
+    """A text's split, by its digest."""
+    tenth = int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:4], "big") % 10
+    return {0: "test", 1: "validation"}.get(tenth, "train")

@@ -1,0 +1,199 @@
+"""Batches of texts: order, source and WordPiece, overlapped with the training step.
+
+An element is one micro-batch, whichever process asks for it:
+
+    inputs   int32 [b, T], ids of WordPieces; 0 pads to the micro-batch's longest text
+    targets  float32 [b, K], a row a distribution over the classes
+    ids      int64 [b], in training: which examples these are
+    weights  float32 [b], in evaluation: 0 where a batch is padded
+
+Texts of like length are in one micro-batch (`order.py`); T depends on the micro-batch's own
+texts alone, so it is the same on any layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input import InputError, packages, sources, text_files
+from input.batches import Batch, Batches, numpy_function, padded
+from input.order import Order
+from input.sources import Source
+from input.text import Text
+from input.wordpiece import WordPiece
+
+CHUNK = 4096  # texts tokenised at once by `prepare`
+
+
+def prepare(config: Text, data_dir: str) -> str:
+    """Fetches what `TextSet` opens, looks at every text once; returns lines on it.
+
+    Raises:
+        InputError: names the text that is empty or not UTF-8.
+    """
+    lines = [packages.prepare_pretrained(config.vocabulary, data_dir)]
+    if not config.dataset.endswith(text_files.SUFFIXES):
+        lines.append(sources.prepare_tfds(config.dataset, data_dir))
+    data = TextSet(config, data_dir, is_measured=False)
+    for split, source in (("training", data.training), (data.evaluation_split, data.held_out)):
+        lengths = data.measure(source)
+        if split == "training":
+            data.length_path.parent.mkdir(parents=True, exist_ok=True)
+            partial = data.length_path.with_suffix(f".{os.getpid()}.npy")
+            np.save(partial, lengths)
+            partial.replace(data.length_path)
+        cut = int((lengths > config.max_length).sum())
+        lines.append(
+            f"{split}: {len(lengths):,} texts of {lengths.mean():.0f} tokens, the longest "
+            f"{lengths.max()}; {cut} are cut to max_length {config.max_length}"
+        )
+    return "\n".join(lines)
+
+
+def open_splits(config: Text, data_dir: str) -> tuple[Source, Source, str]:
+    """Returns the training split, the evaluation split and the latter's name."""
+    if config.dataset.endswith(text_files.SUFFIXES):
+        return text_files.open_splits(config)
+    builder, evaluation = sources.tfds_splits(config, data_dir)
+    with sources.tfds_errors(config.dataset):
+        train, test = (
+            sources.Tfds(builder, split, config.text_field, config.label_field)
+            for split in (config.train_split, evaluation)
+        )
+    return train, test, evaluation
+
+
+class TextSet:
+    """A prepared set: its training split in the experiment's order, its evaluation split."""
+
+    input_spec = tf.TensorSpec([None, None], tf.int32)
+
+    def __init__(self, config: Text, data_dir: str, is_measured: bool = True) -> None:
+        self.config = config
+        folder = packages.pretrained(config.vocabulary, data_dir)
+        self.wordpiece = WordPiece(folder, config.max_length)
+        self.limits = {"vocabulary": self.wordpiece.size, "positions": config.max_length}
+        self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
+        self.num_classes = self.training.num_classes
+        self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
+        which = [config.dataset, config.train_split, config.evaluation_file, str(folder)]
+        which += [config.text_field, str(self.num_train)]
+        key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
+        self.length_path = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
+        if is_measured:
+            self.lengths = self._lengths()
+
+    def train(
+        self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
+    ) -> Batches:
+        """Training micro-batches.
+
+        Args:
+            seed: the experiment's.
+            micro_batch: examples in each.
+            numbers: from k, an integer, to the number of the k-th micro-batch of this process.
+            count: how many.
+        """
+        order = Order(seed, self.num_train, micro_batch, self.lengths)
+
+        def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
+            ids = order.examples(int(number))
+            return *_arrays(self.training, ids), ids
+
+        types = [tf.string, tf.int64, tf.int64]
+        dataset = tf.data.Dataset.range(count).map(
+            lambda k: self._batch(numpy_function(read, numbers(k), types, micro_batch)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
+
+    def evaluation(self, micro_batch: int, share: range) -> Batches:
+        """The examples of one process's share, once each, padded to whole batches."""
+        ids, weights = padded(share, micro_batch)
+        types = [tf.string, tf.int64]
+
+        def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
+            return _arrays(self.held_out, some)
+
+        dataset = (
+            tf.data.Dataset.from_tensor_slices((ids, weights))
+            .batch(micro_batch, drop_remainder=True)
+            .map(
+                lambda i, w: self._batch((*numpy_function(read, i, types, micro_batch), w)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+        )
+        return self._batches(
+            dataset, self.held_out, lambda k: ids[k * micro_batch : (k + 1) * micro_batch]
+        )
+
+    def _lengths(self) -> np.ndarray:
+        """Of the training texts, as `prepare` wrote them; a file may have changed since."""
+        if self.length_path.exists() and not self.config.dataset.endswith(text_files.SUFFIXES):
+            return np.load(self.length_path)
+        return self.measure(self.training)
+
+    def measure(self, source: Source) -> np.ndarray:
+        """Tokens of every text of a split, uncut, int64 [N].
+
+        Raises:
+            InputError: names the text that is empty or not UTF-8.
+        """
+        lengths = [np.zeros(0, np.int64)]
+        for start in range(0, len(source), CHUNK):
+            ids = range(start, min(start + CHUNK, len(source)))
+            texts, labels = source.fetch(ids)
+            for i, text, label in zip(ids, texts, labels, strict=True):
+                try:
+                    _check(text, label, self.num_classes)
+                except ValueError as error:
+                    raise InputError(f"{source.name(i)}: {error}.") from None
+            lengths.append(self.wordpiece.lengths(tf.constant(texts)).numpy())
+        return np.concatenate(lengths)
+
+    def baseline(self) -> dict[str, Any] | None:
+        """TF-IDF and logistic regression on the same splits, if it is wanted."""
+        from input import baseline
+
+        if not self.config.has_baseline:
+            return None
+        return baseline.tf_idf(self.training, self.held_out)
+
+    def _batch(self, element: tuple[tf.Tensor, ...]) -> Batch:
+        texts, labels, ids_or_weights = element
+        return self.wordpiece(texts), tf.one_hot(labels, self.num_classes), ids_or_weights
+
+    def _batches(
+        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
+    ) -> Batches:
+        def check(example: int) -> None:
+            texts, labels = source.fetch([example])
+            _check(texts[0], labels[0], self.num_classes)
+
+        return Batches(dataset.prefetch(2), ids, check, source.name)
+
+
+def _arrays(source: Source, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    texts, labels = source.fetch(ids)
+    return np.array(texts, object), np.array(labels, np.int64)
+
+
+def _check(text: bytes, label: int, num_classes: int) -> None:
+    """Raises ValueError with what is wrong with an example."""
+    if not text.decode().strip():
+        raise ValueError("the text is empty")
+    if not 0 <= label < num_classes:
+        raise ValueError(
+            f"label {label} is not in [0, {num_classes}); a split without labels, as glue's "
+            "test, cannot be evaluated: set data.evaluation_split"
+        )

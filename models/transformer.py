@@ -1,0 +1,76 @@
+"""A transformer encoder that classifies texts (BERT, arXiv:1810.04805): the recipe of its list.
+
+The layers are in `encoder.py`, so that reading a configuration needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Embeddings, `layers` encoder layers, head. The defaults are BERT-base's.
+
+    Published sizes (layers, width, heads): tiny 2, 128, 2; mini 4, 256, 4; MiniLM 6, 384,
+    12; base 12, 768, 12; large 24, 1024, 16. The MLP is four times as wide as the model.
+
+    Attributes:
+        layers, width, heads: of the encoder; `heads` divides `width`.
+        vocabulary: ids of the embedding table; at least as many as the data's vocabulary.
+        positions: the longest text, in tokens.
+        norm: `post` normalises after each sum (BERT), `pre` before each branch
+            (arXiv:2002.04745) and once more in the head.
+        pooling: `cls` is the first token through a layer with tanh (BERT), `mean` the mean
+            over the tokens.
+        dropout: of embeddings, attention, branches and of the head's input.
+        epsilon: of the normalisation.
+        init_from: folder of a BERT in the Hugging Face format (`config.json`,
+            `model.safetensors`), or `minilm`; None starts at random.
+    """
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    vocabulary: int = 30522
+    positions: int = 512
+    norm: Literal["post", "pre"] = "post"
+    pooling: Literal["cls", "mean"] = "cls"
+    dropout: float = 0.1
+    epsilon: float = 1e-12
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.layers, self.width, self.heads, self.vocabulary, self.positions)
+        if min(sizes) < 1:
+            raise ValueError("layers, width, heads, vocabulary and positions must be 1 or more")
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+
+    def blocks(self, num_classes: int) -> Sequence[keras.Layer]:
+        """Embeddings, the encoder's layers, head."""
+        from models import encoder  # TensorFlow, only when a model is built
+
+        return [
+            encoder.Embeddings(self, name="embeddings"),
+            *(encoder.Layer(self, name=f"layer{i:02d}") for i in range(self.layers)),
+            encoder.Head(self, num_classes, name="head"),
+        ]
+
+    def load(self, blocks: Sequence[keras.Layer], folder: Path) -> None:
+        """Puts the weights of `init_from`, found in `folder`, into built blocks.
+
+        Raises:
+            ModelError: another architecture, a missing tensor, another size.
+        """
+        from models import pretrained
+
+        pretrained.load_bert(self, blocks, folder)

@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+
+from app import verify
+from app.config import Layout
+from app.errors import NUMBERS, NumbersError
+from app.parallel.topology import Topology
+from app.training.differentiation import Differentiation
+
+
+@pytest.fixture
+def small(sentences):
+    return dataclasses.replace(
+        sentences, model=dataclasses.replace(sentences.model, layers=2), global_batch=16
+    )
+
+
+def test_the_matrix_has_every_kind_of_layout():
+    layouts = list(verify.layouts(Layout(processes=2, stages=4), 8, 8))
+    assert layouts[0] == Layout()
+    assert len(set(layouts)) == len(layouts)
+    for name, values in {
+        "processes": {1, 2}, "stages": {1, 2, 4}, "schedule": {"1f1b", "gpipe"},
+        "recompute": {False, True}, "chunks": {1, 2},
+    }.items():  # fmt: skip
+        assert {getattr(layout, name) for layout in layouts} == values
+
+
+def test_a_sound_model_passes(small, capsys):
+    verify.main(small, Layout(stages=2), Topology(), "")
+    out = capsys.readouterr().out
+    assert "every layout agrees" in out and "FAIL" not in out
+
+
+@pytest.mark.parametrize("what", ["weights", "activations"])
+def test_a_broken_gradient_of_one_stage_fails_loudly(small, capsys, monkeypatch, what):
+    right = Differentiation.backward
+
+    def backward(self, record, micro_batch, gradient=None):
+        inputs, values = right(self, record, micro_batch, gradient)
+        if self.is_last and self.part.first > 0:  # the last of several stages
+            if what == "weights":
+                values[0] = values[0] * 1.1
+            else:
+                inputs = [g * 1.1 for g in inputs]
+        return inputs, values
+
+    monkeypatch.setattr(Differentiation, "backward", backward)
+    with pytest.raises(NumbersError, match="2 stages, gpipe") as error:
+        verify.main(small, Layout(stages=2), Topology(), "")
+    assert error.value.exit_code == NUMBERS
+    out = capsys.readouterr().out
+    assert "FAIL" in out and "1 process, 1 stage, recompute" in out
