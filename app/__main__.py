@@ -7,6 +7,7 @@ evaluate   evaluate the newest checkpoint of --workdir
 benchmark  measure steps, input, scaling, all-reduce and stages on this machine
 verify     train a few steps on many layouts, and compare each with the serial run
 trace      a picture of when each stage ran which micro-batch
+stage-server   lend this machine's devices to stages of a pipeline elsewhere
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ flags.DEFINE_integer("stages", 1, "Devices a process: the model is cut in as man
 flags.DEFINE_enum("schedule", "1f1b", ["1f1b", "gpipe"], "Order of a stage's micro-batches.")
 flags.DEFINE_integer("chunks", 1, "Runs of blocks a stage; above 1: interleaved 1f1b.")
 flags.DEFINE_list("cut", [], "Blocks of each stage (or chunk), as 3,4,3; balanced if not given.")
+flags.DEFINE_list("servers", [], "host:port of a stage server a stage, rank 0's stages first.")
+flags.DEFINE_integer("port", 0, "Of stage-server.", lower_bound=0, upper_bound=65535)
+flags.DEFINE_bool("trusted_network", False, "stage-server: whoever reaches it may use it.")
 flags.DEFINE_bool("recompute", False, "Keep a stage's input only; compute the rest again.")
 flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: at the end only.", lower_bound=0)
 flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
@@ -143,6 +147,16 @@ def trace_command() -> None:
     trace.main(experiment, layout, where, data_dir(), folder)
 
 
+def stage_server_command() -> None:
+    """Serves; see app/stage_server.py."""
+    if not FLAGS.port:
+        raise errors.UsageError("stage-server needs --port.")
+    import_tensorflow()
+    from app import stage_server
+
+    stage_server.main(FLAGS.port, FLAGS.exact, FLAGS.trusted_network)
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "list": list_command,
     "prepare": prepare_command,
@@ -151,6 +165,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "benchmark": benchmark_command,
     "verify": verify_command,
     "trace": trace_command,
+    "stage-server": stage_server_command,
 }
 
 
@@ -193,6 +208,7 @@ def described(processes: int, exact: bool) -> Layout:
         chunks=FLAGS.chunks,
         cut=cut,
         recompute=FLAGS.recompute,
+        servers=tuple(FLAGS.servers),
         exact=exact,
     )
 

@@ -183,6 +183,11 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
             f"chunks: {p * c} numbers above 0."
         )
+    if layout.servers and len(layout.servers) != p * layout.processes:
+        raise UsageError(
+            f"--servers names {len(layout.servers)} stage servers, but {layout.processes} "
+            f"processes x {p} stages need {p * layout.processes}: one a stage, rank 0's first."
+        )
     if c > 1:
         shares = {
             len(topology.share(experiment.num_micro_batches, layout.processes, rank))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import TINY, app, run_sh
+from ranks import TINY, app, run_sh, start
 
 pytestmark = pytest.mark.ranks
 BAD = """
@@ -269,3 +269,35 @@ def test_trace_draws_the_schedule(texts):
     assert (texts / "seen/trace.svg").exists()
     done = app(1, texts, "trace", "--experiment=mine.py:tiny")
     assert done.returncode == 2 and "--stages" in done.stderr
+
+
+def test_stage_servers_change_no_bit(texts):
+    """Four servers, 2 processes x 2 stages, in a network that nobody else is in."""
+    alone = train(texts, 1, "alone", "--exact")
+    ports = [43_211, 43_212, 43_213, 43_214]
+    flags = "--experiment=mine.py:tiny --exact --stages=2 --workdir=served"
+    servers = ",".join(f"127.0.0.1:{port}" for port in ports)
+    lines = [
+        "ip link set lo up",
+        *(f"python -m app stage-server --exact --port={port} > s{port} 2>&1 &" for port in ports),
+        f"until [ $(cat s* | grep -c 'on port') = {len(ports)} ]; do sleep 0.5; done",
+        f"horovodrun --gloo -np 2 python -m app train {flags} --servers={servers}",
+        "code=$?; kill %1 %2 %3 %4; exit $code",
+    ]
+    (texts / "job.sh").write_text("\n".join(lines))
+    done = start(["unshare", "-r", "-n", "bash", "job.sh"], texts, limit=300)
+    assert done.returncode == 0, done.stderr[-3000:] + (texts / f"s{ports[0]}").read_text()
+    served = json.loads((texts / "served/result.json").read_text())
+    assert served["weights_sha256"] == alone["weights_sha256"]
+    devices = [row["device"] for row in served["stages"]]
+    assert devices == [[f"/job:stage/replica:0/task:{t}/device:CPU:0"] for t in range(2)]
+
+
+def test_stage_servers_are_not_open_and_must_answer(texts):
+    done = app(1, texts, "stage-server", "--port=43215")
+    assert done.returncode == 2 and "--trusted_network" in done.stderr
+    flags = ["--experiment=mine.py:tiny", "--stages=2"]
+    done = app(1, texts, "train", *flags, "--servers=127.0.0.1:1,127.0.0.1:2")
+    assert done.returncode == 2 and "127.0.0.1:1" in done.stderr
+    done = app(1, texts, "train", *flags, "--servers=127.0.0.1:1")
+    assert done.returncode == 2 and "need 2" in done.stderr

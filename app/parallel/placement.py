@@ -9,12 +9,19 @@ stage    0      1      2      3        stage  0   1   2   3   0   1   2   3
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import tensorflow as tf
+
+from app.errors import UsageError
+
+HERE = "/job:localhost/replica:0/task:0/device:CPU:0"  # whole: scopes of tf.device merge
+REACH_SECONDS = 5.0  # for a stage server to take a connection
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,40 @@ def local_devices(stages: int) -> list[str]:
     return [f"/device:{kind}:{stage}" for stage in range(stages)] if stages > 1 else [""]
 
 
+@functools.cache  # once a process
+def connect(servers: tuple[str, ...]) -> list[str]:
+    """Connects this process to stage servers; returns the device of each.
+
+    Args:
+        servers: host:port of each stage's, in order.
+
+    Raises:
+        UsageError: one that does not answer.
+    """
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"no stage server answers at {server!r} ({error}): start one there with "
+                f"`./run.sh stage-server --port={port or '...'}`, or mend --servers."
+            ) from None
+    cluster = tf.train.ClusterSpec({"stage": list(servers)})
+    tf.config.experimental_connect_to_cluster(cluster)
+    devices = tf.config.list_logical_devices()
+    found = []
+    for task in range(len(servers)):
+        names = [d.name for d in devices if d.name.startswith(f"/job:stage/replica:0/task:{task}/")]
+        found.append(next((n for n in names if "GPU" in n), names[0]))
+    return found
+
+
+def horovods(device: str) -> str:
+    """Where Horovod's operators run for a stage: beside it, or here if it is elsewhere."""
+    return HERE if device.startswith("/job:stage") else device
+
+
 def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[int, ...]:
     """Blocks of each part, so that the slowest part is as fast as can be.
 
@@ -71,21 +112,22 @@ def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[
         sizes: bytes of each block.
         parts: how many; at most the number of blocks.
     """
-    count = len(times)
     best = _fewest(times, parts)
     slowest = max(sum(times[a:b]) for a, b in itertools.pairwise(best))
     # Second: the smallest largest part among those no slower.
-    allowed = slowest * 1.01
-    bounds = _fewest(sizes, parts, lambda a, b: sum(times[a:b]) <= allowed) or best
-    assert bounds[-1] == count
+    bounds = _fewest(sizes, parts, lambda a, b: sum(times[a:b]) <= slowest * 1.01)
     return tuple(b - a for a, b in itertools.pairwise(bounds))
 
 
-def _fewest(costs: Sequence[float], parts: int, is_allowed: object = None) -> list[int]:
-    """Bounds of the cut whose dearest part is cheapest; dynamic programming over the blocks."""
+def _fewest(
+    costs: Sequence[float], parts: int, allowed: Callable[[int, int], bool] = lambda a, b: True
+) -> list[int]:
+    """Bounds of the cut whose dearest part is cheapest; dynamic programming over the blocks.
+
+    Of the cuts whose every part [a, b) is allowed; none are an empty list.
+    """
     count = len(costs)
     sums = list(itertools.accumulate(costs, initial=0.0))
-    allowed = is_allowed if callable(is_allowed) else lambda a, b: True
     # table[b]: (cost, bounds) of the best cut of the first b blocks.
     table: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
     for part in range(1, parts + 1):

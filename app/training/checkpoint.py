@@ -17,8 +17,12 @@ import tensorflow as tf
 
 from app.errors import CheckpointError
 from app.parallel import replicas
+from app.parallel.placement import HERE
 from app.parallel.topology import Topology
 from app.training.state import State
+
+# The files are this process's, also for what is on a stage server elsewhere.
+OPTIONS = tf.train.CheckpointOptions(experimental_io_device=HERE)
 
 
 class Checkpoints:
@@ -46,7 +50,7 @@ class Checkpoints:
         for left in self.folder.glob(".writing-*"):
             shutil.rmtree(left)
         writing.mkdir(parents=True)
-        self._checkpoint.write(str(writing / "state"))
+        self._checkpoint.write(str(writing / "state"), OPTIONS)
         manifest = {"step": step, "metrics": metrics, "weights_sha256": self.state.sha256()}
         (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
         writing.rename(final)
@@ -76,7 +80,7 @@ class Checkpoints:
         step = int(manifests[-1]["step"])
         folder = self.folder / f"step-{step:08d}"
         try:
-            status = self._checkpoint.read(str(folder / "state"))
+            status = self._checkpoint.read(str(folder / "state"), OPTIONS)
             status.assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
             reason = str(error).strip().partition("\n")[0][:200]

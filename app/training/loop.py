@@ -16,8 +16,8 @@ import tensorflow as tf
 from app import config, workdir
 from app.config import Experiment, Layout
 from app.errors import CheckpointError, DataError, NumbersError, UsageError, UserError
-from app.parallel import replicas
-from app.parallel.placement import Placement, local_devices
+from app.parallel import replicas, schedule
+from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
 from app.reporting import chatter
 from app.reporting.report import Report
@@ -32,6 +32,7 @@ from input import InputError, packages
 from models import ModelError
 
 Result = TypeVar("Result")
+LARGE_BUBBLE = 0.35  # of a stage's time: fewer micro-batches than about twice the stages
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
 
     Once a process, before TensorFlow's first operation.
     """
-    where = replicas.join(layout.exact, layout.stages)
+    where = replicas.join(layout.exact, 1 if layout.servers else layout.stages)
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
@@ -227,7 +228,9 @@ def placed(
     """The cut of the model, the same on every rank; its blocks are measured if need be."""
     if layout.stages > 1 and not layout.cut and costs is None:
         costs = measured(experiment, where, data)
-    devices = local_devices(layout.stages)
+    p = layout.stages
+    own = layout.servers[where.rank * p : (where.rank + 1) * p]
+    devices = together(lambda: connect(own) if own and p > 1 else local_devices(p))
     return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
 
 
@@ -332,6 +335,7 @@ def describe(
         len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
         for rank in range(layout.processes)
     ]
+    pipeline = f"\n{describe_pipeline(layout, state, min(shares))}" if layout.stages > 1 else ""
     return (
         f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
         f"{data.evaluation_split} examples, {experiment.precision}"
@@ -340,7 +344,18 @@ def describe(
         f"{experiment.micro_batch} on {layout.processes} process"
         f"{'es' if layout.processes > 1 else ''} ({max(shares)} to {min(shares)} each), "
         f"{tf.config.threading.get_intra_op_parallelism_threads()} threads a process, "
-        f"steps {first + 1} to {total}"
+        f"steps {first + 1} to {total}{pipeline}"
+    )
+
+
+def describe_pipeline(layout: Layout, state: State, micro_batches: int) -> str:
+    """The cut, and the bubble if it is large enough to be a mistake."""
+    share = schedule.bubble(layout.stages, layout.chunks, micro_batches)
+    few = f" more micro-batches than {micro_batches} a process would shorten it"
+    return (
+        f"{layout.stages} stages a process, {layout.schedule}, blocks "
+        f"{'+'.join(map(str, state.placement.sizes))}, bubble {share:.0%}"
+        f"{':' + few if share > LARGE_BUBBLE else ''}"
     )
 
 
@@ -353,13 +368,20 @@ def describe_stages(table: list[dict[str, Any]]) -> list[str]:
         f"{'optimizer':>9} {'alive':>5} {'activations':>11}"
     ]
     for row in table:
-        device = " ".join(d.rpartition("/task:")[2].partition("/device:")[2] for d in row["device"])
+        device = " ".join(map(short, row["device"]))
         sizes = [row[f"{name}_bytes"] / 1e6 for name in ("weight", "optimizer", "activation")]
         lines.append(
             f"{row['stage']:5} {device:16} {row['blocks']:28} {row['parameters']:11,} "
             f"{sizes[0]:8.1f} {sizes[1]:9.1f} {row['micro_batches_alive']:5} {sizes[2]:11.1f}"
         )
     return [*lines, "(MB; activations of the most micro-batches alive at once)"]
+
+
+def short(device: str) -> str:
+    """`CPU:1` of this process, `server 0 CPU:0` of a stage server."""
+    place, _, name = device.partition("/device:")
+    server = place.rpartition(":")[2]
+    return f"server {server} {name}" if "/job:stage" in place else name
 
 
 def changes_numbers(experiment: Experiment, layout: Layout) -> list[str]:

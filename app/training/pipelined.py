@@ -117,7 +117,7 @@ class PipelinedStep:
         start = sum(lengths[:index])  # names on the wire do not depend on the cut
         names = [f"sum{start + k}" for k in range(lengths[index])]
         if layout.exact:
-            return Tree(names, nodes(self.experiment, layout), layout.processes)
+            return Tree(parts[index], names, nodes(self.experiment, layout), layout.processes)
         compression = self.experiment.update.compression
         return InPlace(parts[index], names, layout.processes, compression)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from app.parallel import replicas, tree
+from app.parallel import placement, replicas, tree
 from app.parallel.replicas import Compression
 from app.training.state import Part
 
@@ -37,7 +37,7 @@ class InPlace:
         compression: Compression = "none",
         is_adding: bool = True,
     ) -> None:
-        self.names, self.processes = names, processes
+        self.names, self.processes, self.device = names, processes, part.device
         count = len(part.trainable)
         self.compressions = [compression if i < count else "none" for i in range(len(names))]
         shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
@@ -56,6 +56,7 @@ class InPlace:
             else:
                 variable.assign_add(value)
 
+    @tf.function
     def take(self) -> list[tf.Tensor]:
         """The sums so far, which start from zero again."""
         sums = [tf.identity(variable) for variable in self.variables]
@@ -63,6 +64,7 @@ class InPlace:
             variable.assign(tf.zeros_like(variable))
         return sums
 
+    @tf.function
     def reduce(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
         """The sums over all processes."""
         if self.processes == 1:
@@ -72,23 +74,30 @@ class InPlace:
             for value, name, compression in zip(sums, self.names, self.compressions, strict=True)
         ]
 
-    @tf.function
     def total(self) -> list[tf.Tensor]:
         """The sums over the step."""
-        return self.reduce(self.take())
+        sums = self.take()
+        if self.processes == 1:
+            return sums
+        with tf.device(placement.horovods(self.device)):
+            return self.reduce(sums)
 
 
 class Tree:
     """Subtrees of the exact sum.
 
     Args:
+        part: whose sums.
         names: of each value on the wire, the same on every process.
         nodes: the subtrees of every process, in rank order.
         processes: of the job; 1 sums nothing between processes.
     """
 
-    def __init__(self, names: list[str], nodes: list[tree.Node], processes: int) -> None:
+    def __init__(
+        self, part: Part, names: list[str], nodes: list[tree.Node], processes: int
+    ) -> None:
         self.names, self.nodes, self.processes = names, nodes, processes
+        self.device = part.device
         self._subtrees: list[tuple[tree.Node, list[tf.Tensor]]] = []
 
     def add(self, place: int, values: Values) -> None:
@@ -98,7 +107,8 @@ class Tree:
     def total(self) -> list[tf.Tensor]:
         """The sums over the step, along the tree."""
         subtrees, self._subtrees = [sums for _, sums in self._subtrees], []
-        return self._total(subtrees)
+        with tf.device(placement.horovods(self.device)):
+            return self._total(subtrees)
 
     @tf.function(reduce_retracing=True)
     def _dense(self, values: Values) -> list[tf.Tensor]:
