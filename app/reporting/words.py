@@ -1,0 +1,72 @@
+"""What rank 0 says of a run: what runs where, in a few lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from app.config import Experiment, Layout
+from app.parallel import schedule
+from app.parallel.topology import Topology
+from app.training.state import State
+
+LARGE_BUBBLE = 0.35  # of a stage's time: fewer micro-batches than about twice the stages
+
+
+def run(
+    experiment: Experiment, layout: Layout, data: Any, state: State, first: int, total: int
+) -> str:
+    """What runs where, in two lines."""
+    parameters = sum(v.shape.num_elements() for v in state.trainable)
+    shares = [
+        len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
+        for rank in range(layout.processes)
+    ]
+    cut = f"\n{pipeline(layout, state, min(shares))}" if layout.stages > 1 else ""
+    return (
+        f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
+        f"{data.evaluation_split} examples, {experiment.precision}"
+        f"{', exact' if layout.exact else ''}\n"
+        f"global batch {experiment.global_batch} = {experiment.num_micro_batches} micro-batches of "
+        f"{experiment.micro_batch} on {layout.processes} process"
+        f"{'es' if layout.processes > 1 else ''} ({max(shares)} to {min(shares)} each), "
+        f"{tf.config.threading.get_intra_op_parallelism_threads()} threads a process, "
+        f"steps {first + 1} to {total}{cut}"
+    )
+
+
+def pipeline(layout: Layout, state: State, micro_batches: int) -> str:
+    """The cut, and the bubble if it is large enough to be a mistake."""
+    share = schedule.bubble(layout.stages, layout.chunks, micro_batches)
+    few = f" more micro-batches than {micro_batches} a process would shorten it"
+    return (
+        f"{layout.stages} stages a process, {layout.schedule}, blocks "
+        f"{'+'.join(map(str, state.placement.sizes))}, bubble {share:.0%}"
+        f"{':' + few if share > LARGE_BUBBLE else ''}"
+    )
+
+
+def stages(table: list[dict[str, Any]]) -> list[str]:
+    """What is where, a line a part: sizes in MB."""
+    if not table:
+        return []
+    lines = [
+        f"{'stage':5} {'device':16} {'blocks':28} {'parameters':>11} {'weights':>8} "
+        f"{'optimizer':>9} {'alive':>5} {'activations':>11}"
+    ]
+    for row in table:
+        device = " ".join(map(short, row["device"]))
+        sizes = [row[f"{name}_bytes"] / 1e6 for name in ("weight", "optimizer", "activation")]
+        lines.append(
+            f"{row['stage']:5} {device:16} {row['blocks']:28} {row['parameters']:11,} "
+            f"{sizes[0]:8.1f} {sizes[1]:9.1f} {row['micro_batches_alive']:5} {sizes[2]:11.1f}"
+        )
+    return [*lines, "(MB; activations of the most micro-batches alive at once)"]
+
+
+def short(device: str) -> str:
+    """`CPU:1` of this process, `server 0 CPU:0` of a stage server."""
+    place, _, name = device.partition("/device:")
+    server = place.rpartition(":")[2]
+    return f"server {server} {name}" if "/job:stage" in place else name
