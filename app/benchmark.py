@@ -4,7 +4,8 @@
     loop        the same with reading, decoding and augmenting
     processes   under horovodrun: against the same processes at work without a job
     all-reduce  seconds and bus bandwidth by message size
-    stages      with --stages=P: P stages against one, and start-up by micro-batches
+    stages      with --stages=P or --tensor=T: P x T devices against one, and start-up by
+                micro-batches
 
 Run it with plain Python for the first two, under horovodrun for the rest too.
 """
@@ -16,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,8 +27,7 @@ import tensorflow as tf
 from app.config import Experiment, Layout
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
-from app.training import loop
-from app.training.pipelined import PipelinedStep
+from app.training import opening
 from app.training.state import State
 from app.training.step import Step
 
@@ -47,12 +48,12 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
     The experiment's micro-batch is kept, one for each process and step.
     """
-    if layout.stages > 1:
+    if layout.devices > 1:
         return pipeline(experiment, layout, where, data_dir)
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
     )
-    data = loop.open_data(experiment, data_dir)
+    data = opening.open_data(experiment, data_dir)
     state = State(experiment, data.input_spec, data.num_classes)
     alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
     whole = Step(experiment, layout, state, where.micro_batches(where.size))
@@ -60,7 +61,7 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Anew each round: no batch was read while something else was measured.
-        return loop.training_batches(experiment, data, where, 0, WARM_STEPS + STEPS)
+        return opening.training_batches(experiment, data, where, 0, WARM_STEPS + STEPS)
 
     same = next(read())
     kinds = {
@@ -82,42 +83,41 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
         f"medians of {ROUNDS} rounds of {STEPS}"
     )
     for name, values in totals.items():
-        print(f"{name:24} {loop.median(values):8.2f} examples/s")
+        print(f"{name:24} {statistics.median(values):8.2f} examples/s")
     for a, b in [("full loop", "bare step"), ("bare step", "independent processes")]:
         if a not in totals or b not in totals:
             continue
         ratios = [x / y for x, y in zip(totals[a], totals[b], strict=True)]
-        print(f"{a} / {b:21} {loop.median(ratios):8.3f}", flush=True)
+        print(f"{a} / {b:21} {statistics.median(ratios):8.3f}", flush=True)
     all_reduce(where)
 
 
 def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
-    """One stage against several in the same process, each stage with as many cores.
+    """One device against several in the same process, each with as many cores.
 
-    The ideal is M P / (M + P - 1): P stages but for the bubble. One stage alone is held to
-    its share of the cores: operators that do not depend on each other would take them all
+    The ideal is T M P / (M + P - 1): all devices but for the bubble. One device alone is held
+    to its share of the cores: operators that do not depend on each other would take them all
     (one stage of an encoder was seen to keep 1.4 of 2 cores busy with one thread an operator).
     """
     cores = sorted(os.sched_getaffinity(0))
     own = [
         cores[i] for i in topology.share(len(cores), where.local_size, where.local_rank)
     ] or cores
-    few = own[: max(1, len(own) // layout.stages)]
+    few = own[: max(1, len(own) // layout.devices)]
     micro_batch, stages = experiment.micro_batch, layout.stages
-    data = loop.open_data(experiment, data_dir)
-    one = dataclasses.replace(layout, stages=1, chunks=1, cut=())
-    costs = None if layout.cut else loop.measured(experiment, where, data)
+    data = opening.open_data(experiment, data_dir)
+    one = dataclasses.replace(layout, stages=1, tensor=1, chunks=1, cut=())
+    costs = None if layout.cut else opening.measured(experiment, where, data)
     batch: Any = None
     kinds, first = {}, {}
     for count in MICRO_BATCHES:
         wide = dataclasses.replace(experiment, global_batch=count * micro_batch * where.size)
         mine = where.micro_batches(wide.num_micro_batches)
-        batch = batch or next(loop.training_batches(wide, data, where, 0, 1))
-        for name, some in (("1 stage", one), (f"{stages} stages", layout)):
-            placement = loop.placed(wide, some, where, data, costs)
+        batch = batch or next(opening.training_batches(wide, data, where, 0, 1))
+        for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
+            placement = opening.placed(wide, some, where, data, costs)
             state = State(wide, data.input_spec, data.num_classes, placement)
-            kind = PipelinedStep if some.stages > 1 else Step
-            step = kind(wide, some, state, mine)
+            step = opening.make_step(wide, some, state, mine)
             begin = time.perf_counter()
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] = time.perf_counter() - begin
@@ -125,7 +125,7 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] -= time.perf_counter() - begin
             if count == MICRO_BATCHES[0]:
-                held = functools.partial(on_cores, few if some.stages == 1 else own, step)
+                held = functools.partial(on_cores, few if some.devices == 1 else own, step)
                 kinds[name] = (held, functools.partial(itertools.repeat, batch))
     m = MICRO_BATCHES[0]
     speeds = measure(kinds, m * micro_batch)
@@ -134,14 +134,14 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
         return
     print(
         f"{where.size} processes, M = {m} micro-batches of {micro_batch} each, {layout.schedule}, "
-        f"{len(few)} cores a stage, blocks "
+        f"{stages} stages x {layout.tensor} devices of {len(few)} cores, blocks "
         f"{'+'.join(map(str, placement.sizes))}; medians of {ROUNDS} rounds of {STEPS}"
     )
     for name, values in totals.items():
-        print(f"{name:24} {loop.median(values):8.2f} examples/s")
+        print(f"{name:24} {statistics.median(values):8.2f} examples/s")
     serial, parallel = totals.values()
-    speedup = loop.median([b / a for a, b in zip(serial, parallel, strict=True)])
-    ideal = m * stages / (m + stages - 1)
+    speedup = statistics.median([b / a for a, b in zip(serial, parallel, strict=True)])
+    ideal = layout.tensor * m * stages / (m + stages - 1)
     print(f"speed-up {speedup:.3f} of the ideal {ideal:.3f}: {speedup / ideal:.3f}")
     for (name, count), seconds in first.items():
         print(f"tracing, {name}, M = {count:3d} {seconds:8.2f} s")
@@ -155,12 +155,12 @@ def on_cores(cores: Sequence[int], step: Callable[..., Any], *arguments: Any) ->
     return step(*arguments)
 
 
-def measure(kinds: Kinds, images: int) -> dict[str, list[float]]:
-    """Images a second of this process, a value a round; the kinds take turns.
+def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
+    """Examples a second of this process, a value a round; the kinds take turns.
 
     Args:
         kinds: a step, and what gives it the batches of a round.
-        images: in a step.
+        examples: in a step.
     """
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     for name, (step, read) in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
@@ -171,7 +171,7 @@ def measure(kinds: Kinds, images: int) -> dict[str, list[float]]:
         begin = time.perf_counter()
         for _ in range(STEPS):
             step(0, batches, RATE)["loss"].numpy()
-        speeds[name].append(STEPS * images / (time.perf_counter() - begin))
+        speeds[name].append(STEPS * examples / (time.perf_counter() - begin))
     return speeds
 
 
@@ -187,7 +187,7 @@ def all_reduce(where: Topology) -> None:
             begin = time.perf_counter()
             replicas.all_reduce(tensor, f"benchmark{size}").numpy()
             seconds.append(time.perf_counter() - begin)
-        middle = loop.median(seconds[1:])
+        middle = statistics.median(seconds[1:])
         bandwidth = 2 * (where.size - 1) / where.size * size / middle
         if where.is_chief:
             print(

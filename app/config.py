@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import inspect
 import math
 import types
 import typing
@@ -25,7 +26,11 @@ class Model(Protocol):
     """A frozen dataclass that lists a model's blocks (`models.blocks` says what one is)."""
 
     def blocks(self, num_classes: int) -> Sequence[Any]:
-        """Returns the Keras layers, first to last; called once a process."""
+        """Returns the Keras layers, first to last; called once a process.
+
+        A model that can be split over devices (--tensor) takes `shares: int = 1` too, and
+        makes what can be split of `models.shares.Shared`.
+        """
         ...
 
 
@@ -104,13 +109,19 @@ class Layout:
     """Where the experiment runs. No field of it changes the trained weights."""
 
     processes: int = 1
-    stages: int = 1  # devices a process: the model is cut in as many runs of blocks
+    stages: int = 1  # of a process: the model is cut in as many runs of blocks
+    tensor: int = 1  # devices a stage: its blocks are split in as many shares
     schedule: Literal["1f1b", "gpipe"] = "1f1b"  # order of a stage's micro-batches
     chunks: int = 1  # runs of blocks a stage; more than 1: interleaved
     cut: tuple[int, ...] = ()  # blocks of each run; none: balanced by measured time
     recompute: bool = False  # keep only what comes into a stage, compute the rest again
     servers: tuple[str, ...] = ()  # host:port of a stage server for each stage of each process
     exact: bool = False  # bit for bit the same weights on any layout
+
+    @property
+    def devices(self) -> int:
+        """Of each process."""
+        return self.stages * self.tensor
 
 
 def validate(experiment: Experiment, layout: Layout) -> None:
@@ -175,9 +186,21 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
     Raises:
         UsageError: what cannot be scheduled.
     """
-    p, c = layout.stages, layout.chunks
-    if p < 1 or c < 1:
-        raise UsageError(f"--stages ({p}) and --chunks ({c}) must be at least 1.")
+    p, c, t = layout.stages, layout.chunks, layout.tensor
+    if min(p, c, t) < 1:
+        raise UsageError(f"--stages ({p}), --chunks ({c}) and --tensor ({t}) must be at least 1.")
+    if t > 1 and "shares" not in inspect.signature(experiment.model.blocks).parameters:
+        raise UsageError(
+            f"--tensor={t} splits layers, but {type(experiment.model).__name__} cannot be split: "
+            "its blocks() takes no `shares`; cut it with --stages instead."
+        )
+    if t > 1 and layout.exact:
+        raise UsageError(f"--tensor={t} adds up in another order than --exact: drop one of them.")
+    if t > 1 and experiment.optimization.optimizer == "lars":
+        raise UsageError(
+            f"optimization.optimizer=lars needs the norms of whole weights, which --tensor={t} "
+            "splits: use adamw or sgd, or --stages instead."
+        )
     if layout.cut and (len(layout.cut) != p * c or min(layout.cut) < 1):
         raise UsageError(
             f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "

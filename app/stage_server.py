@@ -18,13 +18,14 @@ from app.errors import UsageError
 from app.reporting import chatter
 
 
-def main(port: int, exact: bool, is_trusted: bool) -> None:
+def main(port: int, exact: bool, is_trusted: bool, devices: int = 1) -> None:
     """Serves until it is ended.
 
     Args:
         port: to listen on.
         exact: as --exact of the training run, which cannot set it from afar.
         is_trusted: everyone who can reach this machine may use it.
+        devices: logical CPU devices; of GPUs all are lent.
 
     Raises:
         UsageError: it would be open to others, or the port is taken.
@@ -50,9 +51,11 @@ def main(port: int, exact: bool, is_trusted: bool) -> None:
         tf.config.experimental.enable_op_determinism()
     with chatter.kept():
         cluster = tf.train.ClusterSpec({"stage": [f"localhost:{port}"]})
-        server = tf.distribute.Server(cluster, job_name="stage", task_index=0)
+        options = tf.compat.v1.ConfigProto(device_count={"CPU": devices})
+        server = tf.distribute.Server(cluster, job_name="stage", task_index=0, config=options)
     print(f"stage server on port {port}, {threads} threads{', exact' if exact else ''}", flush=True)
-    server.join()
+    with chatter.kept():  # it tells of every connection
+        server.join()
 
 
 def reachable_interfaces() -> list[str]:

@@ -8,7 +8,7 @@ from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
 from app.reporting import timeline
-from app.training import loop
+from app.training import opening
 from app.training.pipelined import PipelinedStep
 from app.training.state import State
 
@@ -19,12 +19,14 @@ def main(
     experiment: Experiment, layout: Layout, where: Topology, data_dir: str, folder: Path
 ) -> None:
     """Writes trace.png and trace.svg, and prints a line; rank 0's pipeline is shown."""
-    data = loop.open_data(experiment, data_dir)
-    placement = loop.placed(experiment, layout, where, data)
-    state = loop.together(lambda: State(experiment, data.input_spec, data.num_classes, placement))
+    data = opening.open_data(experiment, data_dir)
+    placement = opening.placed(experiment, layout, where, data)
+    state = opening.together(
+        lambda: State(experiment, data.input_spec, data.num_classes, placement)
+    )
     mine = where.micro_batches(experiment.num_micro_batches)
     step = PipelinedStep(experiment, layout, state, mine)
-    batches = loop.training_batches(experiment, data, where, 0, WARM_STEPS + 1)
+    batches = opening.training_batches(experiment, data, where, 0, WARM_STEPS + 1)
     for s in range(WARM_STEPS + 1):
         step.spans = []
         step(s, batches, 1e-6)

@@ -20,11 +20,9 @@ from app.config import Experiment, Layout
 from app.errors import NumbersError
 from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.training import loop
+from app.training import opening
 from app.training.optimization import SLOTS, learning_rate
-from app.training.pipelined import PipelinedStep
 from app.training.state import State
-from app.training.step import Step
 
 STEPS = 3
 # Of loss, gradient, weights. Rounding grows from step to step (README, Measured), and
@@ -53,7 +51,7 @@ class Outcome:
 
 
 def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator[Layout]:
-    """The matrix: processes x stages x schedule x recomputation, and the serial run first."""
+    """The matrix: processes x stages x schedule, recomputation, shares; the serial run first."""
     serial = Layout(exact=wanted.exact)
     yield serial
     both = sorted({1, wanted.processes})
@@ -66,6 +64,8 @@ def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator
             if one != serial:
                 yield one
             yield dataclasses.replace(one, recompute=True)
+            if wanted.tensor > 1:
+                yield dataclasses.replace(one, tensor=wanted.tensor)
             if stages > 1:
                 yield dataclasses.replace(one, schedule="gpipe")
             chunks = 2
@@ -80,17 +80,17 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
     Raises:
         NumbersError: on every rank, if a layout does not agree with the serial run.
     """
-    data = loop.open_data(experiment, data_dir)
-    source = loop.together(lambda: loop.pretrained(experiment, data_dir))
+    data = opening.open_data(experiment, data_dir)
+    source = opening.together(lambda: opening.pretrained(experiment, data_dir))
     num_blocks = len(experiment.model.blocks(data.num_classes))
-    costs = loop.measured(experiment, where, data)
+    costs = opening.measured(experiment, where, data)
     tolerances = TOLERANCES[experiment.precision]
     serial: Outcome | None = None
     failed = []
     if where.is_chief:
         print(f"{'layout':44} {'loss':>9} {'gradient':>9} {'weights':>9}")
     for layout in layouts(wanted, experiment.num_micro_batches, num_blocks):
-        placement = loop.placed(experiment, layout, where, data, costs)
+        placement = opening.placed(experiment, layout, where, data, costs)
         found = train(experiment, layout, where, data, placement, source)
         serial = serial or found
         differences, worst = compare(serial, found)
@@ -119,14 +119,13 @@ def train(
     experiment: Experiment, layout: Layout, where: Topology, data: Any, placement: Any, source: Any
 ) -> Outcome:
     """Runs STEPS steps; with one process in the layout every rank does all of them."""
-    state = loop.together(
+    state = opening.together(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
     )
     place = where if layout.processes > 1 else Topology()
     mine = place.micro_batches(experiment.num_micro_batches)
-    kind = PipelinedStep if layout.stages > 1 or layout.exact else Step
-    step = kind(experiment, layout, state, mine)
-    batches = loop.training_batches(experiment, data, place, 0, STEPS)
+    step = opening.make_step(experiment, layout, state, mine)
+    batches = opening.training_batches(experiment, data, place, 0, STEPS)
     total = experiment.total_steps(data.num_train)
     losses, gradients = [], {}
     for s in range(STEPS):
@@ -175,6 +174,8 @@ def describe(layout: Layout) -> str:
     words.append(f"{layout.stages} stage{'s' * (layout.stages > 1)}")
     if layout.stages > 1:
         words.append(layout.schedule + (f" x {layout.chunks} chunks" if layout.chunks > 1 else ""))
+    if layout.tensor > 1:
+        words.append(f"{layout.tensor} shares")
     if layout.recompute:
         words.append("recompute")
     return ", ".join(words)

@@ -22,14 +22,14 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from models import ModelError
+from models import ModelError, shares
+from models.shares import Place
 
 Activations = Any  # a tensor or a tuple of tensors
 
@@ -83,7 +83,7 @@ def build(
     blocks: Sequence[keras.Layer],
     inputs: tf.Tensor,
     seed: int,
-    places: Sequence[AbstractContextManager[None]] | None = None,
+    places: Sequence[Sequence[Place]] | None = None,
 ) -> list[Statistic]:
     """Creates every weight, each a function of (seed, its block's and its layer's name) alone.
 
@@ -93,7 +93,7 @@ def build(
         blocks: the whole model's, not yet built.
         inputs: one batch of inputs of any size.
         seed: the experiment's.
-        places: for each block, what to enter while it is built and called: its device.
+        places: for each block, the device of each of its shares; the first is the block's.
 
     Raises:
         ModelError: two weights of one name, or a moving state outside the protocol.
@@ -107,13 +107,14 @@ def build(
                     initializer.seed = int.from_bytes(digest[:4], "little") >> 1
     key = tf.zeros([2], tf.int32)
     x = inputs
-    places = places or [contextlib.nullcontext() for _ in blocks]
+    places = places or [[contextlib.nullcontext]] * len(blocks)
     statistics: list[Statistic] = []
     for place, (block, where) in enumerate(zip(blocks, places, strict=True)):
         # For what a layer draws by initializers that are not its attributes.
         digest = hashlib.sha256(f"{seed}/{block.name}".encode()).digest()
         keras.utils.set_random_seed(int.from_bytes(digest[:4], "little"))
-        with where:
+        shares.put(block, where)
+        with where[0]():
             forward([block], x, True, key, place)
             with recording() as recorded:  # again: Keras may call a layer twice to build it
                 x = forward([block], x, True, key, place)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from models.shares import Shared
+
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
@@ -21,9 +23,9 @@ Activations = tuple[tf.Tensor, tf.Tensor]
 FAR = -30000.0  # added to a score so that its weight is 0; float16 holds it too
 
 
-def dense(units: int, name: str) -> keras.layers.Dense:
+def dense(units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
     """A dense layer, started as BERT's are."""
-    return keras.layers.Dense(units, kernel_initializer=initializer(), name=name)
+    return keras.layers.Dense(units, kernel_initializer=initializer(), use_bias=use_bias, name=name)
 
 
 def initializer() -> keras.initializers.Initializer:
@@ -47,60 +49,96 @@ def dropout(x: tf.Tensor, rate: float, training: bool, seed: tf.Tensor, place: i
 class Embeddings(keras.layers.Layer):
     """Sum of the embeddings of word, position and segment (one segment here), normalised."""
 
-    def __init__(self, config: Transformer, **kwargs: Any) -> None:
+    def __init__(self, config: Transformer, shares: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
+        self.words = Shared(
+            lambda rows, name: Words(rows, config.width, name=name),
+            config.vocabulary, shares, name="words",
+        )  # fmt: skip
         self.normalization = normalization(config, "normalization")
         self.table_initializer = initializer()
 
     def build(self, shape: tuple[int | None, ...]) -> None:
-        """Creates the tables [vocabulary, D], [positions, D] and [2, D]."""
+        """Creates the tables of positions, [positions, D], and of segments, [2, D]."""
+        width = self.config.width
 
         def table(name: str, rows: int) -> keras.Variable:
-            shape = (rows, self.config.width)
+            shape = (rows, width)
             return self.add_weight(name=name, shape=shape, initializer=self.table_initializer)
 
-        self.words = table("words", self.config.vocabulary)
         self.positions = table("positions", self.config.positions)
         self.segments = table("segments", 2)
-        self.normalization.build((*shape, self.config.width))
+        self.words.build(shape)
+        self.normalization.build((*shape, width))
 
     def call(self, ids: tf.Tensor, training: bool, seed: tf.Tensor) -> Activations:
         """int32 [B, T], 0 where padded, -> ([B, T, D], [B, T])."""
-        # The table is gathered from as it is: a cast would copy all of it.
-        x = tf.gather(self.words.value, ids)
+        x = self.words(ids)
         x += self.positions.value[: tf.shape(ids)[1]] + self.segments.value[0]
         x = tf.cast(self.normalization(x), self.compute_dtype)
         return dropout(x, self.config.dropout, training, seed, 0), ids > 0
 
 
+class Words(keras.layers.Layer):
+    """Some rows of the embedding table; ids of other rows give 0."""
+
+    def __init__(self, rows: range, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.width = rows, width
+        self.table_initializer = initializer()
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the table [rows, D]."""
+        shape = (len(self.rows), self.width)
+        self.table = self.add_weight(name="table", shape=shape, initializer=self.table_initializer)
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        """int32 [B, T] -> float32 [B, T, D]."""
+        # The table is gathered from as it is: a cast would copy all of it.
+        own = (ids >= self.rows.start) & (ids < self.rows.stop)
+        x = tf.gather(self.table.value, tf.where(own, ids - self.rows.start, 0))
+        return tf.where(own[..., tf.newaxis], x, 0.0)
+
+
 class Layer(keras.layers.Layer):
     """Self-attention and MLP, each a residual branch (arXiv:1706.03762)."""
 
-    def __init__(self, config: Transformer, **kwargs: Any) -> None:
+    def __init__(self, config: Transformer, shares: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
-        self.qkv = dense(3 * config.width, "qkv")
-        self.attention_out = dense(config.width, "attention_out")
+        self.attention = Shared(
+            lambda heads, name: Attention(config, heads, name=name),
+            config.heads, shares, bias=config.width, name="attention",
+        )  # fmt: skip
         self.attention_normalization = normalization(config, "attention_normalization")
-        self.mlp_in = dense(4 * config.width, "mlp_in")
-        self.mlp_out = dense(config.width, "mlp_out")
+        self.mlp = Shared(
+            lambda columns, name: MLP(config, len(columns), name=name),
+            4 * config.width, shares, bias=config.width, name="mlp",
+        )  # fmt: skip
         self.mlp_normalization = normalization(config, "mlp_normalization")
+
+    def build(self, shapes: Any) -> None:
+        """Builds what it is made of, for ([B, T, D], [B, T])."""
+        for layer in (
+            self.attention, self.attention_normalization, self.mlp, self.mlp_normalization
+        ):  # fmt: skip
+            layer.build(shapes[0])
 
     def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> Activations:
         """([B, T, D], [B, T]) -> ([B, T, D], [B, T])."""
         x, mask = inputs
         rate = self.config.dropout
+        far = tf.where(mask, 0.0, FAR)[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
 
-        def drop(y: tf.Tensor, place: int) -> tf.Tensor:
-            return dropout(y, rate, training, seed, place)
+        def attend(share: Attention, y: tf.Tensor) -> tf.Tensor:
+            return share(y, far=far, training=training, seed=seed)
 
         def attention(y: tf.Tensor) -> tf.Tensor:
-            mixed = self._attend(self.qkv(y), mask, lambda weights: drop(weights, 0))
-            return drop(self.attention_out(mixed), 1)
+            return dropout(self.attention(y, work=attend), rate, training, seed, 1)
 
         def mlp(y: tf.Tensor) -> tf.Tensor:
-            return drop(self.mlp_out(tf.nn.gelu(self.mlp_in(y))), 2)
+            return dropout(self.mlp(y), rate, training, seed, 2)
 
         if self.config.norm == "pre":
             x += attention(self.attention_normalization(x))
@@ -110,17 +148,63 @@ class Layer(keras.layers.Layer):
             x = self.mlp_normalization(x + mlp(x))
         return x, mask
 
-    def _attend(self, qkv: tf.Tensor, mask: tf.Tensor, drop: Any) -> tf.Tensor:
-        """[B, T, 3 D] -> [B, T, D]: softmax(q k' / sqrt(D / H)) v for each head."""
-        heads, width = self.config.heads, self.config.width
-        shape = tf.shape(qkv)
-        qkv = tf.reshape(qkv, [shape[0], shape[1], 3, heads, width // heads])
-        q, k, v = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))  # [B, H, T, D / H]
-        scores = tf.matmul(q * (width // heads) ** -0.5, k, transpose_b=True)  # [B, H, T, T]
-        away = tf.cast(tf.where(mask, 0.0, FAR), scores.dtype)
-        weights = tf.nn.softmax(scores + away[:, tf.newaxis, tf.newaxis, :])
-        mixed = tf.transpose(tf.matmul(drop(weights), v), [0, 2, 1, 3])  # [B, T, H, D / H]
-        return tf.reshape(mixed, [shape[0], shape[1], width])
+
+class Attention(keras.layers.Layer):
+    """What some of the heads add: softmax(q k' / sqrt(D / H)) v of each, mixed.
+
+    The columns of `qkv` are those of the first head's q, k and v, then the second's.
+    """
+
+    def __init__(self, config: Transformer, heads: range, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config, self.heads = config, heads
+        self.size = config.width // config.heads  # of a head: D / H
+        self.qkv = dense(3 * len(heads) * self.size, "qkv")
+        self.out = dense(config.width, "out", use_bias=False)
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the weights, for [B, T, D]."""
+        self.qkv.build(shape)
+        self.out.build((*shape[:-1], len(self.heads) * self.size))
+
+    def call(self, x: tf.Tensor, far: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
+        """[B, T, D] -> [B, T, D]; `far` is added to the scores, [B, 1, 1, T]."""
+        shape, own = tf.shape(x), len(self.heads)
+        qkv = tf.reshape(self.qkv(x), [shape[0], shape[1], own, 3, self.size])
+        q, k, v = tf.unstack(tf.transpose(qkv, [3, 0, 2, 1, 4]))  # [B, H, T, D / H]
+        scores = tf.matmul(q * self.size**-0.5, k, transpose_b=True)  # [B, H, T, T]
+        weights = tf.nn.softmax(scores + tf.cast(far, scores.dtype))
+        mixed = tf.matmul(self._drop(weights, training, seed), v)  # [B, H, T, D / H]
+        mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [shape[0], shape[1], own * self.size])
+        return self.out(mixed)
+
+    def _drop(self, weights: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
+        rate, heads = self.config.dropout, self.heads
+        if len(heads) == self.config.heads or not training or not rate:
+            return dropout(weights, rate, training, seed, 0)
+        # Drawn for all heads, so that these get what they get uncut.
+        b, _, t, _ = tf.unstack(tf.shape(weights))
+        every = tf.ones([b, self.config.heads, t, t], weights.dtype)
+        return weights * dropout(every, rate, training, seed, 0)[:, heads.start : heads.stop]
+
+
+class MLP(keras.layers.Layer):
+    """What some of the 4 D columns add."""
+
+    def __init__(self, config: Transformer, columns: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = dense(columns, "inner")
+        self.out = dense(config.width, "out", use_bias=False)
+        self.columns = columns
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the weights, for [B, T, D]."""
+        self.inner.build(shape)
+        self.out.build((*shape[:-1], self.columns))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return self.out(tf.nn.gelu(self.inner(x)))
 
 
 class Head(keras.layers.Layer):

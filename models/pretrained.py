@@ -54,10 +54,19 @@ class Weights:
             raise ModelError(f"{self.path} has no tensor {name!r}: it is not a whole BERT encoder.")
         return self.tensors[name].astype(np.float32)
 
-    def dense(self, *names: str) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel [in, out] and bias [out] of layers that stand side by side here."""
-        kernels = [self[f"{name}.weight"].T for name in names]
-        return np.concatenate(kernels, 1), np.concatenate([self[f"{name}.bias"] for name in names])
+    def qkv(self, name: str, heads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel [D, 3 D] and bias [3 D] of q, k and v, head by head."""
+        kinds = [f"{name}.{kind}" for kind in ("query", "key", "value")]
+        kernel = np.stack([self[f"{kind}.weight"].T for kind in kinds], 1)  # [D, 3, D]
+        bias = np.stack([self[f"{kind}.bias"] for kind in kinds])  # [3, D]
+        return by_head(kernel, heads), by_head(bias, heads)
+
+
+def by_head(columns: np.ndarray, heads: int) -> np.ndarray:
+    """[..., 3, D], each of q, k, v by head, -> [..., 3 D], each head's q, k, v."""
+    *rest, three, width = columns.shape
+    each = columns.reshape(*rest, three, heads, width // heads)
+    return np.moveaxis(each, -3, -2).reshape(*rest, three * width)
 
 
 def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) -> None:
@@ -78,17 +87,17 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
             )
         variable.assign(value)
 
-    def give_dense(layer: keras.layers.Dense, *names: str) -> None:
-        kernel, bias = weights.dense(*names)
-        give(layer.kernel, kernel, names[0])
-        give(layer.bias, bias, names[0])
+    def give_dense(kernel: keras.Variable, bias: keras.Variable, name: str) -> None:
+        give(kernel, weights[f"{name}.weight"].T, name)
+        give(bias, weights[f"{name}.bias"], name)
 
     def give_norm(layer: keras.layers.LayerNormalization, name: str) -> None:
         give(layer.gamma, weights[f"{name}.weight"], name)
         give(layer.beta, weights[f"{name}.bias"], name)
 
+    (words,) = embeddings.words.shares
     for kind, variable in (
-        ("word", embeddings.words),
+        ("word", words.table),
         ("position", embeddings.positions),
         ("token_type", embeddings.segments),
     ):
@@ -97,14 +106,17 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
     give_norm(embeddings.normalization, "embeddings.LayerNorm")
     for place, layer in enumerate(layers):
         name = f"encoder.layer.{place}"
-        give_dense(layer.qkv, *(f"{name}.attention.self.{k}" for k in ("query", "key", "value")))
-        give_dense(layer.attention_out, f"{name}.attention.output.dense")
+        (attention,), (mlp,) = layer.attention.shares, layer.mlp.shares
+        kernel, bias = weights.qkv(f"{name}.attention.self", config.heads)
+        give(attention.qkv.kernel, kernel, f"{name}.attention.self")
+        give(attention.qkv.bias, bias, f"{name}.attention.self")
+        give_dense(attention.out.kernel, layer.attention.bias, f"{name}.attention.output.dense")
         give_norm(layer.attention_normalization, f"{name}.attention.output.LayerNorm")
-        give_dense(layer.mlp_in, f"{name}.intermediate.dense")
-        give_dense(layer.mlp_out, f"{name}.output.dense")
+        give_dense(mlp.inner.kernel, mlp.inner.bias, f"{name}.intermediate.dense")
+        give_dense(mlp.out.kernel, layer.mlp.bias, f"{name}.output.dense")
         give_norm(layer.mlp_normalization, f"{name}.output.LayerNorm")
     if config.pooling == "cls" and "pooler.dense.weight" in weights:
-        give_dense(head.pooler, "pooler.dense")
+        give_dense(head.pooler.kernel, head.pooler.bias, "pooler.dense")
 
 
 def check(config: Transformer, folder: Path) -> None:

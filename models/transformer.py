@@ -55,18 +55,22 @@ class Transformer:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
 
-    def blocks(self, num_classes: int) -> Sequence[keras.Layer]:
-        """Embeddings, the encoder's layers, head."""
+    def blocks(self, num_classes: int, shares: int = 1) -> Sequence[keras.Layer]:
+        """Embeddings, the encoder's layers, head.
+
+        Cut into shares are the embedding table by words, attention by heads and the MLP by
+        columns.
+        """
         from models import encoder  # TensorFlow, only when a model is built
 
         return [
-            encoder.Embeddings(self, name="embeddings"),
-            *(encoder.Layer(self, name=f"layer{i:02d}") for i in range(self.layers)),
+            encoder.Embeddings(self, shares, name="embeddings"),
+            *(encoder.Layer(self, shares, name=f"layer{i:02d}") for i in range(self.layers)),
             encoder.Head(self, num_classes, name="head"),
         ]
 
     def load(self, blocks: Sequence[keras.Layer], folder: Path) -> None:
-        """Puts the weights of `init_from`, found in `folder`, into built blocks.
+        """Puts the weights of `init_from`, found in `folder`, into built blocks of one share.
 
         Raises:
             ModelError: another architecture, a missing tensor, another size.

@@ -40,12 +40,17 @@ def test_parallel_knows_no_training():
 
 
 def test_integers_need_no_tensorflow():
-    free = ["app/config.py", "app/experiments.py", "app/parallel/topology.py"]
+    free = [
+        "app/command_line.py",
+        "app/config.py",
+        "app/experiments.py",
+        "app/parallel/topology.py",
+    ]
     free += ["app/parallel/tree.py", "app/parallel/schedule.py", "app/parallel/pipeline.py"]
     free += ["input/order.py", "input/images.py", "input/text.py"]
     assert not set(free) & users("tensorflow", "keras")
 
 
-def test_one_gradient_tape():
+def test_one_gradient_tape_and_one_of_shares():
     tapes = [str(p.relative_to(ROOT)) for p in FILES if "GradientTape(" in p.read_text()]
-    assert tapes == ["app/training/differentiation.py"]
+    assert tapes == ["app/training/differentiation.py", "models/shares.py"]

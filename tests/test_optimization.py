@@ -44,7 +44,8 @@ def test_updates_against_numpy(optimizer, nesterov):
     expected, momenta = [w.copy() for w in start], [np.zeros_like(w) for w in start]
     for _ in range(3):
         given = [tf.constant(g, tf.float32) for g in gradients]
-        update(o, weights, [slots], given, tf.constant(0.1), tf.constant(1.0))
+        for w, slot, g in zip(weights, slots, given, strict=True):
+            update(o, w, [slot], g, tf.constant(0.1), tf.constant(1.0))
         for w, u, g in zip(expected, momenta, gradients, strict=True):
             step = g.copy()
             if w.ndim > 1:

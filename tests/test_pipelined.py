@@ -1,6 +1,7 @@
 """A pipeline is another layout: the same steps on several devices."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,10 +13,8 @@ from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
-from app.training import loop
-from app.training.pipelined import PipelinedStep
+from app.training import opening
 from app.training.state import State
-from app.training.step import Step
 
 LAYOUTS = [
     Layout(stages=2),
@@ -23,16 +22,17 @@ LAYOUTS = [
     Layout(stages=4, recompute=True),
     Layout(stages=2, chunks=2),
     Layout(stages=3, cut=(1, 3, 2)),
+    Layout(tensor=2),
+    Layout(stages=2, tensor=2, recompute=True),
 ]
 
 
 def built(experiment, layout):
     data = experiment.data.open("")
-    placement = loop.placed(experiment, layout, Topology(), data)
+    placement = opening.placed(experiment, layout, Topology(), data)
     state = State(experiment, data.input_spec, data.num_classes, placement)
-    kind = PipelinedStep if layout.stages > 1 else Step
-    step = kind(experiment, layout, state, range(experiment.num_micro_batches))
-    return state, step, loop.training_batches(experiment, data, Topology(), 0, 3)
+    step = opening.make_step(experiment, layout, state, range(experiment.num_micro_batches))
+    return state, step, opening.training_batches(experiment, data, Topology(), 0, 3)
 
 
 def trained(experiment, layout, steps=3):
@@ -50,7 +50,8 @@ def test_stages_change_no_number(sentences, layout):
             assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-4)
     assert state.named().keys() == serial.named().keys()
     for name, variable in serial.named().items():
-        np.testing.assert_allclose(state.named()[name], variable, atol=2e-5, err_msg=name)
+        found = state.named()[name].numpy()
+        np.testing.assert_allclose(found, variable, atol=2e-5, err_msg=name)
 
 
 def test_a_resnet_is_cut_too(tiny):
@@ -66,8 +67,50 @@ def test_every_variable_is_on_its_stage(sentences):
     state, _, _ = trained(sentences, Layout(stages=4), steps=1)
     for stage, part in enumerate(state.parts):
         variables = [*part.trainable, *(v for slot in part.slots for v in slot)]
-        variables += part.average.values()
+        variables += part.averages
         assert {tf.DeviceSpec.from_string(v.device).device_index for v in variables} == {stage}
+
+
+def test_a_split_layer_has_a_share_of_each_weight_on_each_device(sentences):
+    state, step, _ = trained(sentences, Layout(stages=2, tensor=2, cut=(3, 3)), steps=1)
+    rows = step.table()
+    assert [(row["stage"], row["device"][-5:]) for row in rows] == [
+        (0, "CPU:0"), (0, "CPU:1"), (1, "CPU:2"), (1, "CPU:3"),
+    ]  # fmt: skip
+    assert sum(row["parameters"] for row in rows) == sum(
+        w.shape.num_elements() for w in state.weights.values()
+    )
+    for name, axis in {
+        "embeddings/words/table": 0, "layer00/attention/qkv/kernel": 1,
+        "layer00/attention/out/kernel": 0, "layer00/mlp/inner/bias": 0,
+    }.items():  # fmt: skip
+        for kind in ("weights", "average", "first_moment", "second_moment"):
+            weight = state.named()[f"{kind}/{name}"]
+            assert weight.axis == axis
+            assert [v.device[-5:] for v in weight.shards] == ["CPU:0", "CPU:1"]
+    assert all(row["activation_bytes"] > 0 for row in rows)
+
+
+def test_the_gradient_of_a_share_is_computed_where_the_share_is(sentences):
+    _, step, _ = trained(sentences, Layout(tensor=2), steps=1)
+    (part,) = step.parts
+
+    @tf.function
+    def both_ways(x, micro_batch):
+        return part.backward(part.forward(x, micro_batch)[1], micro_batch)
+
+    found = set()
+
+    def look(graph):
+        for op in graph.get_operations():
+            share = re.search(r"gradient_tape/layer.*/share(\d)", op.name)
+            if op.type == "MatMul" and share:
+                found.add((share[1], op.device[-5:]))
+            if "PartitionedCall" in op.type:
+                look(graph._get_function(op.get_attr("f").name).graph)
+
+    look(both_ways.get_concrete_function(*step.widest[0]).graph)
+    assert found == {("0", "CPU:0"), ("1", "CPU:1")}
 
 
 @pytest.mark.parametrize(("schedule", "alive"), [("1f1b", [4, 3, 2, 1]), ("gpipe", [8, 8, 8, 8])])
@@ -111,6 +154,9 @@ def test_a_stage_that_fails_stops_the_others():
         (Layout(stages=2, cut=(6,)), ["--cut=6", "2 numbers"]),
         (Layout(stages=3, chunks=2), ["multiple of 3"]),
         (Layout(stages=0), ["--stages (0)"]),
+        (Layout(tensor=3), ["attention has 2", "--tensor=2"]),
+        (Layout(tensor=2, exact=True), ["--tensor=2", "--exact"]),
+        (Layout(tensor=-1), ["--tensor (-1)"]),
     ],
     ids=str,
 )
@@ -123,7 +169,7 @@ def test_what_cannot_be_cut_is_refused(sentences, train, layout, words):
 def test_a_checkpoint_does_not_know_the_cut(sentences, train):
     whole = train(sentences, "whole")
     train(sentences, "parts", Layout(stages=4), stop_at_step=1)
-    train(sentences, "parts", Layout(stages=2, schedule="gpipe"), stop_at_step=2)
+    train(sentences, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
     parts = train(sentences, "parts")
     assert parts["finished"]
     assert parts["metrics"]["test"]["loss"] == pytest.approx(whole["metrics"]["test"]["loss"], 1e-4)

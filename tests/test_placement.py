@@ -25,7 +25,7 @@ def test_of_equally_fast_cuts_the_smallest():
 
 
 def test_chunks_go_round_the_stages():
-    placement = Placement(("a", "b"), (2, 1, 1, 2))
-    assert [(run.start, run.stop, d) for run, d in placement.runs()] == [
+    placement = Placement((("a",), ("b",)), (2, 1, 1, 2))
+    assert [(run.start, run.stop, d) for run, (d,) in placement.runs()] == [
         (0, 2, "a"), (2, 3, "b"), (3, 4, "a"), (4, 6, "b"),
     ]  # fmt: skip

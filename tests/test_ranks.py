@@ -247,7 +247,7 @@ def test_exact_is_bit_identical_for_any_cut(texts):
     }
     assert len({r["weights_sha256"] for r in results.values()}) == 1
     rows = results[1, "4"]["stages"]
-    assert [row["device"][0][-5:] for row in rows] == [f"CPU:{s}" for s in range(4)]
+    assert [row["device"][-5:] for row in rows] == [f"CPU:{s}" for s in range(4)]
     assert [row["micro_batches_alive"] for row in rows] == [4, 3, 2, 1]
     whole = sum(row["parameters"] for row in rows)
     assert all(0 < row["parameters"] < whole for row in rows)
@@ -255,10 +255,11 @@ def test_exact_is_bit_identical_for_any_cut(texts):
 
 
 def test_verify_passes_a_model_of_one_s_own(texts):
-    small = ["--stages=2", "--set=model.layers=2"]
+    small = ["--stages=2", "--tensor=2", "--set=model.layers=2"]
     done = app(2, texts, "verify", "--experiment=mine.py:tiny", *small, limit=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout
+    assert "2 processes, 2 stages, 1f1b, 2 shares" in done.stdout
 
 
 def test_trace_draws_the_schedule(texts):
@@ -271,26 +272,41 @@ def test_trace_draws_the_schedule(texts):
     assert done.returncode == 2 and "--stages" in done.stderr
 
 
-def test_stage_servers_change_no_bit(texts):
-    """Four servers, 2 processes x 2 stages, in a network that nobody else is in."""
-    alone = train(texts, 1, "alone", "--exact")
-    ports = [43_211, 43_212, 43_213, 43_214]
-    flags = "--experiment=mine.py:tiny --exact --stages=2 --workdir=served"
-    servers = ",".join(f"127.0.0.1:{port}" for port in ports)
+def served(texts, servers, flags, np):
+    """Trains on stage servers at these ports, in a network that nobody else is in."""
+    ports, server_flags = servers
+    names = ",".join(f"127.0.0.1:{port}" for port in ports)
+    train_flags = f"--experiment=mine.py:tiny --workdir=served {flags} --servers={names}"
     lines = [
         "ip link set lo up",
-        *(f"python -m app stage-server --exact --port={port} > s{port} 2>&1 &" for port in ports),
+        *(f"python -m app stage-server --port={p} {server_flags} > s{p} 2>&1 &" for p in ports),
         f"until [ $(cat s* | grep -c 'on port') = {len(ports)} ]; do sleep 0.5; done",
-        f"horovodrun --gloo -np 2 python -m app train {flags} --servers={servers}",
-        "code=$?; kill %1 %2 %3 %4; exit $code",
+        f"horovodrun --gloo -np {np} python -m app train {train_flags}",
+        f"code=$?; kill {' '.join(f'%{i + 1}' for i in range(len(ports)))}; exit $code",
     ]
     (texts / "job.sh").write_text("\n".join(lines))
     done = start(["unshare", "-r", "-n", "bash", "job.sh"], texts, limit=300)
     assert done.returncode == 0, done.stderr[-3000:] + (texts / f"s{ports[0]}").read_text()
-    served = json.loads((texts / "served/result.json").read_text())
-    assert served["weights_sha256"] == alone["weights_sha256"]
-    devices = [row["device"] for row in served["stages"]]
-    assert devices == [[f"/job:stage/replica:0/task:{t}/device:CPU:0"] for t in range(2)]
+    return json.loads((texts / "served/result.json").read_text())
+
+
+def test_stage_servers_change_no_bit(texts):
+    """Four servers, 2 processes x 2 stages."""
+    alone = train(texts, 1, "alone", "--exact")
+    servers = [43_211, 43_212, 43_213, 43_214], "--exact"
+    result = served(texts, servers, "--exact --stages=2", np=2)
+    assert result["weights_sha256"] == alone["weights_sha256"]
+    devices = [row["device"] for row in result["stages"]]
+    assert devices == [f"/job:stage/replica:0/task:{t}/device:CPU:0" for t in range(2)]
+
+
+def test_a_stage_server_lends_a_device_a_share(texts):
+    alone = train(texts, 1, "alone")
+    result = served(texts, ([43_221, 43_222], "--tensor=2"), "--stages=2 --tensor=2", np=1)
+    assert result["metrics"]["test"]["loss"] == pytest.approx(alone["metrics"]["test"]["loss"])
+    assert [row["device"][-19:] for row in result["stages"]] == [
+        f"task:{t}/device:CPU:{i}" for t in range(2) for i in range(2)
+    ]
 
 
 def test_stage_servers_are_not_open_and_must_answer(texts):

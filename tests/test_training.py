@@ -8,7 +8,8 @@ import tensorflow as tf
 from app import config
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
-from app.training import loop
+from app.parallel.topology import Topology
+from app.training import opening
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import Step
@@ -16,8 +17,8 @@ from app.training.step import Step
 
 def batches(experiment, processes=1):
     data = experiment.data.open("")
-    where = loop.Topology(0, processes)
-    return data, loop.training_batches(experiment, data, where, 0, experiment.steps)
+    where = Topology(0, processes)
+    return data, opening.training_batches(experiment, data, where, 0, experiment.steps)
 
 
 def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
@@ -78,10 +79,10 @@ def test_average_of_the_weights(tiny):
     Step(tiny, Layout(), state, range(6))(0, stream, 0.1)
     after = state.weights[name].numpy()
     np.testing.assert_allclose(
-        state.parts[0].average[name], 0.75 * before + 0.25 * after, rtol=1e-4
+        state.named()[f"average/{name}"], 0.75 * before + 0.25 * after, rtol=1e-4
     )
     with state.averaged():
-        assert np.array_equal(state.weights[name], state.parts[0].average[name])
+        assert np.array_equal(state.weights[name], state.named()[f"average/{name}"])
     assert np.array_equal(state.weights[name], after)
 
 

@@ -5,6 +5,8 @@
 part     0      1      2      3        part   0   1   2   3   4   5   6   7
 blocks   0-5    6-11   12-17  18-23    blocks 0-2 3-5 6-8 ...
 stage    0      1      2      3        stage  0   1   2   3   0   1   2   3
+
+With tensor parallelism a stage is several devices, each with a share of each of its blocks.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
 from app.errors import UsageError
 
-HERE = "/job:localhost/replica:0/task:0/device:CPU:0"  # whole: scopes of tf.device merge
+LOCAL = "/job:localhost/replica:0/task:0"
+HERE = f"{LOCAL}/device:CPU:0"  # whole names: scopes of tf.device merge
 REACH_SECONDS = 5.0  # for a stage server to take a connection
 
 
@@ -29,11 +33,12 @@ class Placement:
     """The cut of a model, and the devices.
 
     Attributes:
-        devices: one a stage, by TensorFlow's names; "" is wherever TensorFlow likes.
+        devices: of each stage, by TensorFlow's names; "" is wherever TensorFlow likes. A stage
+            with several has a share of each block on each.
         sizes: blocks of each part; part p is on stage p modulo the number of stages.
     """
 
-    devices: tuple[str, ...]
+    devices: tuple[tuple[str, ...], ...]
     sizes: tuple[int, ...]
 
     @property
@@ -44,10 +49,15 @@ class Placement:
     @classmethod
     def whole(cls, num_blocks: int) -> Placement:
         """All in one place."""
-        return cls(("",), (num_blocks,))
+        return cls((("",),), (num_blocks,))
 
-    def runs(self) -> Iterator[tuple[range, str]]:
-        """The blocks and the device of each part."""
+    @property
+    def num_shares(self) -> int:
+        """Devices of a stage."""
+        return len(self.devices[0])
+
+    def runs(self) -> Iterator[tuple[range, tuple[str, ...]]]:
+        """The blocks and the devices of each part."""
         starts = itertools.accumulate(self.sizes, initial=0)
         for part, (start, size) in enumerate(zip(starts, self.sizes, strict=False)):
             yield range(start, start + size), self.devices[self.stage(part)]
@@ -56,26 +66,31 @@ class Placement:
         """Where a part is."""
         return part % len(self.devices)
 
-    def each_block(self) -> list[AbstractContextManager[None]]:
-        """For each block, what to enter while it is built."""
-        return [tf.device(device) for run, device in self.runs() for _ in run]
+    def each_block(self) -> list[list[Callable[[], AbstractContextManager[Any]]]]:
+        """For each block, where its shares are."""
+        return [
+            [functools.partial(tf.device, device) for device in devices]
+            for run, devices in self.runs()
+            for _ in run
+        ]
 
 
-def local_devices(stages: int) -> list[str]:
-    """A device of this process for each stage, as `replicas.join` made them."""
+def local_devices(count: int) -> list[str]:
+    """Devices of this process, as `replicas.join` made them."""
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return [f"/device:{kind}:{stage}" for stage in range(stages)] if stages > 1 else [""]
+    return [f"{LOCAL}/device:{kind}:{i}" for i in range(count)] if count > 1 else [""]
 
 
 @functools.cache  # once a process
-def connect(servers: tuple[str, ...]) -> list[str]:
-    """Connects this process to stage servers; returns the device of each.
+def connect(servers: tuple[str, ...], shares: int = 1) -> list[str]:
+    """Connects this process to stage servers; returns `shares` devices of each, in order.
 
     Args:
         servers: host:port of each stage's, in order.
+        shares: devices a stage; all of one server, whose devices are near each other.
 
     Raises:
-        UsageError: one that does not answer.
+        UsageError: one that does not answer, or has too few devices.
     """
     for server in servers:
         host, _, port = server.rpartition(":")
@@ -90,9 +105,16 @@ def connect(servers: tuple[str, ...]) -> list[str]:
     tf.config.experimental_connect_to_cluster(cluster)
     devices = tf.config.list_logical_devices()
     found = []
-    for task in range(len(servers)):
-        names = [d.name for d in devices if d.name.startswith(f"/job:stage/replica:0/task:{task}/")]
-        found.append(next((n for n in names if "GPU" in n), names[0]))
+    for task, server in enumerate(servers):
+        own = [d for d in devices if d.name.startswith(f"/job:stage/replica:0/task:{task}/")]
+        gpus = [d.name for d in own if d.device_type == "GPU"]
+        names = gpus or [d.name for d in own if d.device_type == "CPU"]
+        if len(names) < shares:
+            raise UsageError(
+                f"--tensor={shares} needs as many devices of each stage server, but {server} has "
+                f"{len(names)}: start it on more GPUs, or without GPUs with --tensor={shares}."
+            )
+        found += names[:shares]
     return found
 
 

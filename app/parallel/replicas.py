@@ -21,10 +21,10 @@ from app.parallel.topology import Topology
 Compression = Literal["none", "float16"]
 
 
-def join(exact: bool = False, stages: int = 1) -> Topology:
+def join(exact: bool = False, devices: int = 1) -> Topology:
     """Joins the job, and takes this process's part of the machine's cores and GPUs.
 
-    A process with several stages takes as many GPUs; without any GPU it makes as many
+    A process that needs several devices takes as many GPUs; without any GPU it makes as many
     logical CPU devices.
 
     With `exact` an operator runs on one thread: a step of a narrow ResNet-18 was seen to
@@ -32,27 +32,28 @@ def join(exact: bool = False, stages: int = 1) -> Topology:
     """
     hvd.init()
     topology = Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
-    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)), stages)
+    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)), devices)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # One a stage at least, and another that can start an all-reduce or copy.
-    tf.config.threading.set_inter_op_parallelism_threads(max(stages + 1, threads))
+    # One a device at least, and another that can start an all-reduce or copy.
+    tf.config.threading.set_inter_op_parallelism_threads(max(devices + 1, threads))
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        places = [(topology.local_rank * stages + stage) % len(gpus) for stage in range(stages)]
+        places = [(topology.local_rank * devices + i) % len(gpus) for i in range(devices)]
         own = [gpus[place] for place in sorted(set(places))]
-        if len(own) < stages or (stages > 1 and topology.local_size * stages > len(gpus)):
+        needed = topology.local_size * devices
+        if len(own) < devices or (devices > 1 and needed > len(gpus)):
             raise UsageError(
-                f"{topology.local_size} processes x {stages} stages need "
-                f"{topology.local_size * stages} GPUs, but this machine has {len(gpus)}: start "
-                "fewer processes, or set fewer --stages."
+                f"{topology.local_size} processes x {devices} devices (stages x tensor) need "
+                f"{needed} GPUs, but this machine has {len(gpus)}: start fewer processes, or set "
+                "fewer --stages or a smaller --tensor."
             ).on_every_rank(speaker=topology.local_rank == 0)
         tf.config.set_visible_devices(own, "GPU")
         for gpu in own:
             tf.config.experimental.set_memory_growth(gpu, True)
-    elif stages > 1:
+    elif devices > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration() for _ in range(stages)],
+            [tf.config.LogicalDeviceConfiguration() for _ in range(devices)],
         )
     return topology
 

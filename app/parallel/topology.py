@@ -38,6 +38,6 @@ class Topology:
         """The places, in [0, total), of the micro-batches this process runs each step."""
         return share(total, self.size, self.rank)
 
-    def threads(self, cores: int, stages: int = 1) -> int:
-        """TensorFlow threads of each stage, so that the machine's stages do not fight."""
-        return max(1, cores // (self.local_size * stages))
+    def threads(self, cores: int, devices: int = 1) -> int:
+        """TensorFlow threads of each of a process's devices, so that they do not fight."""
+        return max(1, cores // (self.local_size * devices))

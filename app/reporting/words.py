@@ -56,7 +56,7 @@ def stages(table: list[dict[str, Any]]) -> list[str]:
         f"{'optimizer':>9} {'alive':>5} {'activations':>11}"
     ]
     for row in table:
-        device = " ".join(map(short, row["device"]))
+        device = short(row["device"])
         sizes = [row[f"{name}_bytes"] / 1e6 for name in ("weight", "optimizer", "activation")]
         lines.append(
             f"{row['stage']:5} {device:16} {row['blocks']:28} {row['parameters']:11,} "

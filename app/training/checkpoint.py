@@ -18,11 +18,9 @@ import tensorflow as tf
 from app.errors import CheckpointError
 from app.parallel import replicas
 from app.parallel.placement import HERE
+from app.parallel.sharded import pieces
 from app.parallel.topology import Topology
 from app.training.state import State
-
-# The files are this process's, also for what is on a stage server elsewhere.
-OPTIONS = tf.train.CheckpointOptions(experimental_io_device=HERE)
 
 
 class Checkpoints:
@@ -30,7 +28,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, state: State, where: Topology, keep: int) -> None:
         self.folder, self.state, self.where, self.keep = folder, state, where, keep
-        self._checkpoint = tf.train.Checkpoint(**_attributes(state))
 
     def manifests(self) -> list[dict[str, Any]]:
         """Manifests of the complete checkpoints, oldest first.
@@ -50,7 +47,7 @@ class Checkpoints:
         for left in self.folder.glob(".writing-*"):
             shutil.rmtree(left)
         writing.mkdir(parents=True)
-        self._checkpoint.write(str(writing / "state"), OPTIONS)
+        _write(writing / "state", self.state)
         manifest = {"step": step, "metrics": metrics, "weights_sha256": self.state.sha256()}
         (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
         writing.rename(final)
@@ -80,9 +77,8 @@ class Checkpoints:
         step = int(manifests[-1]["step"])
         folder = self.folder / f"step-{step:08d}"
         try:
-            status = self._checkpoint.read(str(folder / "state"), OPTIONS)
-            status.assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+            _read(folder / "state", self.state)
+        except (tf.errors.OpError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise CheckpointError(
                 f"cannot restore {folder}: {reason}; remove that folder to continue from the "
@@ -117,6 +113,31 @@ def _manifest(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _attributes(state: State) -> dict[str, tf.Variable]:
-    # Attribute names of a tf.train.Checkpoint cannot hold a slash.
-    return {name.replace("/", "."): variable for name, variable in state.named().items()}
+def _write(prefix: Path, state: State) -> None:
+    """A tensor bundle by name: a split weight is one tensor, of which each shard is a slice."""
+    names, slices, variables = zip(*pieces(state.named()), strict=True)
+    with tf.device(HERE):  # the files are this process's, whatever is on a stage server
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix), tensor_names=names, shape_and_slices=slices,
+            tensors=[v.read_value() for v in variables],
+        )  # fmt: skip
+
+
+def _read(prefix: Path, state: State) -> None:
+    """Raises ValueError if the bundle holds other tensors than the state."""
+    weights = state.named()
+    held = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+    wanted = {name: weight.shape.as_list() for name, weight in weights.items()}
+    for name in sorted(held.keys() ^ wanted.keys()):
+        raise ValueError(f"{name} is {'not in the model' if name in held else 'not in it'}")
+    for name, shape in wanted.items():
+        if held[name] != shape:
+            raise ValueError(f"{name} has shape {held[name]} there, {shape} in the model")
+    names, slices, variables = zip(*pieces(weights), strict=True)
+    with tf.device(HERE):
+        values = tf.raw_ops.RestoreV2(
+            prefix=str(prefix), tensor_names=names, shape_and_slices=slices,
+            dtypes=[v.dtype for v in variables],
+        )  # fmt: skip
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,4 +1,4 @@
-"""Forward and backward of one part of the model: the only GradientTape of synchronous training.
+"""Forward and backward of one part of the model: the GradientTape of synchronous training.
 
     part 0           part 1                part 2, the last
     x --forward--> activations --forward--> loss
@@ -7,6 +7,7 @@
 Inside a compiled step (one part) this is one graph. In a pipeline each part's forward is a
 compiled function of its own, called under an eager tape, which keeps what the backward pass
 needs; that makes tracing time independent of the number of micro-batches and stages.
+(The shares of a split layer have a tape of their own: `models/shares.py` says why.)
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class Differentiation:
         record.tape = None
         return gradients[0], [*gradients[1], *record.values]
 
-    def activation_bytes(self, x: Any, micro_batch: MicroBatch) -> int:
-        """What one micro-batch keeps on the device between its forward and its backward.
+    def activation_bytes(self, x: Any, micro_batch: MicroBatch) -> dict[str, int]:
+        """What one micro-batch keeps on each device between its forward and its backward.
 
         Counted in a graph: tensors of the forward pass that the backward pass reads, but for
         weights and constants. With `recompute` the part's input alone.
@@ -108,7 +109,7 @@ class Differentiation:
             micro_batch: likewise.
         """
         if self.recompute:
-            return sum(_bytes(t) for t in tf.nest.flatten(x))
+            return {self.part.device: sum(_bytes(t) for t in tf.nest.flatten(x))}
         forward: set[str] = set()
 
         @tf.function
@@ -124,8 +125,12 @@ class Differentiation:
         backward = [op for op in graph.get_operations() if op.name not in forward]
         kept = {t.ref() for op in backward for t in op.inputs if t.op.name in forward}
         weights = ("Const", "ReadVariableOp", "ResourceGather")
-        tensors = [ref.deref() for ref in kept]
-        return sum(_bytes(t) for t in tensors if t.op.type not in weights)
+        held: dict[str, int] = {}
+        for tensor in (ref.deref() for ref in kept):
+            if tensor.op.type not in weights:
+                device = tensor.device or self.part.device
+                held[device] = held.get(device, 0) + _bytes(tensor)
+        return held
 
     def _record(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, Record]:
         with tf.GradientTape() as tape:

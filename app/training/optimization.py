@@ -54,29 +54,28 @@ def clipping(o: Optimization, norm: tf.Tensor) -> tf.Tensor | None:
 
 def update(
     o: Optimization,
-    weights: Sequence[tf.Variable],
-    slots: Sequence[Sequence[tf.Variable]],
-    gradients: Sequence[tf.Tensor],
+    weight: tf.Variable,
+    slots: Sequence[tf.Variable],
+    gradient: tf.Tensor,
     rate: tf.Tensor,
     count: tf.Tensor,
 ) -> None:
-    """One step of every weight, in place.
+    """One step of a weight, in place.
 
     Args:
         o: which rule, and its numbers.
-        weights: the variables.
-        slots: for each of SLOTS[o.optimizer], a variable a weight.
-        gradients: one a weight.
+        weight: or a shard of one; LARS' norms need all of it.
+        slots: as SLOTS[o.optimizer] names them.
+        gradient: of the weight.
         rate: the learning rate.
         count: updates with this one, from 1; float32.
     """
     apply = _adamw if o.optimizer == "adamw" else _momentum
-    for weight, gradient, *own in zip(weights, gradients, *slots, strict=True):
-        apply(o, weight, gradient, own, rate, count)
+    apply(o, weight, gradient, slots, rate, count)
 
 
 def _momentum(
-    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: list[tf.Variable],
+    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: Sequence[tf.Variable],
     rate: tf.Tensor, count: tf.Tensor,
 ) -> None:  # fmt: skip
     """SGD and LARS.
@@ -98,7 +97,7 @@ def _momentum(
 
 
 def _adamw(
-    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: list[tf.Variable],
+    o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: Sequence[tf.Variable],
     rate: tf.Tensor, count: tf.Tensor,
 ) -> None:  # fmt: skip
     """AdamW (arXiv:1711.05101, algorithm 2), the decay scaled by the rate.

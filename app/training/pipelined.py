@@ -80,30 +80,30 @@ class PipelinedStep:
         return metrics
 
     def table(self) -> list[dict[str, Any]]:
-        """A row a part: where it is, what it is, and the bytes it holds there.
+        """A row a part and device: where it is, what it is, and the bytes it holds there.
 
         Activations are those of the most micro-batches alive at once, each as large as the
         largest seen.
         """
         rows = []
-        names = [block.name for part in self.state.parts for block in part.blocks]
         for i, part in enumerate(self.state.parts):
-            weights = list(part.weights.values())
+            run = [block.name for block in part.blocks]
+            micro = self.parts[i].activation_bytes(*self.widest[i]) if self.widest[i] else {}
             slots = [v for slot in part.slots for v in slot]
-            micro = self.parts[i].activation_bytes(*self.widest[i]) if self.widest[i] else 0
-            run = names[part.first : part.first + len(part.blocks)]
-            rows.append(
-                {
-                    "stage": self.state.placement.stage(i),
-                    "device": sorted({v.device for v in [*weights, *slots]}),
-                    "blocks": run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}",
-                    "parameters": sum(v.shape.num_elements() for v in part.trainable),
-                    "weight_bytes": _bytes(weights),
-                    "optimizer_bytes": _bytes(slots),
-                    "micro_batches_alive": self.most_alive[i],
-                    "activation_bytes": micro * self.most_alive[i],
-                }
-            )
+            for device in sorted({v.device for v in part.variables}):
+                weights = [v for v in part.variables if v.device == device]
+                rows.append(
+                    {
+                        "stage": self.state.placement.stage(i),
+                        "device": device,
+                        "blocks": run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}",
+                        "parameters": _elements([v for v in part.trainable if v.device == device]),
+                        "weight_bytes": _bytes(weights),
+                        "optimizer_bytes": _bytes([v for v in slots if v.device == device]),
+                        "micro_batches_alive": self.most_alive[i],
+                        "activation_bytes": micro.get(device, 0) * self.most_alive[i],
+                    }
+                )
         return rows
 
     def held_by(self, stage: int) -> range:

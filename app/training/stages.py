@@ -12,7 +12,7 @@ import tensorflow as tf
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel.placement import Placement, balanced
-from app.training.state import start, zeros
+from app.training.building import start, zeros
 from models import blocks
 
 ROUNDS = 5  # each block's time is the least of them
@@ -44,7 +44,7 @@ def place(
     Args:
         experiment: holds the model.
         layout: stages, chunks, cut.
-        devices: one a stage.
+        devices: as many a stage as a layer has shares, stage 0's first.
         num_classes: of the data.
         costs: balance by these; None if the layout says how to cut.
 
@@ -58,8 +58,10 @@ def place(
             f"{layout.stages} stages x {layout.chunks} chunks need at least {parts} blocks, but "
             f"the model has {len(names)}: set at most --stages={len(names) // layout.chunks or 1}."
         )
+    t = layout.tensor
+    placed = tuple(tuple(devices[i : i + t]) for i in range(0, len(devices), t))
     if parts == 1:
-        return Placement.whole(len(names))
+        return Placement(placed, (len(names),))
     cut = layout.cut
     if cut and (sum(cut) != len(names) or len(cut) != parts or min(cut) < 1):
         raise UsageError(
@@ -69,7 +71,7 @@ def place(
     if not cut:
         assert costs is not None
         cut = balanced(costs.seconds, costs.bytes, parts)
-    return Placement(tuple(devices), tuple(cut))
+    return Placement(placed, tuple(cut))
 
 
 def measure(experiment: Experiment, spec: Any, num_classes: int) -> Costs:

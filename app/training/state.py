@@ -2,7 +2,7 @@
 
 All are plain `tf.Variable`s under the names of their weights, the same on every replica
 after every step. This is what is broadcast, checkpointed and hashed. The names do not know
-how the model is cut; a `Part` is what one stage holds of it.
+how the model is cut or split; a `Part` is what one stage holds of it.
 """
 
 from __future__ import annotations
@@ -12,63 +12,75 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from app.config import Experiment
 from app.parallel.placement import Placement
+from app.parallel.sharded import Sharded, Weight
+from app.training.building import Built, build
 from app.training.optimization import SLOTS
-from models import blocks
-
-POLICIES = {
-    "float32": "float32",
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-}
+from models import blocks, shares
 
 
 class Part:
-    """A contiguous run of blocks on one device, and the variables that go with them.
+    """A contiguous run of blocks on one stage, and the variables that go with them.
 
     Attributes:
         blocks: Keras layers, first to last.
         first: place of the first of them in the whole model.
-        device: where all of it is.
-        trainable: weights that gradients move.
+        device: the stage's, or the first of its devices.
+        trainable: variables that gradients move; of a split weight each shard is one.
         statistics: weights that follow the mean over the micro-batches, and their momentum.
-        slots: for each slot of the optimizer, a variable a trainable weight.
-        average: for each weight, its moving average; empty without `ema_decay`.
+        slots: for each slot of the optimizer, a variable a trainable one.
+        averages: of all variables, in their order; none without `ema_decay`.
+        names: of the weight that each trainable variable is, or is a shard of.
     """
 
     def __init__(
-        self,
-        blocks_: Sequence[keras.Layer],
-        first: int,
-        device: str,
-        statistics: Sequence[blocks.Statistic],
-        optimizer: str,
-        has_average: bool,
+        self, built: Built, run: range, device: str, optimizer: str, has_average: bool
     ) -> None:
-        self.blocks, self.first, self.device = list(blocks_), first, device
+        self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
+        self._axes = built.axes
         trainable = [v for block in self.blocks for v in block.trainable_variables]
         variables = [v for block in self.blocks for v in block.variables]
-        self.names = [v.path for v in trainable]
-        self.trainable: list[tf.Variable] = [v.value for v in trainable]
         own = {v.path for v in variables}
         self.statistics = [
-            (s.variable.value, s.momentum) for s in statistics if s.variable.path in own
+            (s.variable.value, s.momentum) for s in built.statistics if s.variable.path in own
         ]
-        self.weights: dict[str, tf.Variable] = {v.path: v.value for v in variables}
-        with tf.device(device):
-            self.slots = [
-                [_beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
-                for _ in SLOTS[optimizer]
-            ]
-            self.average = (
-                {n: _beside(v, v.read_value()) for n, v in self.weights.items()}
-                if has_average
-                else {}
-            )
+        self.trainable: list[tf.Variable] = [v.value for v in trainable]
+        self.variables: list[tf.Variable] = [v.value for v in variables]
+        self.names = [shares.name(v) for v in trainable]
+        self._all_names = [shares.name(v) for v in variables]
+        self.slots = [
+            [_beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
+            for _ in SLOTS[optimizer]
+        ]
+        self.averages = [_beside(v, v.read_value()) for v in self.variables if has_average]
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """All weights by name."""
+        return self._joined(self._all_names, self.variables)
+
+    def named(self, slots: Sequence[str]) -> dict[str, Weight]:
+        """Everything of the part by name; `slots` are those of the slots."""
+        named = {f"weights/{n}": v for n, v in self.weights.items()}
+        if self.averages:
+            averages = self._joined(self._all_names, self.averages)
+            named |= {f"average/{n}": v for n, v in averages.items()}
+        for slot, variables in zip(slots, self.slots, strict=True):
+            joined = self._joined(self.names, variables)
+            named |= {f"{slot}/{n}": v for n, v in joined.items()}
+        return named
+
+    def _joined(self, names: Sequence[str], variables: Sequence[tf.Variable]) -> dict[str, Weight]:
+        shards: dict[str, list[tf.Variable]] = {}
+        for name, variable in zip(names, variables, strict=True):
+            shards.setdefault(name, []).append(variable)
+        return {
+            n: Sharded(tuple(v), self._axes[n]) if n in self._axes else v[0]
+            for n, v in shards.items()
+        }
 
 
 class State:
@@ -89,23 +101,14 @@ class State:
         placement: Placement | None = None,
         pretrained: Path | None = None,
     ) -> None:
-        model = experiment.model
-        start(experiment)
-        blocks_ = list(model.blocks(num_classes))
-        placement = placement or Placement.whole(len(blocks_))
-        statistics = blocks.build(
-            blocks_, zeros(input_spec), experiment.seed, placement.each_block()
-        )
-        if pretrained:
-            model.load(blocks_, pretrained)  # type: ignore[attr-defined]
+        built = build(experiment, input_spec, num_classes, placement, pretrained)
+        self.placement = placement or Placement.whole(len(built.blocks))
         o = experiment.optimization
         self.optimizer, self.has_average = o.optimizer, o.ema_decay > 0
         self.parts = [
-            Part(blocks_[run.start : run.stop], run.start, device, statistics, o.optimizer,
-                 self.has_average)
-            for run, device in placement.runs()
-        ]  # fmt: skip
-        self.placement = placement
+            Part(built, run, devices[0], o.optimizer, self.has_average)
+            for run, devices in self.placement.runs()
+        ]
         initial = 2.0**15 if experiment.precision == "float16" else 1.0
         self.loss_scale = tf.Variable(initial, trainable=False)
         self.good_steps = tf.Variable(0, trainable=False)
@@ -113,24 +116,21 @@ class State:
 
     @property
     def trainable(self) -> list[tf.Variable]:
-        """Weights that gradients move, first block to last."""
+        """Variables that gradients move, first block to last."""
         return [v for part in self.parts for v in part.trainable]
 
     @property
-    def weights(self) -> dict[str, tf.Variable]:
+    def weights(self) -> dict[str, Weight]:
         """All weights by name, first block to last."""
         return {n: v for part in self.parts for n, v in part.weights.items()}
 
-    def named(self) -> dict[str, tf.Variable]:
+    def named(self) -> dict[str, Weight]:
         """All variables, by names that do not depend on the layout."""
-        named = {
+        named: dict[str, Weight] = {
             "loss_scale": self.loss_scale, "good_steps": self.good_steps, "updates": self.updates
         }  # fmt: skip
         for part in self.parts:
-            named |= {f"weights/{n}": v for n, v in part.weights.items()}
-            named |= {f"average/{n}": v for n, v in part.average.items()}
-            for slot, variables in zip(SLOTS[self.optimizer], part.slots, strict=True):
-                named |= {f"{slot}/{n}": v for n, v in zip(part.names, variables, strict=True)}
+            named |= part.named(SLOTS[self.optimizer])
         return named
 
     def logits(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -152,29 +152,18 @@ class State:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Puts the moving averages in the place of the weights, and the weights back after."""
-        kept = {name: tf.identity(v) for name, v in self.weights.items()}
-        for part in self.parts:
-            for name, variable in part.weights.items():
-                variable.assign(part.average[name])
+        variables = [v for part in self.parts for v in part.variables]
+        averages = [v for part in self.parts for v in part.averages]
+        kept = [tf.identity(v) for v in variables]
+        for variable, average in zip(variables, averages, strict=True):
+            variable.assign(average)
         try:
             yield
         finally:
-            for name, variable in self.weights.items():
-                variable.assign(kept[name])
-
-
-def start(experiment: Experiment) -> None:
-    """What Keras must know before a block is made."""
-    keras.utils.clear_session()  # names Keras makes up start from 1 again
-    keras.config.set_dtype_policy(POLICIES[experiment.precision])
-    keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed here
-
-
-def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 8) -> tf.Tensor:
-    """A batch of nothing: its first unknown dimension is `batch`, others are `length`."""
-    shape = [batch if i == 0 else d or length for i, d in enumerate(spec.shape)]
-    return tf.zeros(shape, spec.dtype)
+            for variable, value in zip(variables, kept, strict=True):
+                variable.assign(value)
 
 
 def _beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
-    return tf.Variable(values, trainable=False, dtype=variable.dtype)
+    with tf.device(variable.device):
+        return tf.Variable(values, trainable=False, dtype=variable.dtype)

@@ -37,15 +37,18 @@ class InPlace:
         compression: Compression = "none",
         is_adding: bool = True,
     ) -> None:
-        self.names, self.processes, self.device = names, processes, part.device
+        self.names, self.processes = names, processes
         count = len(part.trainable)
         self.compressions = [compression if i < count else "none" for i in range(len(names))]
         shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
         shapes += [tf.TensorShape([2])] * (len(names) - len(shapes))
-        with tf.device(part.device):
-            self.variables = [
-                tf.Variable(tf.zeros(s), trainable=False) for s in shapes if is_adding
-            ]
+        beside = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
+        self.devices = beside + [part.device] * (len(names) - len(beside))
+        self.variables = []
+        for shape, device in zip(shapes, self.devices, strict=True):
+            if is_adding:
+                with tf.device(device):
+                    self.variables.append(tf.Variable(tf.zeros(shape), trainable=False))
 
     @tf.function(reduce_retracing=True)
     def add(self, place: tf.Tensor, values: Values) -> None:
@@ -69,18 +72,17 @@ class InPlace:
         """The sums over all processes."""
         if self.processes == 1:
             return sums
-        return [
-            replicas.all_reduce(value, name, compression)
-            for value, name, compression in zip(sums, self.names, self.compressions, strict=True)
-        ]
+        reduced = []
+        for value, name, compression, device in zip(
+            sums, self.names, self.compressions, self.devices, strict=True
+        ):
+            with tf.device(placement.horovods(device)):
+                reduced.append(replicas.all_reduce(value, name, compression))
+        return reduced
 
     def total(self) -> list[tf.Tensor]:
         """The sums over the step."""
-        sums = self.take()
-        if self.processes == 1:
-            return sums
-        with tf.device(placement.horovods(self.device)):
-            return self.reduce(sums)
+        return self.reduce(self.take())
 
 
 class Tree:

@@ -40,7 +40,11 @@ def apply(
 
 def squares(part: Part, values: Sums) -> tf.Tensor:
     """The squared norm of each gradient of a part, [n]."""
-    return tf.stack([2 * tf.nn.l2_loss(g) for g in values[: len(part.trainable)]])
+    each = []
+    for variable, gradient in zip(part.trainable, values, strict=False):
+        with tf.device(variable.device):
+            each.append(2 * tf.nn.l2_loss(gradient))
+    return tf.stack(each)
 
 
 def judge(
@@ -80,19 +84,21 @@ def move(
         scale: what the loss was multiplied by.
     """
     o, end = experiment.optimization, len(part.trainable)
-    gradients = list(values[:end])
-    if experiment.precision == "float16":
-        gradients = [g / scale for g in gradients]
     clip = optimization.clipping(o, norm)
-    if clip is not None:
-        gradients = [g * clip for g in gradients]
-    optimization.update(o, part.trainable, part.slots, gradients, rate, count)
+    for variable, gradient, *slots in zip(part.trainable, values[:end], *part.slots, strict=True):
+        with tf.device(variable.device):
+            if experiment.precision == "float16":
+                gradient = gradient / scale
+            if clip is not None:
+                gradient = gradient * clip
+            optimization.update(o, variable, slots, gradient, rate, count)
     statistics = values[end : end + len(part.statistics)]
     for (variable, momentum), total in zip(part.statistics, statistics, strict=True):
         mean = total / experiment.num_micro_batches
         variable.assign(momentum * variable + (1 - momentum) * mean)
-    for name, average in part.average.items():
-        average.assign_sub((1 - o.ema_decay) * (average - part.weights[name]))
+    for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):
+        with tf.device(variable.device):
+            average.assign_sub((1 - o.ema_decay) * (average - variable))
 
 
 def settle(experiment: Experiment, state: State, finite: tf.Tensor) -> None:

@@ -1,0 +1,118 @@
+"""Flags, and the experiment and layout they describe; needs no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from app import config, errors, experiments, workdir
+from app.config import Experiment, Layout
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function.")
+flags.DEFINE_multi_string("set", [], "field=value of the experiment; repeatable.")
+flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<experiment>/<time>.")
+flags.DEFINE_string(
+    "data_dir", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "Prepared data sets."
+)
+flags.DEFINE_bool("exact", False, "The same weights bit for bit on any number of processes.")
+flags.DEFINE_integer("stages", 1, "Of a process: the model is cut in as many.")
+flags.DEFINE_integer("tensor", 1, "Devices a stage (or stage-server): layers are split over them.")
+flags.DEFINE_enum("schedule", "1f1b", ["1f1b", "gpipe"], "Order of a stage's micro-batches.")
+flags.DEFINE_integer("chunks", 1, "Runs of blocks a stage; above 1: interleaved 1f1b.")
+flags.DEFINE_list("cut", [], "Blocks of each stage (or chunk), as 3,4,3; balanced if not given.")
+flags.DEFINE_list("servers", [], "host:port of a stage server a stage, rank 0's first.")
+flags.DEFINE_integer("port", 0, "Of stage-server.", lower_bound=0, upper_bound=65535)
+flags.DEFINE_bool("trusted_network", False, "stage-server: whoever reaches it may use it.")
+flags.DEFINE_bool("recompute", False, "Keep a stage's input only; compute the rest again.")
+flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: at the end only.", lower_bound=0)
+flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
+flags.DEFINE_integer("keep", 3, "Checkpoints kept, beside the best.", lower_bound=1)
+flags.DEFINE_integer("stop_at_step", 0, "Stop there, to be continued.", lower_bound=0)
+flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
+flags.DEFINE_bool("log_examples", False, "Write the ids of every step's examples.")
+
+
+def data_dir() -> str:
+    """Where prepared data sets are."""
+    return str(Path(FLAGS.data_dir).expanduser())
+
+
+def reference(default: str = "resnet50_digits") -> str:
+    """What --experiment names; a given workdir remembers its own."""
+    kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+    return FLAGS.experiment or (str(kept["reference"]) if kept else default)
+
+
+def settings() -> list[str]:
+    """What --set says; a given workdir remembers its own if neither flag is given."""
+    kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+    if kept and not FLAGS.experiment and not FLAGS.set:
+        return list(kept["set"])
+    return list(FLAGS.set)
+
+
+def chosen(default: str = "resnet50_digits") -> Experiment:
+    """The experiment that the flags describe."""
+    return config.override(experiments.load(reference(default)), settings())
+
+
+def described(processes: int, exact: bool) -> Layout:
+    """The layout that the flags describe."""
+    try:
+        cut = tuple(int(number) for number in FLAGS.cut)
+    except ValueError:
+        raise errors.UsageError(
+            f"--cut={','.join(FLAGS.cut)} must be numbers of blocks, as 3,4,3."
+        ) from None
+    return Layout(
+        processes=processes,
+        stages=FLAGS.stages,
+        tensor=FLAGS.tensor,
+        schedule=FLAGS.schedule,
+        chunks=FLAGS.chunks,
+        cut=cut,
+        recompute=FLAGS.recompute,
+        servers=tuple(FLAGS.servers),
+        exact=exact,
+    )
+
+
+def validated(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe, checked as far as it can be without data or TensorFlow."""
+    try:
+        kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
+        is_given = FLAGS["exact"].present or not kept
+        exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
+        experiment, layout = chosen(), described(processes, exact)
+        config.validate(experiment, layout)
+        if FLAGS.workdir:
+            workdir.check(Path(FLAGS.workdir), experiment, layout)
+    except errors.UsageError as error:  # every rank finds it: one of a machine tells it
+        error.speaker = os.environ.get("HOROVOD_LOCAL_RANK", "0") == "0"
+        raise
+    return experiment, layout
+
+
+def to_evaluate() -> tuple[Experiment, Layout]:
+    """What the flags describe; any number of processes can evaluate it."""
+    if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
+        raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
+    return validated(1)
+
+
+def to_trace(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe: a pipeline."""
+    experiment, layout = validated(processes)
+    if layout.stages < 2:
+        raise errors.UsageError(f"trace shows a pipeline: give --stages, not {layout.stages}.")
+    return experiment, layout
+
+
+def to_benchmark() -> Experiment:
+    """What the flags describe; each process is given one micro-batch of it."""
+    if FLAGS.exact:
+        raise errors.UsageError("benchmark measures the fast way: leave --exact out.")
+    return chosen("resnet50_synthetic")

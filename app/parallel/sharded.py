@@ -1,0 +1,74 @@
+"""A weight on several devices that reads and is assigned as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """Variables that are one tensor, cut along an axis.
+
+    Attributes:
+        shards: in order.
+        axis: along which the tensor is cut.
+    """
+
+    shards: tuple[tf.Variable, ...]
+    axis: int
+
+    @property
+    def dtype(self) -> tf.DType:
+        """Of the tensor."""
+        return self.shards[0].dtype
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """Of the whole tensor."""
+        dimensions = self.shards[0].shape.as_list()
+        dimensions[self.axis] = sum(self.lengths)
+        return tf.TensorShape(dimensions)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of the shards, along the axis."""
+        return [shard.shape[self.axis] for shard in self.shards]
+
+    def read_value(self) -> tf.Tensor:
+        """The whole tensor."""
+        return tf.concat([shard.read_value() for shard in self.shards], self.axis)
+
+    def numpy(self) -> np.ndarray:
+        """The whole tensor, in memory."""
+        return self.read_value().numpy()
+
+    def assign(self, value: tf.Tensor) -> None:
+        """Gives each shard its part of a whole tensor."""
+        pieces = tf.split(tf.convert_to_tensor(value, self.dtype), self.lengths, self.axis)
+        for shard, piece in zip(self.shards, pieces, strict=True):
+            shard.assign(piece)
+
+
+Weight: TypeAlias = tf.Variable | Sharded
+
+
+def pieces(weights: Mapping[str, Weight]) -> Iterator[tuple[str, str, tf.Variable]]:
+    """(name, slice, variable) of every variable, as TensorFlow's tensor bundles name slices.
+
+    A slice is "" for all of a tensor, or its shape and for each axis start,length.
+    """
+    for name, weight in weights.items():
+        if not isinstance(weight, Sharded):
+            yield name, "", weight
+            continue
+        shape, start = weight.shape.as_list(), 0
+        for shard, length in zip(weight.shards, weight.lengths, strict=True):
+            axes = ["-"] * len(shape)
+            axes[weight.axis] = f"{start},{length}"
+            yield name, f"{' '.join(map(str, shape))} {':'.join(axes)}", shard
+            start += length

@@ -1,0 +1,101 @@
+"""From a model's recipe to blocks on their devices, filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from app.config import Experiment
+from app.parallel.placement import HERE, Placement
+from app.parallel.sharded import Sharded
+from models import blocks, shares
+
+POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+class Built(NamedTuple):
+    """A model on its devices.
+
+    Attributes:
+        blocks: Keras layers, first to last.
+        statistics: in the order in which the blocks record them.
+        axes: along which each split weight is cut, by its name.
+    """
+
+    blocks: list[keras.Layer]
+    statistics: list[blocks.Statistic]
+    axes: dict[str, int]
+
+
+def build(
+    experiment: Experiment,
+    input_spec: tf.TensorSpec,
+    num_classes: int,
+    placement: Placement | None = None,
+    pretrained: Path | None = None,
+) -> Built:
+    """Builds each block on its devices; a split model is filled from a whole one."""
+    if placement is None or placement.num_shares == 1:
+        return _whole(experiment, input_spec, num_classes, placement, pretrained)
+    with tf.device(HERE):  # no device need hold all of it
+        source = _whole(experiment, input_spec, num_classes, None, pretrained)
+    start(experiment)
+    split = list(experiment.model.blocks(num_classes, placement.num_shares))  # type: ignore[call-arg]
+    places = placement.each_block()
+    statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
+    return Built(split, statistics, _fill(split, source.blocks))
+
+
+def start(experiment: Experiment) -> None:
+    """What Keras must know before a block is made."""
+    keras.utils.clear_session()  # names Keras makes up start from 1 again
+    keras.config.set_dtype_policy(POLICIES[experiment.precision])
+    keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed here
+
+
+def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 8) -> tf.Tensor:
+    """A batch of nothing: its first unknown dimension is `batch`, others are `length`."""
+    shape = [batch if i == 0 else d or length for i, d in enumerate(spec.shape)]
+    return tf.zeros(shape, spec.dtype)
+
+
+def _whole(
+    experiment: Experiment,
+    input_spec: tf.TensorSpec,
+    num_classes: int,
+    placement: Placement | None,
+    pretrained: Path | None,
+) -> Built:
+    model = experiment.model
+    start(experiment)
+    whole = list(model.blocks(num_classes))
+    places = placement.each_block() if placement else None
+    statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
+    if pretrained:
+        model.load(whole, pretrained)  # type: ignore[attr-defined]
+    return Built(whole, statistics, {})
+
+
+def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
+    """Gives split blocks the weights of whole ones; returns the axes of those that are split."""
+    axes: dict[str, int] = {}
+    shards: dict[str, list[tf.Variable]] = {}
+    for variable in (v for block in split for v in block.variables):
+        shards.setdefault(shares.name(variable), []).append(variable.value)
+    for variable in (v for block in whole for v in block.variables):
+        name = shares.name(variable)
+        first, *others = shards[name]
+        if not others:
+            first.assign(variable.value)
+            continue
+        differs = [a != b for a, b in zip(variable.shape, first.shape, strict=True)]
+        axes[name] = differs.index(True)
+        Sharded((first, *others), axes[name]).assign(variable.value)
+    return axes

@@ -1,0 +1,138 @@
+"""Before the first step: join the job, open the data, cut the model; the same on every rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import tensorflow as tf
+
+from app import config
+from app.config import Experiment, Layout
+from app.errors import DataError, UsageError, UserError
+from app.parallel import replicas
+from app.parallel.placement import Placement, connect, local_devices
+from app.parallel.topology import Topology
+from app.reporting import chatter
+from app.training import stages
+from app.training.pipelined import PipelinedStep
+from app.training.state import State
+from app.training.step import Step
+from input import InputError, packages
+from models import ModelError
+
+Result = TypeVar("Result")
+
+
+def join(layout: Layout) -> tuple[Topology, Layout]:
+    """Joins the job, and makes TensorFlow's arithmetic repeatable if it must be.
+
+    Once a process, before TensorFlow's first operation.
+    """
+    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices)
+    if layout.exact:
+        tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
+        tf.config.experimental.enable_op_determinism()
+        # What graph rewriting fuses depends on where a graph is cut.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    with chatter.kept():  # XLA announces itself, once a process
+        tf.function(lambda: tf.constant(0), jit_compile=True)()
+    return where, dataclasses.replace(layout, processes=where.size)
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Does the same on every rank; what fails on one fails on all.
+
+    Raises:
+        UserError: the same on every rank, told by the first that has it.
+    """
+    result, error = None, None
+    try:
+        result = action()
+    except UserError as caught:
+        error = caught
+    except InputError as caught:
+        error = DataError(str(caught))
+    except ModelError as caught:
+        error = UsageError(str(caught))
+    replicas.agree(error)
+    return cast(Result, result)
+
+
+def open_data(experiment: Experiment, data_dir: str) -> Any:
+    """Opens the data on every rank, once it is sure that all mean the same experiment."""
+
+    def open_it() -> Any:
+        if ours != theirs:
+            lines = config.differences(json.loads(ours), json.loads(theirs))
+            raise UsageError(
+                f"this rank has another experiment than rank 0: {'; '.join(lines)}. Give all "
+                "machines the same files, flags and --workdir."
+            )
+        return experiment.data.open(data_dir)
+
+    ours = json.dumps(config.as_dict(experiment))
+    theirs = replicas.broadcast_text(ours)
+    return together(open_it)
+
+
+def placed(
+    experiment: Experiment,
+    layout: Layout,
+    where: Topology,
+    data: Any,
+    costs: stages.Costs | None = None,
+) -> Placement:
+    """The cut of the model, the same on every rank; its blocks are measured if need be."""
+    if layout.stages > 1 and not layout.cut and costs is None:
+        costs = measured(experiment, where, data)
+    p, t = layout.stages, layout.tensor
+    own = layout.servers[where.rank * p : (where.rank + 1) * p]
+    is_afar = own and p * t > 1
+    with chatter.kept():
+        devices = together(lambda: connect(own, t) if is_afar else local_devices(p * t))
+    return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
+
+
+def measured(experiment: Experiment, where: Topology, data: Any) -> stages.Costs:
+    """What each block costs on rank 0."""
+    found = together(
+        lambda: (
+            stages.measure(experiment, data.input_spec, data.num_classes)
+            if where.is_chief
+            else None
+        )
+    )
+    text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
+    return stages.Costs(**json.loads(text))
+
+
+def pretrained(experiment: Experiment, data_dir: str) -> Path | None:
+    """The folder of the weights that training starts from, if it does."""
+    name = getattr(experiment.model, "init_from", None)
+    return packages.pretrained(name, data_dir) if name else None
+
+
+def training_batches(
+    experiment: Experiment, data: Any, where: Topology, first: int, last: int
+) -> Iterator[tuple[tf.Tensor, ...]]:
+    """A process's micro-batches of steps [first, last)."""
+    total = experiment.num_micro_batches
+    mine = where.micro_batches(total)
+
+    def number(k: Any) -> Any:
+        return (first + k // len(mine)) * total + mine.start + k % len(mine)
+
+    count = (last - first) * len(mine)
+    return iter(data.train(experiment.seed, experiment.micro_batch, number, count))
+
+
+def make_step(
+    experiment: Experiment, layout: Layout, state: State, micro_batches: range
+) -> Step | PipelinedStep:
+    """The step that runs this layout; `micro_batches` are this process's places."""
+    kind = PipelinedStep if layout.devices > 1 or layout.exact else Step
+    return kind(experiment, layout, state, micro_batches)
