@@ -15,10 +15,13 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from app.errors import DataError, UsageError
 from app.parallel import topology
+
+if TYPE_CHECKING:
+    from input.batches import DataSet
 
 
 @runtime_checkable
@@ -42,7 +45,7 @@ class Data(Protocol):
         """Writes the data set below `data_dir` if it is not there; returns a line on it."""
         ...
 
-    def open(self, data_dir: str) -> Any:
+    def open(self, data_dir: str) -> DataSet:
         """Returns the prepared data set; raises `input.InputError` if it is not prepared."""
         ...
 

@@ -160,7 +160,7 @@ def sentiment_reviews() -> Experiment:
         global_batch=32,
         micro_batch=8,
         epochs=3,
-        optimization=fine_tuning(5e-5, 32),
+        optimization=fine_tuning(5e-5, 32, epochs=3),
     )
 
 
@@ -178,7 +178,7 @@ def sentiment_scratch() -> Experiment:
         global_batch=64,
         micro_batch=8,
         epochs=10,
-        optimization=fine_tuning(5e-4, 64),
+        optimization=fine_tuning(5e-4, 64, epochs=10),
     )
 
 
@@ -194,7 +194,7 @@ def sentiment_imdb() -> Experiment:
         global_batch=32,
         micro_batch=4,
         epochs=3,
-        optimization=fine_tuning(5e-5, 32),
+        optimization=fine_tuning(5e-5, 32, epochs=3),
     )
 
 
@@ -202,12 +202,13 @@ def sentiment_16gpu() -> Experiment:
     r"""BERT-large on 560,000 Yelp reviews by 16 GPUs: 4 replicas of 4 stages. Not run yet.
 
     24 layers of width 1,024: 335 million parameters, of which weights, gradients and AdamW's
-    two moments are 5.4 GB in float32 before any activation; in 4 stages 1.3 GB a GPU. Why 4 x
-    4 and not 16 x 1: a step's 128 micro-batches are 32 for each of 4 replicas, a bubble of
-    (P - 1) / (M + P - 1) = 3 / 35 = 9 %; one replica of 16 stages has M = 128 and a bubble of
-    15 / 143 = 10 %, but not 16 equal parts of 26 blocks (the slowest stage has 2, which alone
-    costs a fifth). Replicas pay an all-reduce of their stage's quarter of the gradients, which
-    each stage starts when its own last backward is done.
+    two moments are 5.4 GB in float32 before any activation; in 4 stages 1.3 GB a GPU. Why 4
+    replicas of 4 stages, and not one of 16: both have 128 micro-batches a step. Each of 4
+    replicas takes 32, a bubble of (P - 1) / (M + P - 1) = 3 / 35 = 9 %; the one takes all, a
+    bubble of 15 / 143 = 10 %. But 24 layers are 6 for each of 4 stages, and not the same for
+    each of 16: the slowest has 2 where 1.5 would be fair, and a quarter of all time is lost.
+    What 4 replicas pay for it is an all-reduce, of a quarter of the gradients for each GPU; a
+    stage starts its own when its last backward is done.
 
     ./run.sh prepare --experiment=sentiment_16gpu --set model.init_from=<folder of BERT-large>
     horovodrun -np 4 -H a:1,b:1,c:1,d:1 python -m app train --experiment=sentiment_16gpu \
@@ -220,18 +221,18 @@ def sentiment_16gpu() -> Experiment:
         micro_batch=4,
         epochs=2,
         precision="bfloat16",
-        optimization=fine_tuning(2e-5, 512),
+        optimization=fine_tuning(2e-5, 512, epochs=2),
     )
 
 
-def fine_tuning(learning_rate: float, global_batch: int) -> Optimization:
+def fine_tuning(learning_rate: float, global_batch: int, epochs: float) -> Optimization:
     """BERT's recipe (arXiv:1810.04805, A.3): AdamW, a tenth of warm-up, linear decay."""
     return Optimization(
         optimizer="adamw",
         learning_rate=learning_rate,
         reference_batch=global_batch,
         schedule="linear",
-        warmup_epochs=0.3,
+        warmup_epochs=epochs / 10,
         weight_decay=0.01,
         clip_norm=1.0,
     )

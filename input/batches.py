@@ -1,10 +1,10 @@
-"""A process's micro-batches, read ahead of the training step."""
+"""What an opened data set is, and a process's micro-batches, read ahead of the step."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,44 @@ import tensorflow as tf
 from input import InputError
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+class DataSet(Protocol):
+    """What a configuration of data opens.
+
+    Attributes:
+        num_classes: of the targets.
+        num_train: examples that train.
+        num_evaluation: examples of the split that is evaluated.
+        evaluation_split: its name, for reports.
+        input_spec: of a batch of inputs; None where sizes differ from batch to batch.
+    """
+
+    num_classes: int
+    num_train: int
+    num_evaluation: int
+    evaluation_split: str
+    input_spec: tf.TensorSpec
+
+    def train(
+        self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
+    ) -> Iterable[Batch]:
+        """Training micro-batches: inputs, targets [b, classes], ids of the examples [b].
+
+        Args:
+            seed: the experiment's.
+            micro_batch: examples in each.
+            numbers: from k, an integer, to the number of the k-th micro-batch of this process.
+            count: how many.
+        """
+        ...
+
+    def evaluation(self, micro_batch: int, share: range) -> Iterable[Batch]:
+        """A process's share of the evaluation split: inputs, targets, weights [b].
+
+        Each example once; whole batches, filled up with examples of weight 0.
+        """
+        ...
 
 
 class Batches:

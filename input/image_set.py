@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from input import pixels
-from input.batches import Batch, Batches, numpy_function, padded
+from input.batches import Batch, Batches, DataSet, numpy_function, padded
 from input.images import Images
 from input.order import Order
 from input.sources import Source
 
 
-class ImageSet:
+class ImageSet(DataSet):
     """A prepared set: its training split in the experiment's order, its evaluation split."""
 
     def __init__(
@@ -38,14 +38,7 @@ class ImageSet:
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Batches:
-        """Training micro-batches.
-
-        Args:
-            seed: the experiment's.
-            micro_batch: examples in each.
-            numbers: from k, an integer, to the number of the k-th micro-batch of this process.
-            count: how many.
-        """
+        """See `DataSet`."""
         order = Order(seed, self.num_train, micro_batch)
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -80,7 +73,7 @@ class ImageSet:
         return self._batches(dataset, self._train, lambda k: order.examples(int(numbers(k))))
 
     def evaluation(self, micro_batch: int, share: range) -> Batches:
-        """The examples of one process's share, once each, padded to whole batches."""
+        """See `DataSet`."""
         ids, weights = padded(share, micro_batch)
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from input import InputError, packages, sources, text_files
-from input.batches import Batch, Batches, numpy_function, padded
+from input.batches import Batch, Batches, DataSet, numpy_function, padded
 from input.order import Order
 from input.sources import Source
 from input.text import Text
@@ -71,7 +71,7 @@ def open_splits(config: Text, data_dir: str) -> tuple[Source, Source, str]:
     return train, test, evaluation
 
 
-class TextSet:
+class TextSet(DataSet):
     """A prepared set: its training split in the experiment's order, its evaluation split."""
 
     input_spec = tf.TensorSpec([None, None], tf.int32)
@@ -94,14 +94,7 @@ class TextSet:
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Batches:
-        """Training micro-batches.
-
-        Args:
-            seed: the experiment's.
-            micro_batch: examples in each.
-            numbers: from k, an integer, to the number of the k-th micro-batch of this process.
-            count: how many.
-        """
+        """See `DataSet`."""
         order = Order(seed, self.num_train, micro_batch, self.lengths)
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -117,7 +110,7 @@ class TextSet:
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
     def evaluation(self, micro_batch: int, share: range) -> Batches:
-        """The examples of one process's share, once each, padded to whole batches."""
+        """See `DataSet`."""
         ids, weights = padded(share, micro_batch)
         types = [tf.string, tf.int64]
 

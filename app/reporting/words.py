@@ -23,7 +23,7 @@ def run(
         len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
         for rank in range(layout.processes)
     ]
-    cut = f"\n{pipeline(layout, state, min(shares))}" if layout.stages > 1 else ""
+    cut = f"\n{pipeline(layout, state, min(shares))}" if layout.devices > 1 else ""
     return (
         f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
         f"{data.evaluation_split} examples, {experiment.precision}"
@@ -40,8 +40,10 @@ def pipeline(layout: Layout, state: State, micro_batches: int) -> str:
     """The cut, and the bubble if it is large enough to be a mistake."""
     share = schedule.bubble(layout.stages, layout.chunks, micro_batches)
     few = f" more micro-batches than {micro_batches} a process would shorten it"
+    stages = f"{layout.stages} stage{'s' * (layout.stages > 1)}"
+    split = f" of {layout.tensor} devices" if layout.tensor > 1 else ""
     return (
-        f"{layout.stages} stages a process, {layout.schedule}, blocks "
+        f"{stages}{split} a process, {layout.schedule}, blocks "
         f"{'+'.join(map(str, state.placement.sizes))}, bubble {share:.0%}"
         f"{':' + few if share > LARGE_BUBBLE else ''}"
     )
