@@ -92,8 +92,8 @@ def evaluate_command() -> None:
 
 def benchmark_command() -> None:
     """Measures this machine; see app/benchmark.py."""
-    experiment = command_line.to_benchmark()
-    where, layout = join(command_line.described(1, False))
+    experiment, layout = command_line.to_benchmark(processes())
+    where, layout = join(layout)
     from app import benchmark
 
     benchmark.main(experiment, layout, where, command_line.data_dir())
@@ -101,7 +101,7 @@ def benchmark_command() -> None:
 
 def verify_command() -> None:
     """Compares layouts; see app/verify.py."""
-    experiment, layout = command_line.validated(processes())
+    experiment, layout = command_line.to_verify(processes())
     where, layout = join(layout)
     from app import verify
 
@@ -144,8 +144,8 @@ COMMANDS: dict[str, Callable[[], None]] = {
 CHECKS: dict[str, Callable[[], Any]] = {
     "train": lambda: command_line.validated(int(os.environ.get("NP", 2))),
     "evaluate": command_line.to_evaluate,
-    "benchmark": command_line.to_benchmark,
-    "verify": lambda: command_line.validated(int(os.environ.get("NP", 2))),
+    "benchmark": lambda: command_line.to_benchmark(int(os.environ.get("NP", 2))),
+    "verify": lambda: command_line.to_verify(int(os.environ.get("NP", 2))),
     "trace": lambda: command_line.to_trace(int(os.environ.get("NP", 2))),
 }
 
@@ -156,7 +156,8 @@ def summary(result: dict[str, Any]) -> str:
     state = "done" if result["finished"] else "stopped, to be continued,"
     speed = result["examples_per_second"]
     baseline = result["baseline"]
-    beside = f" ({baseline['name']}: {baseline['accuracy']:.4f})" if baseline else ""
+    figure = baseline and (baseline.get("error") or f"{baseline['accuracy']:.4f}")
+    beside = f" ({baseline['name']}: {figure})" if baseline else ""
     return (
         f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
         f"{metrics['accuracy']:.4f}{beside}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"

@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from app.config import Experiment, Layout
+from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
 from app.training import opening
@@ -35,7 +35,8 @@ ROUNDS = 3  # each figure is the median of the rounds; figures compared take tur
 STEPS = 2  # timed in a round
 WARM_STEPS = 2  # before them
 RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
-MICRO_BATCHES = (8, 64)  # of a pipeline's step: timed, and to see tracing not grow
+# Of a pipeline's step: timed, and to see tracing not grow.
+MICRO_BATCHES = (MEASURED_MICRO_BATCHES, 8 * MEASURED_MICRO_BATCHES)
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 
 

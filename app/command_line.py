@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -111,8 +112,25 @@ def to_trace(processes: int) -> tuple[Experiment, Layout]:
     return experiment, layout
 
 
-def to_benchmark() -> Experiment:
-    """What the flags describe; each process is given one micro-batch of it."""
+def to_verify(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe; the matrix has its own schedules, chunks and cuts."""
+    experiment, layout = validated(processes)
+    if layout.servers or layout.cut:
+        raise errors.UsageError(
+            "verify compares layouts of this machine's devices, balanced: leave --servers and "
+            "--cut out."
+        )
+    return experiment, layout
+
+
+def to_benchmark(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe, with as many micro-batches as are measured."""
     if FLAGS.exact:
         raise errors.UsageError("benchmark measures the fast way: leave --exact out.")
-    return chosen("resnet50_synthetic")
+    experiment, layout = chosen("resnet50_synthetic"), described(processes, False)
+    each = config.MEASURED_MICRO_BATCHES if layout.devices > 1 else 1
+    experiment = dataclasses.replace(
+        experiment, global_batch=experiment.micro_batch * each * processes, steps=1, epochs=None
+    )
+    config.validate(experiment, layout)
+    return experiment, layout

@@ -13,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -22,6 +22,8 @@ from app.parallel import topology
 
 if TYPE_CHECKING:
     from input.batches import DataSet
+
+MEASURED_MICRO_BATCHES = 8  # of a process in a step, where stages are benchmarked
 
 
 @runtime_checkable
@@ -119,7 +121,7 @@ class Layout:
     cut: tuple[int, ...] = ()  # blocks of each run; none: balanced by measured time
     recompute: bool = False  # keep only what comes into a stage, compute the rest again
     servers: tuple[str, ...] = ()  # host:port of a stage server for each stage of each process
-    exact: bool = False  # bit for bit the same weights on any layout
+    exact: bool = False  # bit for bit the same weights on any layout without `tensor`
 
     @property
     def devices(self) -> int:
@@ -209,6 +211,8 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
             f"chunks: {p * c} numbers above 0."
         )
+    if layout.servers and layout.devices == 1:
+        raise UsageError("--servers lends devices to stages: give --stages or --tensor above 1.")
     if layout.servers and len(layout.servers) != p * layout.processes:
         raise UsageError(
             f"--servers names {len(layout.servers)} stage servers, but {layout.processes} "
@@ -227,7 +231,7 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             )
 
 
-def validate_limits(experiment: Experiment, limits: dict[str, int]) -> None:
+def validate_limits(experiment: Experiment, limits: Mapping[str, int]) -> None:
     """What the data need of the model, by the names of the model's fields.
 
     Raises:
@@ -256,45 +260,61 @@ def validate_size(experiment: Experiment, num_examples: int) -> None:
 
 
 def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
-    """Applies `field=value` settings, each value read as its field's type.
+    """Applies `field=value` settings, all at once, each value read as its field's type.
 
     Raises:
         UsageError: an unknown field (names the nearest and lists the valid ones) or a
             value that is not of the field's type.
     """
+    tree: dict[str, Any] = {}
     for setting in settings:
-        path, separator, text = setting.partition("=")
+        path, separator, text = (part.strip() for part in setting.partition("="))
         if not separator:
             raise UsageError(f"--set needs field=value, not {setting!r}.")
-        experiment = _replace(experiment, path.strip(), path.strip().split("."), text.strip())
-        # The length of the run has two spellings: the one given wins.
-        if path.strip() == "steps":
-            experiment = dataclasses.replace(experiment, epochs=None)
-        elif path.strip() == "epochs":
-            experiment = dataclasses.replace(experiment, steps=None)
-    return experiment
+        *groups, name = path.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+            if not isinstance(branch, dict):
+                raise UsageError(f"--set: {group} is given a value and fields: drop one of them.")
+        branch.pop(name, None)
+        branch[name] = text
+    # The length of the run has two spellings: the one given last wins.
+    lengths = [name for name in tree if name in ("steps", "epochs")]
+    if lengths:
+        *_, last = lengths
+        other = {"steps": "epochs", "epochs": "steps"}[last]
+        tree[other] = "none"
+    return _replaced(experiment, tree, "")
 
 
-def _replace(owner: Any, path: str, names: list[str], text: str) -> Any:
+def _replaced(owner: Any, tree: dict[str, Any], prefix: str) -> Any:
     fields = [f.name for f in dataclasses.fields(owner) if f.init]
-    name, *rest = names
-    prefix = path[: len(path) - len(".".join(names))]
-    value = getattr(owner, name) if name in fields else None
-    if name not in fields or bool(rest) != dataclasses.is_dataclass(value):
-        near = [f"{prefix}{f}" for f in difflib.get_close_matches(name, fields, n=1)]
-        if name in fields:  # a group without a field, or a field taken for a group
-            near = [f"{prefix}{name}.*"] if not rest else [f"{prefix}{name}"]
-        hint = f" (nearest: {near[0]})" if near else ""
-        raise UsageError(
-            f"no field {path!r}{hint}; valid: {', '.join(prefix + f for f in fields)}."
-        )
-    if rest:
-        return dataclasses.replace(owner, **{name: _replace(value, path, rest, text)})
-    wanted = typing.get_type_hints(type(owner))[name]
+    values: dict[str, Any] = {}
+    for name, given in tree.items():
+        value = getattr(owner, name) if name in fields else None
+        is_group = isinstance(given, dict)
+        if name not in fields or is_group != dataclasses.is_dataclass(value):
+            near = [f"{prefix}{f}" for f in difflib.get_close_matches(name, fields, n=1)]
+            if name in fields:  # a group without a field, or a field taken for a group
+                near = [f"{prefix}{name}"] if is_group else [f"{prefix}{name}.*"]
+            hint = f" (nearest: {near[0]})" if near else ""
+            path = prefix + name + (f".{next(iter(given))}" if is_group else "")
+            raise UsageError(
+                f"no field {path!r}{hint}; valid: {', '.join(prefix + f for f in fields)}."
+            )
+        if is_group:
+            values[name] = _replaced(value, given, f"{prefix}{name}.")
+            continue
+        try:
+            values[name] = parse(given, typing.get_type_hints(type(owner))[name])
+        except ValueError as error:
+            raise UsageError(f"{prefix}{name}={given}: {error}.") from None
     try:
-        return dataclasses.replace(owner, **{name: parse(text, wanted)})
+        return dataclasses.replace(owner, **values)
     except ValueError as error:
-        raise UsageError(f"{path}={text}: {error}.") from None
+        given = ", ".join(f"{prefix}{n}={t}" for n, t in tree.items() if not isinstance(t, dict))
+        raise UsageError(f"{given}: {error}.") from None
 
 
 def parse(text: str, wanted: Any) -> Any:

@@ -24,9 +24,11 @@ def read(workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         config: dict[str, Any] = json.loads(path.read_text())
-        return config
     except json.JSONDecodeError as error:
         raise UsageError(f"{path} is not JSON ({error}): give another --workdir.") from None
+    if not isinstance(config, dict) or not {"reference", "experiment", "layout"} <= config.keys():
+        raise UsageError(f"{path} is not of a run of scaleproof: give another --workdir.")
+    return config
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:

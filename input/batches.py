@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ class DataSet(Protocol):
         num_evaluation: examples of the split that is evaluated.
         evaluation_split: its name, for reports.
         input_spec: of a batch of inputs; None where sizes differ from batch to batch.
+        limits: the least that fields of the model may be, by name.
+        digest: of what the order of examples depends on beside seed and count.
     """
 
     num_classes: int
@@ -30,6 +33,8 @@ class DataSet(Protocol):
     num_evaluation: int
     evaluation_split: str
     input_spec: tf.TensorSpec
+    limits: Mapping[str, int] = MappingProxyType({})
+    digest: str = ""
 
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
@@ -50,6 +55,10 @@ class DataSet(Protocol):
         Each example once; whole batches, filled up with examples of weight 0.
         """
         ...
+
+    def baseline(self) -> dict[str, Any] | None:
+        """What a simple model gives on the same splits: name, accuracy; None: not asked."""
+        return None
 
 
 class Batches:

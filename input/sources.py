@@ -162,6 +162,10 @@ class Tfds:
                 raise InputError(
                     f"{builder.info.name} has no feature {key!r}, only {', '.join(features)}."
                 )
+        if not hasattr(features[label_key], "num_classes"):
+            raise InputError(
+                f"{builder.info.name}: {label_key!r} is {features[label_key]}, no class label."
+            )
         self.num_classes = features[label_key].num_classes
         self.path = f"{builder.data_path}, split {split}"
         self.records: Any = builder.as_data_source(split=split, decoders=decoders)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from input import InputError
-from input.datasets import movie_sentences
+from input.order import split_of
 from input.text import Text
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
@@ -22,8 +22,17 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
         InputError: names the file and line that cannot be used.
     """
     path = Path(config.dataset).expanduser()
+    if config.train_split != "train" or config.evaluation_split:
+        raise InputError(
+            "data.train_split and data.evaluation_split are of TFDS sets: of a file set "
+            "data.evaluation_file."
+        )
     rows = list(read(path, config))
     classes = config.classes or tuple(sorted({label for _, _, label in rows}))
+    if len(classes) < 2:
+        raise InputError(
+            f"{path} has {len(rows)} texts of {len(classes)} classes: it needs 2 or more."
+        )
     if config.evaluation_file:
         held = Path(config.evaluation_file).expanduser()
         return (
@@ -31,8 +40,8 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
             TextFile(held, list(read(held, config)), classes),
             "test",
         )
-    test = [row for row in rows if movie_sentences.split_of(row[1]) == "test"]
-    train = [row for row in rows if movie_sentences.split_of(row[1]) != "test"]
+    test = [row for row in rows if split_of(row[1]) == "test"]
+    train = [row for row in rows if split_of(row[1]) != "test"]
     if not test:
         raise InputError(
             f"{path} has too few texts ({len(rows)}) to hold a tenth out: give "
@@ -48,6 +57,8 @@ class TextFile:
         self, path: Path, rows: list[tuple[int, str, str]], classes: tuple[str, ...]
     ) -> None:
         self.path, self.rows, self.num_classes = path, rows, len(classes)
+        if not rows:
+            raise InputError(f"{path} has no texts.")
         number = {label: i for i, label in enumerate(classes)}
         for line, _, label in rows:
             if label not in number:
@@ -76,37 +87,62 @@ def read(path: Path, config: Text) -> Iterator[tuple[int, str, str]]:
     Raises:
         InputError: a file that cannot be read, a row without text or label.
     """
+    lines = _lines(path)
+    rows = _json_lines(lines, path) if path.suffix == ".jsonl" else _columns(lines, path)
+    for line, row in rows:
+        values = [row.get(field) for field in (config.text_field, config.label_field)]
+        for field, value in zip(("text_field", "label_field"), values, strict=True):
+            if value is None or not str(value).strip():
+                raise InputError(
+                    f"{path}, line {line}: {getattr(config, field)!r} is empty or missing (the "
+                    f"row has {', '.join(map(str, row)) or 'nothing'}): mend it or set "
+                    f"data.{field}."
+                )
+        yield line, str(values[0]).strip(), str(values[1]).strip()
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = _json_lines(file) if path.suffix == ".jsonl" else _columns(file, path)
-            for line, row in rows:
-                values = [row.get(field) for field in (config.text_field, config.label_field)]
-                for field, value in zip(("text_field", "label_field"), values, strict=True):
-                    if value is None or not str(value).strip():
-                        wanted = getattr(config, field)
-                        raise InputError(
-                            f"{path}, line {line}: {wanted!r} is empty or missing (the row has "
-                            f"{', '.join(map(str, row)) or 'nothing'}): mend it or set "
-                            f"data.{field}."
-                        )
-                yield line, str(values[0]).strip(), str(values[1]).strip()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}).") from None
-    except (OSError, csv.Error, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}.") from None
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"{path}, line {number} is not UTF-8 ({error.reason} at its byte "
+                        f"{error.start + 1})."
+                    ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
 
 
-def _columns(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _columns(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     # A quotation mark in a .tsv is a character as any other; a .csv quotes its commas with it.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.DictReader(file, strict=True, **(dialect if path.suffix == ".tsv" else {}))
-    for row in reader:
-        yield reader.line_num, row
+    csv.field_size_limit(2**31 - 1)  # of one text
+    reader = csv.DictReader(lines, strict=True, **(dialect if path.suffix == ".tsv" else {}))
+    try:
+        for row in reader:
+            if None in row:
+                raise InputError(
+                    f"{path}, line {reader.line_num} has {len(row) - 1 + len(row[None])} columns, "
+                    f"not {len(row) - 1}: quote texts with commas in a .csv, and take tabs out of "
+                    "texts in a .tsv."
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}.") from None
 
 
-def _json_lines(file: Iterable[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    for line, text in enumerate(file, 1):
-        row = json.loads(text)
+def _json_lines(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a character is none
+        except ValueError as error:
+            raise InputError(f"{path}, line {number} is not JSON in UTF-8: {error}.") from None
         if not isinstance(row, dict):
-            raise ValueError(f"line {line} is not a JSON object")
-        yield line, row
+            raise InputError(f"{path}, line {number} is not a JSON object.")
+        yield number, row

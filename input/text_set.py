@@ -43,25 +43,29 @@ def prepare(config: Text, data_dir: str) -> str:
     if not config.dataset.endswith(text_files.SUFFIXES):
         lines.append(sources.prepare_tfds(config.dataset, data_dir))
     data = TextSet(config, data_dir, is_measured=False)
-    for split, source in (("training", data.training), (data.evaluation_split, data.held_out)):
-        lengths = data.measure(source)
-        if split == "training":
-            data.length_path.parent.mkdir(parents=True, exist_ok=True)
-            partial = data.length_path.with_suffix(f".{os.getpid()}.npy")
-            np.save(partial, lengths)
-            partial.replace(data.length_path)
+    every = [data.measure(source) for source in (data.training, data.held_out)]
+    data.length_path.parent.mkdir(parents=True, exist_ok=True)
+    partial = data.length_path.with_suffix(f".{os.getpid()}.npy")
+    np.save(partial, every[0])
+    partial.replace(data.length_path)
+    for split, lengths in zip(("training", data.evaluation_split), every, strict=True):
         cut = int((lengths > config.max_length).sum())
         lines.append(
             f"{split}: {len(lengths):,} texts of {lengths.mean():.0f} tokens, the longest "
             f"{lengths.max()}; {cut} are cut to max_length {config.max_length}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{data.num_classes} classes"])
 
 
 def open_splits(config: Text, data_dir: str) -> tuple[Source, Source, str]:
     """Returns the training split, the evaluation split and the latter's name."""
     if config.dataset.endswith(text_files.SUFFIXES):
         return text_files.open_splits(config)
+    if config.evaluation_file or config.classes:
+        raise InputError(
+            "data.evaluation_file and data.classes are of files: of a TFDS set, set "
+            "data.evaluation_split."
+        )
     builder, evaluation = sources.tfds_splits(config, data_dir)
     with sources.tfds_errors(config.dataset):
         train, test = (
@@ -84,12 +88,13 @@ class TextSet(DataSet):
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
         self.num_classes = self.training.num_classes
         self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
-        which = [config.dataset, config.train_split, config.evaluation_file, str(folder)]
-        which += [config.text_field, str(self.num_train)]
+        which = [config.dataset, config.train_split, config.evaluation_file]
+        which += [config.text_field, str(self.num_train), self.wordpiece.digest]
         key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
         self.length_path = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
         if is_measured:
             self.lengths = self._lengths()
+            self.digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()
 
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
@@ -99,7 +104,7 @@ class TextSet(DataSet):
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
             ids = order.examples(int(number))
-            return *_arrays(self.training, ids), ids
+            return *self._arrays(self.training, ids), ids
 
         types = [tf.string, tf.int64, tf.int64]
         dataset = tf.data.Dataset.range(count).map(
@@ -115,7 +120,7 @@ class TextSet(DataSet):
         types = [tf.string, tf.int64]
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
-            return _arrays(self.held_out, some)
+            return self._arrays(self.held_out, some)
 
         dataset = (
             tf.data.Dataset.from_tensor_slices((ids, weights))
@@ -162,6 +167,12 @@ class TextSet(DataSet):
             return None
         return baseline.tf_idf(self.training, self.held_out)
 
+    def _arrays(self, source: Source, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        texts, labels = source.fetch(ids)
+        for text, label in zip(texts, labels, strict=True):
+            _check(text, label, self.num_classes)
+        return np.array(texts, object), np.array(labels, np.int64)
+
     def _batch(self, element: tuple[tf.Tensor, ...]) -> Batch:
         texts, labels, ids_or_weights = element
         return self.wordpiece(texts), tf.one_hot(labels, self.num_classes), ids_or_weights
@@ -174,11 +185,6 @@ class TextSet(DataSet):
             _check(texts[0], labels[0], self.num_classes)
 
         return Batches(dataset.prefetch(2), ids, check, source.name)
-
-
-def _arrays(source: Source, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    texts, labels = source.fetch(ids)
-    return np.array(texts, object), np.array(labels, np.int64)
 
 
 def _check(text: bytes, label: int, num_classes: int) -> None:

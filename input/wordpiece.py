@@ -7,6 +7,7 @@ off (NFD). The rest, splitting on punctuation and CJK characters included, is th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class WordPiece:
                 f"{END}; it begins with {words[:1]} and lacks {marks}."
             )
         self.size, self.max_length = len(words), max_length
+        self.digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
         self.is_lower = config.get("do_lower_case", True)
         self._start, self._end = words.index(START), words.index(END)
         self._tokenizer = tf_text.FastBertTokenizer(

@@ -57,18 +57,19 @@ class Embeddings(keras.layers.Layer):
             config.vocabulary, shares, name="words",
         )  # fmt: skip
         self.normalization = normalization(config, "normalization")
-        self.table_initializer = initializer()
+        self.position_initializer, self.segment_initializer = initializer(), initializer()
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the tables of positions, [positions, D], and of segments, [2, D]."""
         width = self.config.width
-
-        def table(name: str, rows: int) -> keras.Variable:
-            shape = (rows, width)
-            return self.add_weight(name=name, shape=shape, initializer=self.table_initializer)
-
-        self.positions = table("positions", self.config.positions)
-        self.segments = table("segments", 2)
+        self.positions = self.add_weight(
+            name="positions", shape=(self.config.positions, width), autocast=False,
+            initializer=self.position_initializer,
+        )  # fmt: skip
+        self.segments = self.add_weight(
+            name="segments", shape=(2, width), autocast=False,
+            initializer=self.segment_initializer,
+        )  # fmt: skip
         self.words.build(shape)
         self.normalization.build((*shape, width))
 
@@ -90,12 +91,14 @@ class Words(keras.layers.Layer):
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the table [rows, D]."""
-        shape = (len(self.rows), self.width)
-        self.table = self.add_weight(name="table", shape=shape, initializer=self.table_initializer)
+        # Without autocast: in bfloat16 all of it would be cast in every call.
+        self.table = self.add_weight(
+            name="table", shape=(len(self.rows), self.width), autocast=False,
+            initializer=self.table_initializer,
+        )  # fmt: skip
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """int32 [B, T] -> float32 [B, T, D]."""
-        # The table is gathered from as it is: a cast would copy all of it.
         own = (ids >= self.rows.start) & (ids < self.rows.stop)
         x = tf.gather(self.table.value, tf.where(own, ids - self.rows.start, 0))
         return tf.where(own[..., tf.newaxis], x, 0.0)

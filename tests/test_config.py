@@ -79,3 +79,12 @@ def test_fewer_examples_than_a_global_batch(tiny):
 def test_an_unknown_experiment_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean resnet50_digits"):
         experiments.load("resnet50_digit")
+
+
+def test_settings_are_applied_together(sentences):
+    for settings in (["model.width=30", "model.heads=3"], ["model.heads=3", "model.width=30"]):
+        assert config.override(sentences, settings).model.heads == 3
+    assert config.override(sentences, ["epochs=2", "steps=3"]).epochs is None
+    assert config.override(sentences, ["steps=3", "epochs=2"]).steps is None
+    with pytest.raises(UsageError, match=r"model\.width=30: .*multiple of heads \(2\)|heads"):
+        config.override(sentences, ["model.width=31"])

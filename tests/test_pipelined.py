@@ -50,17 +50,18 @@ def test_stages_change_no_number(sentences, layout):
             assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-4)
     assert state.named().keys() == serial.named().keys()
     for name, variable in serial.named().items():
-        found = state.named()[name].numpy()
-        np.testing.assert_allclose(found, variable, atol=2e-5, err_msg=name)
+        found, scale = state.named()[name].numpy(), np.abs(variable).max()
+        np.testing.assert_allclose(found, variable, atol=1e-3 * scale + 1e-9, err_msg=name)
 
 
 def test_a_resnet_is_cut_too(tiny):
     tiny = dataclasses.replace(tiny, precision="float16")  # statistics and a loss scale
     serial, _, _ = trained(tiny, Layout(), steps=1)
-    state, _, _ = trained(tiny, Layout(stages=4, cut=(3, 3, 3, 1)), steps=1)
+    state, _, (metrics,) = trained(tiny, Layout(stages=4, cut=(3, 3, 3, 1)), steps=1)
+    assert metrics["finite"]
     assert float(state.loss_scale) == float(serial.loss_scale)
     for name, variable in serial.named().items():
-        np.testing.assert_allclose(state.named()[name], variable, atol=1e-2, err_msg=name)
+        np.testing.assert_allclose(state.named()[name], variable, atol=1e-3, err_msg=name)
 
 
 def test_every_variable_is_on_its_stage(sentences):
@@ -152,6 +153,8 @@ def test_a_stage_that_fails_stops_the_others():
         (Layout(stages=7), ["7 stages", "6", "--stages=6"]),
         (Layout(stages=2, cut=(1, 4)), ["--cut=1,4", "6 blocks"]),
         (Layout(stages=2, cut=(6,)), ["--cut=6", "2 numbers"]),
+        (Layout(cut=(9,)), ["--cut=9", "6 blocks"]),
+        (Layout(servers=("a:1",)), ["--servers", "--stages"]),
         (Layout(stages=3, chunks=2), ["multiple of 3"]),
         (Layout(stages=0), ["--stages (0)"]),
         (Layout(tensor=3), ["attention has 2", "--tensor=2"]),
@@ -172,5 +175,24 @@ def test_a_checkpoint_does_not_know_the_cut(sentences, train):
     train(sentences, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
     parts = train(sentences, "parts")
     assert parts["finished"]
-    assert parts["metrics"]["test"]["loss"] == pytest.approx(whole["metrics"]["test"]["loss"], 1e-4)
+    for split in ("test", "test_average"):
+        loss = whole["metrics"][split]["loss"]
+        assert parts["metrics"][split]["loss"] == pytest.approx(loss, 1e-4)
     config.validate(sentences, Layout())
+
+
+def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):
+    short = config.override(sentences, ["data.max_length=16", "model.positions=16"])
+    trained(short, Layout(stages=2), steps=1)
+    long = config.override(sentences, ["model.positions=16"])
+    with pytest.raises(UsageError, match=r"model\.positions is 16"):
+        opening.open_data(long, "")
+
+
+def test_recomputation_holds_inputs_and_one_micro_batch(sentences):
+    held = [
+        trained(sentences, Layout(stages=2, schedule="gpipe", recompute=r), steps=1)[1].table()
+        for r in (False, True)
+    ]
+    all_of_them, inputs = ([row["activation_bytes"] for row in rows] for rows in held)
+    assert all(0 < b < a / 2 for a, b in zip(all_of_them, inputs, strict=True))

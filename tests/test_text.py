@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from app import config
-from input import InputError, text_set
-from input.datasets.movie_sentences import split_of
+from input import InputError, baseline, text_set
+from input.order import split_of
 from input.text import Text
 from input.wordpiece import WordPiece
 
@@ -93,6 +93,8 @@ def test_a_file_of_one_s_own(tmp_path, kind):
         (b"text\tlabel\nfine\tgood\nx\n", ["line 3", "'label'"]),
         (b"words\tlabel\nfine\tgood\n", ["line 2", "'text'", "data.text_field"]),
         (b"text\tlabel\nfine\tgreat\nx\tbad\n", ["line 2", "'great'", "bad, good"]),
+        (b"text\tlabel\nfine\tgood\nwell\tknown\tbad\n", ["line 3", "3 columns", "not 2"]),
+        (b"text\tlabel\n", ["no texts"]),
     ],
 )
 def test_bad_rows_are_named(tmp_path, content, words):
@@ -105,11 +107,42 @@ def test_bad_rows_are_named(tmp_path, content, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("one.tsv", "text\tlabel\nfine\tgood\nwell\tgood\n", ["1 classes", "2 or more"]),
+        ("commas.csv", "text,label\nslow, but good,good\n", ["line 2", "3 columns", "quote"]),
+        ("lines.jsonl", '{"text": "fine", "label": "good"}\n\n{"text": ', ["line 3", "JSON"]),
+        ("half.jsonl", '{"text": "half \\ud83d", "label": "good"}', ["line 1", "UTF-8"]),
+        ("list.jsonl", "[1]", ["line 1", "JSON object"]),
+    ],
+)
+def test_a_file_that_is_none_is_told(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as error:
+        Text(str(tmp_path / name), vocabulary=str(BERT)).prepare(str(tmp_path))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_byte_order_mark_and_a_long_text_are_read(tmp_path):
+    rows = [f"{'word ' * 40_000}{i}\t{i % 2}" for i in range(30)]
+    (tmp_path / "mine.tsv").write_text("\n".join(["text\tlabel", *rows]), encoding="utf-8-sig")
+    report = Text(str(tmp_path / "mine.tsv"), vocabulary=str(BERT)).prepare(str(tmp_path))
+    assert "2 classes" in report
+
+
+def test_splits_of_another_kind_of_data_are_refused(tmp_path):
+    (tmp_path / "mine.tsv").write_text("text\tlabel\na\t0\nb\t1\n")
+    mine = Text(str(tmp_path / "mine.tsv"), vocabulary=str(BERT), train_split="train[:80%]")
+    with pytest.raises(InputError, match=r"data\.evaluation_file"):
+        mine.open(str(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("vocabulary", "words"),
     [("nowhere", ["'nowhere'", "minilm"]), ("", ["vocab.txt"])],
 )
 def test_a_vocabulary_that_is_none(tmp_path, vocabulary, words):
-    (tmp_path / "mine.tsv").write_text("text\tlabel\nfine\tgood\n")
+    (tmp_path / "mine.tsv").write_text("text\tlabel\nfine\tgood\ndull\tbad\n")
     mine = Text(str(tmp_path / "mine.tsv"), vocabulary=vocabulary or str(tmp_path))
     with pytest.raises(InputError) as error:
         mine.open(str(tmp_path))
@@ -122,3 +155,16 @@ def test_the_baseline_stands_beside_the_result(sentences, train):
     assert baseline["examples"] == result["metrics"]["test"]["examples"]
     assert 0 <= baseline["accuracy"] <= 1
     assert text_set.open_splits(sentences.data, "")[2] == "test"
+
+
+def test_a_baseline_that_cannot_learn_loses_no_result(sentences):
+    data = sentences.data.open("")
+    data.training.rows = [(i, "a b", label) for i, _, label in data.training.rows]
+    assert "vocabulary" in baseline.tf_idf(data.training, data.held_out)["error"]
+
+
+def test_an_evaluation_text_without_a_label_is_named(sentences):
+    data = sentences.data.open("")
+    data.held_out.labels[3] = -1
+    with pytest.raises(InputError, match="label -1"):
+        list(data.evaluation(4, range(8)))

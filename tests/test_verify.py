@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from app import verify
+from app import config, verify
 from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.parallel.topology import Topology
+from app.training import update
 from app.training.differentiation import Differentiation
 
 
@@ -51,4 +52,22 @@ def test_a_broken_gradient_of_one_stage_fails_loudly(small, capsys, monkeypatch,
         verify.main(small, Layout(stages=2), Topology(), "")
     assert error.value.exit_code == NUMBERS
     out = capsys.readouterr().out
-    assert "FAIL" in out and "1 process, 1 stage, recompute" in out
+    assert "FAIL" in out and "1 process, 2 stages, 1f1b, recompute" in out
+
+
+def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch):
+    right = update.move
+
+    def move(experiment, part, values, rate, *others):
+        right(experiment, part, values, -rate if part.first else rate, *others)
+
+    monkeypatch.setattr(update, "move", move)
+    with pytest.raises(NumbersError, match="2 stages, gpipe"):
+        verify.main(small, Layout(stages=2), Topology(), "")
+
+
+def test_steps_that_are_not_finite_agree_with_nothing(small, monkeypatch, capsys):
+    wild = config.override(small, ["precision=float16", "optimization.learning_rate=1e30"])
+    with pytest.raises(NumbersError, match="layouts differ"):
+        verify.main(wild, Layout(stages=2), Topology(), "")
+    assert "not finite" in capsys.readouterr().out

@@ -10,12 +10,13 @@ from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
 from app.training.state import State
+from input.batches import DataSet
 
 LARGE_BUBBLE = 0.35  # of a stage's time: fewer micro-batches than about twice the stages
 
 
 def run(
-    experiment: Experiment, layout: Layout, data: Any, state: State, first: int, total: int
+    experiment: Experiment, layout: Layout, data: DataSet, state: State, first: int, total: int
 ) -> str:
     """What runs where, in two lines."""
     parameters = sum(v.shape.num_elements() for v in state.trainable)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel.placement import HERE, Placement
 from app.parallel.sharded import Sharded
-from models import blocks, shares
+from models import ModelError, blocks, shares
 
 POLICIES = {
     "float32": "float32",
@@ -47,7 +47,7 @@ def build(
     with tf.device(HERE):  # no device need hold all of it
         source = _whole(experiment, input_spec, num_classes, None, pretrained)
     start(experiment)
-    split = list(experiment.model.blocks(num_classes, placement.num_shares))  # type: ignore[call-arg]
+    split = list(experiment.model.blocks(num_classes, shares=placement.num_shares))  # type: ignore[call-arg]
     places = placement.each_block()
     statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
     return Built(split, statistics, _fill(split, source.blocks))
@@ -60,7 +60,7 @@ def start(experiment: Experiment) -> None:
     keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed here
 
 
-def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 8) -> tf.Tensor:
+def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 1) -> tf.Tensor:
     """A batch of nothing: its first unknown dimension is `batch`, others are `length`."""
     shape = [batch if i == 0 else d or length for i, d in enumerate(spec.shape)]
     return tf.zeros(shape, spec.dtype)
@@ -84,7 +84,11 @@ def _whole(
 
 
 def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
-    """Gives split blocks the weights of whole ones; returns the axes of those that are split."""
+    """Gives split blocks the weights of whole ones; returns the axes of those that are split.
+
+    Raises:
+        ModelError: a share with a weight that is not a slice.
+    """
     axes: dict[str, int] = {}
     shards: dict[str, list[tf.Variable]] = {}
     for variable in (v for block in split for v in block.variables):
@@ -96,6 +100,12 @@ def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
             first.assign(variable.value)
             continue
         differs = [a != b for a, b in zip(variable.shape, first.shape, strict=True)]
+        if sum(differs) != 1:
+            raise ModelError(
+                f"each share of {name} has shape {list(first.shape)}, the whole "
+                f"{list(variable.shape)}: a share holds a slice along one axis of every weight it "
+                "has; what is not sliced, as a bias of the sum, belongs to the Shared layer."
+            )
         axes[name] = differs.index(True)
         Sharded((first, *others), axes[name]).assign(variable.value)
     return axes

@@ -102,14 +102,12 @@ class Differentiation:
         """What one micro-batch keeps on each device between its forward and its backward.
 
         Counted in a graph: tensors of the forward pass that the backward pass reads, but for
-        weights and constants. With `recompute` the part's input alone.
+        weights and constants.
 
         Args:
             x: tensors or specs of what comes into the part.
             micro_batch: likewise.
         """
-        if self.recompute:
-            return {self.part.device: sum(_bytes(t) for t in tf.nest.flatten(x))}
         forward: set[str] = set()
 
         @tf.function

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +10,7 @@ from app.parallel import replicas, topology
 from app.parallel.topology import Topology
 from app.training.state import State
 from input import InputError
+from input.batches import DataSet
 
 
 class Evaluator:
@@ -24,7 +23,7 @@ class Evaluator:
         DataError: on every process, if one cannot read an example.
     """
 
-    def __init__(self, state: State, data: Any, micro_batch: int, where: Topology) -> None:
+    def __init__(self, state: State, data: DataSet, micro_batch: int, where: Topology) -> None:
         share = topology.share(data.num_evaluation, where.size, where.rank)
         self.state, self.split = state, data.evaluation_split
         self.batches = data.evaluation(micro_batch, share)

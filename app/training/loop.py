@@ -67,7 +67,6 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     opening.together(lambda: config.validate(experiment, layout))
     data = opening.open_data(experiment, run.data_dir)
     opening.together(lambda: config.validate_size(experiment, data.num_train))
-    opening.together(lambda: config.validate_limits(experiment, getattr(data, "limits", {})))
     total = experiment.total_steps(data.num_train)
     source = opening.together(lambda: opening.pretrained(experiment, run.data_dir))
     placement = opening.placed(experiment, layout, where, data)
@@ -116,7 +115,7 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     table = step.table() if isinstance(step, PipelinedStep) and layout.devices > 1 else []
     for line in words.stages(table):
         report.say(line)
-    baseline = getattr(data, "baseline", None)
+    seconds = time.monotonic() - clock.begin
     result = {
         "experiment": config.as_dict(experiment),
         "layout": config.as_dict(layout),
@@ -125,9 +124,9 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         "finished": max(first, last) >= total,
         "metrics": metrics,
         "stages": table,
-        "baseline": baseline() if baseline and where.is_chief else None,
+        "baseline": data.baseline() if where.is_chief else None,
         "examples_per_second": experiment.global_batch / clock.typical() if clock.steps else None,
-        "seconds": time.monotonic() - clock.begin,
+        "seconds": seconds,
         "peak_memory_bytes": replicas.each(peak_memory_bytes()),
         "weights_sha256": state.sha256(),
         "workdir": str(run.workdir),

@@ -22,6 +22,7 @@ from app.training.pipelined import PipelinedStep
 from app.training.state import State
 from app.training.step import Step
 from input import InputError, packages
+from input.batches import DataSet
 from models import ModelError
 
 Result = TypeVar("Result")
@@ -33,6 +34,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
     Once a process, before TensorFlow's first operation.
     """
     where = replicas.join(layout.exact, 1 if layout.servers else layout.devices)
+    agree_on("layout", config.as_dict(layout))
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
@@ -62,28 +64,50 @@ def together(action: Callable[[], Result]) -> Result:
     return cast(Result, result)
 
 
-def open_data(experiment: Experiment, data_dir: str) -> Any:
-    """Opens the data on every rank, once it is sure that all mean the same experiment."""
+def agree_on(what: str, ours: dict[str, Any]) -> None:
+    """Goes on if all ranks have the same.
 
-    def open_it() -> Any:
-        if ours != theirs:
-            lines = config.differences(json.loads(ours), json.loads(theirs))
+    Raises:
+        UsageError: on every rank, if one has another than rank 0; shows every difference.
+    """
+    text = json.dumps(ours)
+    theirs = replicas.broadcast_text(text)
+
+    def compare() -> None:
+        if text != theirs:
+            lines = config.differences(json.loads(text), json.loads(theirs))
             raise UsageError(
-                f"this rank has another experiment than rank 0: {'; '.join(lines)}. Give all "
-                "machines the same files, flags and --workdir."
+                f"this rank has another {what} than rank 0: {'; '.join(lines)}. Give all machines "
+                "the same files, flags and --workdir."
             )
-        return experiment.data.open(data_dir)
 
-    ours = json.dumps(config.as_dict(experiment))
-    theirs = replicas.broadcast_text(ours)
-    return together(open_it)
+    together(compare)
+
+
+def open_data(experiment: Experiment, data_dir: str) -> DataSet:
+    """Opens the data on every rank, once it is sure that all mean the same experiment.
+
+    Raises:
+        UsageError: the model does not fit the data; other data on another rank.
+    """
+    agree_on("experiment", config.as_dict(experiment))
+    data = together(lambda: experiment.data.open(data_dir))
+    facts = {
+        "training examples": data.num_train,
+        "evaluation examples": data.num_evaluation,
+        "classes": data.num_classes,
+        "digest": data.digest,
+    }
+    agree_on("data", facts)
+    config.validate_limits(experiment, data.limits)
+    return data
 
 
 def placed(
     experiment: Experiment,
     layout: Layout,
     where: Topology,
-    data: Any,
+    data: DataSet,
     costs: stages.Costs | None = None,
 ) -> Placement:
     """The cut of the model, the same on every rank; its blocks are measured if need be."""
@@ -91,21 +115,21 @@ def placed(
         costs = measured(experiment, where, data)
     p, t = layout.stages, layout.tensor
     own = layout.servers[where.rank * p : (where.rank + 1) * p]
-    is_afar = own and p * t > 1
     with chatter.kept():
-        devices = together(lambda: connect(own, t) if is_afar else local_devices(p * t))
+        devices = together(lambda: connect(own, t) if own else local_devices(p * t))
     return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
 
 
-def measured(experiment: Experiment, where: Topology, data: Any) -> stages.Costs:
+def measured(experiment: Experiment, where: Topology, data: DataSet) -> stages.Costs:
     """What each block costs on rank 0."""
-    found = together(
-        lambda: (
-            stages.measure(experiment, data.input_spec, data.num_classes)
-            if where.is_chief
-            else None
-        )
-    )
+    longest = data.limits.get("positions")
+
+    def measure() -> stages.Costs | None:
+        if not where.is_chief:
+            return None
+        return stages.measure(experiment, data.input_spec, data.num_classes, longest)
+
+    found = together(measure)
     text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
     return stages.Costs(**json.loads(text))
 
@@ -117,7 +141,7 @@ def pretrained(experiment: Experiment, data_dir: str) -> Path | None:
 
 
 def training_batches(
-    experiment: Experiment, data: Any, where: Topology, first: int, last: int
+    experiment: Experiment, data: DataSet, where: Topology, first: int, last: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
     """A process's micro-batches of steps [first, last)."""
     total = experiment.num_micro_batches

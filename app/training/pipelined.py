@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.parallel import schedule, topology, tree
+from app.parallel import placement, schedule, topology, tree
 from app.parallel.pipeline import Pipeline, Span
 from app.parallel.schedule import Task
 from app.training import update
@@ -38,11 +38,15 @@ class PipelinedStep:
         self.experiment, self.layout, self.state = experiment, layout, state
         self.micro_batches = micro_batches
         count = len(state.parts)
+        orders = schedule.orders(layout.schedule, layout.stages, layout.chunks, len(micro_batches))
+        # Where one micro-batch is alive, its backward follows at once: nothing is saved.
+        recompute = [layout.recompute and schedule.most_alive(order) > 1 for order in orders]
         self.parts = [
-            Differentiation(experiment, state, i, is_compiled=True, recompute=layout.recompute)
+            Differentiation(
+                experiment, state, i, is_compiled=True, recompute=recompute[i % layout.stages]
+            )
             for i in range(count)
         ]
-        orders = schedule.orders(layout.schedule, layout.stages, layout.chunks, len(micro_batches))
         self.pipeline = Pipeline(orders, count)
         self.spans: list[Span] | None = None
         self.most_alive = [0] * count
@@ -83,12 +87,12 @@ class PipelinedStep:
         """A row a part and device: where it is, what it is, and the bytes it holds there.
 
         Activations are those of the most micro-batches alive at once, each as large as the
-        largest seen.
+        largest seen; with recomputation their inputs, and all of one.
         """
         rows = []
         for i, part in enumerate(self.state.parts):
             run = [block.name for block in part.blocks]
-            micro = self.parts[i].activation_bytes(*self.widest[i]) if self.widest[i] else {}
+            activations = self._activation_bytes(i)
             slots = [v for slot in part.slots for v in slot]
             for device in sorted({v.device for v in part.variables}):
                 weights = [v for v in part.variables if v.device == device]
@@ -101,10 +105,22 @@ class PipelinedStep:
                         "weight_bytes": _bytes(weights),
                         "optimizer_bytes": _bytes([v for v in slots if v.device == device]),
                         "micro_batches_alive": self.most_alive[i],
-                        "activation_bytes": micro.get(device, 0) * self.most_alive[i],
+                        "activation_bytes": activations.get(device, 0),
                     }
                 )
         return rows
+
+    def _activation_bytes(self, index: int) -> dict[str, int]:
+        """The most a part holds, by device."""
+        part, specs, alive = self.parts[index], self.widest[index], self.most_alive[index]
+        if specs is None:  # no step was run
+            return {}
+        one = part.activation_bytes(*specs)
+        if not part.recompute:
+            return {device: alive * size for device, size in one.items()}
+        inputs = sum(t.shape.num_elements() * t.dtype.size for t in tf.nest.flatten(specs[0]))
+        device = part.part.device
+        return one | {device: one.get(device, 0) + alive * inputs}
 
     def held_by(self, stage: int) -> range:
         """Parts of a stage."""
@@ -148,7 +164,7 @@ class _Work:
         specs = tf.nest.map_structure(_spec, (x, told))
         if step.widest[task.part] is None or _elements(specs) > _elements(step.widest[task.part]):
             step.widest[task.part] = specs
-        return y
+        return self._sent(part, y)
 
     def backward(self, task: Task, gradient: Any) -> Any:
         part, record = self.step.parts[task.part], self.records[task.part].pop(task.micro_batch)
@@ -158,7 +174,7 @@ class _Work:
             gradient, values = part.backward(record, self._told(task), gradient)
             place = tf.constant(self.step.micro_batches[task.micro_batch])
             self.step.sums[task.part].add(place, values)
-        return gradient
+        return self._sent(part, gradient)
 
     def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
         """For each part of the stage: sums over all processes, and the gradients' squares."""
@@ -169,6 +185,17 @@ class _Work:
                 sums = self.step.sums[i].total()
                 result[i] = sums, self.step.squares[i](part, sums)
         return result
+
+    @staticmethod
+    def _sent(part: Differentiation, message: Any) -> Any:
+        """Fetches a message from a stage server; the next stage's sends it on from here.
+
+        Two servers that exchange it themselves wait for each other's tasks, and may for ever.
+        """
+        if placement.horovods(part.part.device) == part.part.device:
+            return message
+        with tf.device(placement.HERE):
+            return tf.nest.map_structure(tf.identity, message)
 
     def _told(self, task: Task) -> MicroBatch:
         """Only the last part looks at the targets: to others they need not be sent."""

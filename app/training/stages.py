@@ -60,29 +60,37 @@ def place(
         )
     t = layout.tensor
     placed = tuple(tuple(devices[i : i + t]) for i in range(0, len(devices), t))
-    if parts == 1:
-        return Placement(placed, (len(names),))
     cut = layout.cut
     if cut and (sum(cut) != len(names) or len(cut) != parts or min(cut) < 1):
         raise UsageError(
             f"--cut={','.join(map(str, cut))} must be {parts} numbers above 0 (stages x chunks) "
             f"that add up to the model's {len(names)} blocks."
         )
+    if parts == 1:
+        return Placement(placed, (len(names),))
     if not cut:
         assert costs is not None
         cut = balanced(costs.seconds, costs.bytes, parts)
     return Placement(placed, tuple(cut))
 
 
-def measure(experiment: Experiment, spec: Any, num_classes: int) -> Costs:
+def measure(
+    experiment: Experiment, spec: Any, num_classes: int, longest: int | None = None
+) -> Costs:
     """Runs each block forward and backward on a micro-batch of zeros.
 
     On a copy of the model that is thrown away. Blocks of one kind, with the same shapes
     before, in and after them, are measured once.
+
+    Args:
+        experiment: holds the model.
+        spec: of a batch of inputs.
+        num_classes: of the data.
+        longest: the most that an open size of the inputs may be; None: anything.
     """
     start(experiment)
     model = list(experiment.model.blocks(num_classes))
-    x = zeros(spec, experiment.micro_batch, LENGTH)
+    x = zeros(spec, experiment.micro_batch, min(LENGTH, longest or LENGTH))
     blocks.build(model, x, experiment.seed)
     known: dict[str, float] = {}
     times, sizes = [], []

@@ -39,7 +39,7 @@ class Step:
         self.experiment, self.layout, self.state = experiment, layout, state
         self.micro_batches = micro_batches
         self.part = state.parts[0]
-        self.model = Differentiation(experiment, state, 0, recompute=layout.recompute)
+        self.model = Differentiation(experiment, state, 0)
         count = len(self.part.trainable) + len(self.part.statistics) + 1
         names = [f"sum{i}" for i in range(count)]
         compression, is_adding = experiment.update.compression, len(micro_batches) > 1

@@ -6,7 +6,6 @@ taken from Rotten Tomatoes by Pang and Lee (ACL 2005).
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from input.order import split_of
 from input.packages import Package
 
 PACKAGE = Package(
@@ -62,9 +62,3 @@ class ScaleproofMovieSentences(tfds.core.GeneratorBasedBuilder):
             _, rating, text = line.split("\t", 2)
             if split_of(text) == split and float(rating):
                 yield i, {"text": text.strip(), "label": int(float(rating) > 0)}
-
-
-def split_of(text: str) -> str:
-    """A text's split, by its digest."""
-    tenth = int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:4], "big") % 10
-    return {0: "test", 1: "validation"}.get(tenth, "train")
