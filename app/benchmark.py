@@ -107,7 +107,7 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     few = own[: max(1, len(own) // layout.devices)]
     micro_batch, stages = experiment.micro_batch, layout.stages
     data = opening.open_data(experiment, data_dir)
-    one = dataclasses.replace(layout, stages=1, tensor=1, chunks=1, cut=())
+    one = dataclasses.replace(layout, stages=1, tensor=1, chunks=1, cut=(), servers=())
     costs = None if layout.cut else opening.measured(experiment, where, data)
     batch: Any = None
     kinds, first = {}, {}

@@ -34,12 +34,13 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
     Once a process, before TensorFlow's first operation.
     """
     where = replicas.join(layout.exact, 1 if layout.servers else layout.devices)
-    agree_on("layout", config.as_dict(layout))
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
         # What graph rewriting fuses depends on where a graph is cut.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    agree_on("layout", config.as_dict(layout))
+    together(lambda: devices_of(layout, where))  # what is made before servers are known is lost
     with chatter.kept():  # XLA announces itself, once a process
         tf.function(lambda: tf.constant(0), jit_compile=True)()
     return where, dataclasses.replace(layout, processes=where.size)
@@ -103,6 +104,19 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
     return data
 
 
+def devices_of(layout: Layout, where: Topology) -> list[str]:
+    """Of this process, stage 0's first; connects to stage servers, once.
+
+    Raises:
+        UsageError: a stage server that does not answer, or has too few devices.
+    """
+    if not layout.servers:
+        return local_devices(layout.devices)
+    own = layout.servers[where.rank * layout.stages : (where.rank + 1) * layout.stages]
+    with chatter.kept():
+        return connect(own, layout.tensor)
+
+
 def placed(
     experiment: Experiment,
     layout: Layout,
@@ -113,10 +127,7 @@ def placed(
     """The cut of the model, the same on every rank; its blocks are measured if need be."""
     if layout.stages > 1 and not layout.cut and costs is None:
         costs = measured(experiment, where, data)
-    p, t = layout.stages, layout.tensor
-    own = layout.servers[where.rank * p : (where.rank + 1) * p]
-    with chatter.kept():
-        devices = together(lambda: connect(own, t) if own else local_devices(p * t))
+    devices = together(lambda: devices_of(layout, where))
     return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
 
 
