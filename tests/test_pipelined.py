@@ -51,7 +51,8 @@ def test_stages_change_no_number(sentences, layout):
     assert state.named().keys() == serial.named().keys()
     for name, variable in serial.named().items():
         found, scale = state.named()[name].numpy(), np.abs(variable).max()
-        np.testing.assert_allclose(found, variable, atol=1e-3 * scale + 1e-9, err_msg=name)
+        atol = min(2e-5, 1e-3 * scale + 1e-9)  # second moments are far smaller than weights
+        np.testing.assert_allclose(found, variable, atol=atol, err_msg=name)
 
 
 def test_a_resnet_is_cut_too(tiny):
