@@ -102,40 +102,15 @@ PY
   "$venv/bin/pip" install -c "$here/constraints.txt" -r "$venv/requirements.txt"
 }
 
-# A command under horovodrun. An error that all ranks agreed on is no crash: the ranks leave
-# their exit code in a file, which keeps horovodrun from adding a traceback to the message.
-# Other machines have no such file, nor this terminal: there horovodrun's own way holds.
+# A command on NP processes, watched over; one that needs no ranks is run as it is.
 launch() {
   export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PATH=$venv/bin:$PATH
   # Large pages for large tensors: a step on a CPU does not wait for 4 KiB at a time.
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-  local np=${NP:-2}
-  [[ $np =~ ^[1-9][0-9]*$ ]] || fail "NP must be a number of processes, at least 1, not '$np'."
   case ${1:-} in
-    train | evaluate | benchmark | trace | verify) ;;
+    train | evaluate | benchmark | trace | verify) exec python -m app launch "$@" ;;
     *) exec python -m app "$@" ;;
   esac
-  [ "$np" -gt 1 ] || exec python -m app "$@"
-  # Wrong flags are told before any process is started.
-  python -m app check "$@" || exit $?
-  [ -z "${HOSTS:-}" ] || exec horovodrun --gloo -np "$np" -H "$HOSTS" python -m app "$@"
-  SCALEPROOF_EXIT_FILE=$(mktemp)
-  SCALEPROOF_TERMINAL=$(tty <&2) || SCALEPROOF_TERMINAL=  # without one `tty` prints "not a tty"
-  export SCALEPROOF_EXIT_FILE SCALEPROOF_TERMINAL
-  # horovodrun imports TensorFlow to see how it was built; three lines of that import come
-  # before TensorFlow reads any log level.
-  local chatter='^(WARNING: All log messages before absl|E0000 .* Unable to register cu)' code
-  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
-  set +e
-  {
-    horovodrun --gloo -np "$np" python -m app "$@" 2>&1 >&3 | grep --line-buffered -v -E "$chatter" >&2
-    code=${PIPESTATUS[0]}
-  } 3>&1
-  set -e
-  # The cause has a lower code than what follows from it: those who lose a peer leave 7.
-  [ ! -s "$SCALEPROOF_EXIT_FILE" ] || code=$(sort -n "$SCALEPROOF_EXIT_FILE" | head -n 1)
-  rm -f "$SCALEPROOF_EXIT_FILE"
-  exit "$code"
 }
 
 case ${1:-} in

@@ -8,6 +8,8 @@ benchmark  measure steps, input, scaling, all-reduce and stages on this machine
 verify     train a few steps on many layouts, and compare each with the serial run
 trace      a picture of when each stage ran which micro-batch
 stage-server   lend this machine's devices to stages of a pipeline elsewhere
+chaos      train while faults strike, and compare with a run left alone
+launch COMMAND [flags]   one of train to trace on NP processes, watched over
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from absl import flags
 
-from app import command_line, errors, experiments, workdir
+from app import command_line, errors, experiments, launch, workdir
 from app.command_line import FLAGS
 from app.config import Layout
+from app.recovery import heartbeat, job, preemption
 from app.reporting import chatter
 from input import InputError
 from models import ModelError
@@ -55,6 +58,7 @@ def prepare_command() -> None:
 def train_command() -> None:
     """Trains --experiment, or continues --workdir."""
     experiment, layout = command_line.validated(processes())
+    preemption.listen()
     where, layout = join(layout)
     from app.parallel import replicas
     from app.training import loop
@@ -67,15 +71,17 @@ def train_command() -> None:
         reference=reference,
         settings=tuple(command_line.settings()),
         checkpoint_every=FLAGS.checkpoint_every,
+        checkpoint_seconds=FLAGS.checkpoint_seconds,
         evaluate_every=FLAGS.evaluate_every,
         keep=FLAGS.keep,
         stop_at_step=FLAGS.stop_at_step,
         log_every=FLAGS.log_every,
         log_examples=FLAGS.log_examples,
+        compare_every=FLAGS.compare_every,
+        commit_every=FLAGS.commit_every,
+        repair=FLAGS.repair,
     )
-    result = loop.train(experiment, layout, where, run)
-    if where.is_chief:
-        print(summary(result))
+    loop.train(experiment, layout, where, run)
 
 
 def evaluate_command() -> None:
@@ -118,6 +124,18 @@ def trace_command() -> None:
     trace.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
+def chaos_command() -> int:
+    """Disturbs a training run; see app/chaos.py."""
+    from app import chaos
+
+    np = launch.processes()
+    command = chaos.trainer(command_line.to_chaos(np))
+    plan = chaos.Plan(FLAGS.faults, FLAGS.between_seconds, tuple(FLAGS.kinds), FLAGS.chaos_seed, np)
+    folder = Path(FLAGS.workdir or workdir.default(f"chaos_{command_line.reference()}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return chaos.main(command, folder, plan)
+
+
 def stage_server_command() -> None:
     """Serves; see app/stage_server.py."""
     if not FLAGS.port:
@@ -128,7 +146,7 @@ def stage_server_command() -> None:
     stage_server.main(FLAGS.port, FLAGS.exact, FLAGS.trusted_network, FLAGS.tensor)
 
 
-COMMANDS: dict[str, Callable[[], None]] = {
+COMMANDS: dict[str, Callable[[], int | None]] = {
     "list": list_command,
     "prepare": prepare_command,
     "train": train_command,
@@ -137,51 +155,41 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "verify": verify_command,
     "trace": trace_command,
     "stage-server": stage_server_command,
+    "chaos": chaos_command,
 }
 
 
-# What run.sh asks before it starts processes, so that wrong flags are told once.
+# What is asked before processes are started, so that wrong flags are told once.
 CHECKS: dict[str, Callable[[], Any]] = {
-    "train": lambda: command_line.validated(int(os.environ.get("NP", 2))),
+    "train": lambda: command_line.validated(launch.processes()),
     "evaluate": command_line.to_evaluate,
-    "benchmark": lambda: command_line.to_benchmark(int(os.environ.get("NP", 2))),
-    "verify": lambda: command_line.to_verify(int(os.environ.get("NP", 2))),
-    "trace": lambda: command_line.to_trace(int(os.environ.get("NP", 2))),
+    "benchmark": lambda: command_line.to_benchmark(launch.processes()),
+    "verify": lambda: command_line.to_verify(launch.processes()),
+    "trace": lambda: command_line.to_trace(launch.processes()),
 }
-
-
-def summary(result: dict[str, Any]) -> str:
-    """The closing lines of a run."""
-    split, metrics = next(iter(result["metrics"].items()))
-    state = "done" if result["finished"] else "stopped, to be continued,"
-    speed = result["examples_per_second"]
-    baseline = result["baseline"]
-    figure = baseline and (baseline.get("error") or f"{baseline['accuracy']:.4f}")
-    beside = f" ({baseline['name']}: {figure})" if baseline else ""
-    return (
-        f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
-        f"{metrics['accuracy']:.4f}{beside}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
-        f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
-    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit code.
 
-    An error that every rank raises is no crash. run.sh names a file for its code, so that
-    the ranks can leave in peace and horovodrun adds no traceback to the message.
+    An error that every rank raises is no crash. The launcher names a file for its code, so
+    that the ranks can leave in peace and horovodrun adds no traceback to the message.
     """
+    heartbeat.start()
     try:
-        return run(arguments)
+        code = run(arguments)
+        leave(code)
+        return code
     except (errors.UserError, InputError, ModelError) as error:
         is_data = isinstance(error, InputError)
         code = errors.DATA if is_data else getattr(error, "exit_code", errors.USAGE)
         if getattr(error, "speaker", True):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            kind = "" if code == errors.PREEMPTED else "error: "
+            print(f"{kind}{error}", file=sys.stderr, flush=True)
         everywhere = getattr(error, "everywhere", False)
     except Exception as error:
         code, everywhere = errors.LOST_PEER, False
-        if "Horovod" not in str(error) or "shut down" not in str(error):
+        if not errors.is_lost_peer(error):
             leave(errors.BUG)
             raise
         rank = os.environ.get("HOROVOD_RANK", "?")
@@ -190,25 +198,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def leave(code: int) -> bool:
-    """Writes an exit code where run.sh will look for it, if it started this process."""
-    path = os.environ.get("SCALEPROOF_EXIT_FILE")
+    """Writes an exit code where whoever launched this process will look for it."""
+    path = os.environ.get(job.EXIT_FILE)
     if not path:
         return False
     with open(path, "a") as file:
-        file.write(f"{code}\n")
+        file.write(f"{os.getpid()} {code}\n")
     return True
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parses the flags and calls the command."""
     name, *rest = arguments or ["--help"]
-    is_check = name == "check" and bool(rest)
-    if is_check:
+    is_launch = name == "launch" and bool(rest)
+    if is_launch:
         name, *rest = rest
     if name in ("--help", "-h", "help"):
         print(f"{__doc__}\n{FLAGS.module_help('app.command_line')}")
         return errors.DONE
-    if name not in (CHECKS if is_check else COMMANDS):
+    if name not in (CHECKS if is_launch else COMMANDS):
         raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
     try:
         left = FLAGS([name, *rest])[1:]
@@ -216,8 +224,10 @@ def run(arguments: Sequence[str]) -> int:
         raise errors.UsageError(str(error)) from None
     if left:
         raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
-    (CHECKS if is_check else COMMANDS)[name]()
-    return errors.DONE
+    if is_launch:
+        CHECKS[name]()
+        return launch.main(name, rest)
+    return COMMANDS[name]() or errors.DONE
 
 
 def processes() -> int:

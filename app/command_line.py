@@ -26,14 +26,37 @@ flags.DEFINE_integer("chunks", 1, "Runs of blocks a stage; above 1: interleaved 
 flags.DEFINE_list("cut", [], "Blocks of each stage (or chunk), as 3,4,3; balanced if not given.")
 flags.DEFINE_list("servers", [], "host:port of a stage server a stage, rank 0's first.")
 flags.DEFINE_integer("port", 0, "Of stage-server.", lower_bound=0, upper_bound=65535)
-flags.DEFINE_bool("trusted_network", False, "stage-server: whoever reaches it may use it.")
+flags.DEFINE_bool(
+    "trusted_network", False, "Whoever reaches this machine's ports may command the job."
+)
+flags.DEFINE_bool("elastic", False, "Processes may die, leave and join; the others go on.")
+flags.DEFINE_string(
+    "host_discovery_script", None, "Prints host:slots lines; an elastic job follows them."
+)
+flags.DEFINE_integer("commit_every", 10, "Steps between commits of an elastic job.", lower_bound=1)
 flags.DEFINE_bool("recompute", False, "Keep a stage's input only; compute the rest again.")
-flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: at the end only.", lower_bound=0)
+flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: by the clock.", lower_bound=0)
+flags.DEFINE_float("checkpoint_seconds", 600, "Between checkpoints by the clock.", lower_bound=1)
 flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
 flags.DEFINE_integer("keep", 3, "Checkpoints kept, beside the best.", lower_bound=1)
 flags.DEFINE_integer("stop_at_step", 0, "Stop there, to be continued.", lower_bound=0)
 flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
 flags.DEFINE_bool("log_examples", False, "Write the ids of every step's examples.")
+flags.DEFINE_integer("compare_every", 50, "Steps between comparisons of replicas.", lower_bound=0)
+flags.DEFINE_bool("repair", False, "Give replicas that differ the majority's state.")
+flags.DEFINE_integer(
+    "max_restarts",
+    3,
+    "In a row without a new checkpoint; 0: never.",
+    lower_bound=0,
+)
+flags.DEFINE_float("hang_seconds", 300, "Without a sign of any rank: it hangs.", lower_bound=1)
+flags.DEFINE_float("grace_seconds", 30, "To save and stop when told to.", lower_bound=1)
+flags.DEFINE_integer("faults", 20, "That chaos deals in all.", lower_bound=1)
+flags.DEFINE_float("between_seconds", 30, "Mean time from fault to fault.", lower_bound=0.1)
+flags.DEFINE_list("kinds", ["kill"], "Of chaos: kill, stop, damage, hosts (with --elastic).")
+flags.DEFINE_integer("chaos_seed", 0, "Of the moments, kinds and victims.")
+OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed", "workdir")
 
 
 def data_dir() -> str:
@@ -60,6 +83,11 @@ def chosen(default: str = "resnet50_digits") -> Experiment:
     return config.override(experiments.load(reference(default)), settings())
 
 
+def is_elastic() -> bool:
+    """As the flags say, or horovodrun that was started so."""
+    return FLAGS.elastic or bool(os.environ.get("HOROVOD_ELASTIC"))
+
+
 def described(processes: int, exact: bool) -> Layout:
     """The layout that the flags describe."""
     try:
@@ -78,6 +106,7 @@ def described(processes: int, exact: bool) -> Layout:
         recompute=FLAGS.recompute,
         servers=tuple(FLAGS.servers),
         exact=exact,
+        elastic=is_elastic(),
     )
 
 
@@ -89,6 +118,10 @@ def validated(processes: int) -> tuple[Experiment, Layout]:
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
         experiment, layout = chosen(), described(processes, exact)
         config.validate(experiment, layout)
+        if "HOROVOD_ELASTIC" in os.environ and not FLAGS.workdir:
+            raise errors.UsageError(
+                "an elastic job needs --workdir: a rank that joins later must know where it is."
+            )
         if FLAGS.workdir:
             workdir.check(Path(FLAGS.workdir), experiment, layout)
     except errors.UsageError as error:  # every rank finds it: one of a machine tells it
@@ -121,6 +154,20 @@ def to_verify(processes: int) -> tuple[Experiment, Layout]:
             "--cut out."
         )
     return experiment, layout
+
+
+def to_chaos(processes: int) -> list[str]:
+    """The flags of the training that is disturbed."""
+    known = {"kill", "stop", "damage"} | ({"hosts"} if FLAGS.elastic else set())
+    if not FLAGS.kinds or set(FLAGS.kinds) - known:
+        raise errors.UsageError(
+            f"--kinds={','.join(FLAGS.kinds)} must be of {', '.join(sorted(known))} (hosts with "
+            "--elastic)."
+        )
+    chosen(), validated(processes)
+    given = [flag for flag in FLAGS.get_flags_for_module("app.command_line") if flag.present]
+    lines = [flag.serialize() for flag in given if flag.name not in OF_CHAOS]
+    return [line for text in lines for line in text.split("\n")]
 
 
 def to_benchmark(processes: int) -> tuple[Experiment, Layout]:

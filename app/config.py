@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 import types
 import typing
@@ -79,6 +80,8 @@ class Update:
     """How micro-batch gradients become one update: what changes numbers on purpose."""
 
     compression: Literal["none", "float16"] = "none"  # of gradients on the wire
+    on_nonfinite: Literal["abort", "skip"] = "abort"  # of a step whose sums are not finite
+    skip_budget: int = 10  # steps of a run that may be skipped
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Layout:
     recompute: bool = False  # keep only what comes into a stage, compute the rest again
     servers: tuple[str, ...] = ()  # host:port of a stage server for each stage of each process
     exact: bool = False  # bit for bit the same weights on any layout without `tensor`
+    elastic: bool = False  # processes may die, leave and join while it runs
 
     @property
     def devices(self) -> int:
@@ -178,6 +182,8 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             f"optimization.clip_norm ({o.clip_norm}) must not be negative, and "
             f"optimization.epsilon ({o.epsilon}) must be above 0."
         )
+    if e.update.skip_budget < 0:
+        raise UsageError(f"update.skip_budget must be at least 0, not {e.update.skip_budget}.")
     if layout.exact and e.update.compression != "none":
         raise UsageError(
             f"--exact cannot keep update.compression={e.update.compression}: what is rounded on "
@@ -210,6 +216,12 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
         raise UsageError(
             f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
             f"chunks: {p * c} numbers above 0."
+        )
+    if layout.elastic and layout.devices > 1:
+        raise UsageError(
+            f"--elastic cannot keep {p} stages of {t} devices: when a process is lost, its devices "
+            "are too, and Horovod aborts the others in the midst of a pipeline's messages. Without "
+            "--elastic the job is started again from its newest checkpoint."
         )
     if layout.servers and layout.devices == 1:
         raise UsageError("--servers lends devices to stages: give --stages or --tensor above 1.")
@@ -364,6 +376,12 @@ def as_dict(config: Any) -> dict[str, Any]:
             value = as_dict(value)
         values[f.name] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    return result
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -42,3 +42,28 @@ class NumbersError(UserError):
     """A loss or a gradient that is not finite (exit code 5)."""
 
     exit_code = NUMBERS
+
+
+class DivergedError(UserError):
+    """Replicas that hold different weights (exit code 6)."""
+
+    exit_code = DIVERGED
+
+
+class MembershipChangedError(Exception):
+    """Processes may join or were taken away; all ranks leave after the same step."""
+
+
+class PreemptedError(UserError):
+    """The run was told to stop, and has saved (exit code 42)."""
+
+    exit_code = PREEMPTED
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether Horovod failed because another process did.
+
+    TensorFlow passes on the text alone: Horovod's own, or Gloo's with the place in its sources.
+    """
+    text = str(error)
+    return any(part in text for part in ("Horovod has been shut down", "gloo/", "[gloo"))

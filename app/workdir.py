@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.config import Experiment, Layout, as_dict, differences
+from app.config import Experiment, Layout, as_dict, differences, plain
 from app.errors import UsageError
 
 
@@ -40,7 +40,7 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
     config = read(workdir)
     if config is None:
         return
-    ours = json.loads(json.dumps(as_dict(experiment)))
+    ours = plain(as_dict(experiment))
     lines = differences(ours, config["experiment"])
     if layout.exact != config["layout"]["exact"]:
         lines.append(f"--exact: {layout.exact} here, {config['layout']['exact']} there")

@@ -42,8 +42,9 @@ def start(command: list[str], cwd: Path, limit: float = 240, **variables: str):
 
 def app(np: int, cwd: Path, *arguments: str, limit: float = 240, **variables: str):
     """`python -m app ...` on np processes."""
-    launcher = ["horovodrun", "--gloo", "-np", str(np)] if np > 1 else []
-    return start([*launcher, "python", "-m", "app", *arguments], cwd, limit, **variables)
+    launch = ["launch"] if np > 1 else []
+    command = ["python", "-m", "app", *launch, *arguments]
+    return start(command, cwd, limit, NP=str(np), **variables)
 
 
 def run_sh(np: int, cwd: Path, *arguments: str):

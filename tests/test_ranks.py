@@ -64,7 +64,7 @@ def test_exact_is_bit_identical_for_any_number_of_processes(user):
 
     # The checkpoint alone gives the same metrics, on yet another number of processes.
     done = app(3, user, "evaluate", "--workdir=parts")
-    found = json.loads(done.stdout.replace("[0]<stdout>:", ""))
+    found = json.loads(done.stdout)
     assert found["test"]["accuracy"] == scores[0]["accuracy"]
 
 
@@ -91,7 +91,7 @@ def test_the_published_case_on_two_processes(user):
 def test_benchmark_gives_every_figure(user):
     done = run_sh(2, user, "benchmark", "--experiment=mine.py:tiny")
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line.partition(":")[2].split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in done.stdout.splitlines()]
     figures = {
         " ".join(words[:-2]): float(words[-2]) for words in lines if words[-1:] == ["examples/s"]
     }

@@ -9,6 +9,7 @@ from app import config
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.parallel.topology import Topology
+from app.recovery import manifest
 from app.training import opening
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
@@ -96,16 +97,17 @@ def test_a_finished_run_is_only_evaluated(tiny, train):
 
 def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path, joined):
     state = State(tiny, tf.TensorSpec([None, 16, 16, 3]), 7)
-    checkpoints = Checkpoints(tmp_path, state, joined, keep=2)
+    checkpoints = Checkpoints(tmp_path, state, joined, keep=2, about={})
     for step, accuracy in enumerate([0.1, 0.9, 0.2, None, 0.3], 1):
         checkpoints.save(step, {} if accuracy is None else {"accuracy": accuracy})
-    assert [m["step"] for m in checkpoints.manifests()] == [2, 4, 5]
+    assert checkpoints.wait() is None
+    assert manifest.steps(tmp_path) == [2, 4, 5]
 
 
 def test_a_checkpoint_has_the_metrics_of_its_own_step_or_none(tiny, train, tmp_path):
     train(tiny, checkpoint_every=1, evaluate_every=2, keep=4)
     manifests = sorted((tmp_path / "run" / "checkpoints").glob("*/manifest.json"))
-    metrics = [json.loads(path.read_text())["metrics"] for path in manifests]
+    metrics = [manifest.read(path.parent)["metrics"] for path in manifests]
     assert [bool(m) for m in metrics] == [False, True, False, True]
 
 

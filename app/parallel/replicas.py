@@ -18,20 +18,43 @@ import tensorflow as tf
 from app.errors import UsageError, UserError
 from app.parallel.topology import Topology
 
+STALL_SECONDS = 600  # a rank in a collective waits this long for the others to come
 Compression = Literal["none", "float16"]
 
 
-def join(exact: bool = False, devices: int = 1) -> Topology:
+def enter() -> Topology:
+    """Joins the job."""
+    hvd.init()
+    return Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+
+
+def leave() -> None:
+    """Leaves it, to enter another; what is waiting for peers fails."""
+    hvd.shutdown()
+
+
+def _size() -> int:
+    return hvd.size() if hvd.is_initialized() else 1
+
+
+def _rank() -> int:
+    return hvd.rank() if hvd.is_initialized() else 0
+
+
+def join(exact: bool = False, devices: int = 1, beside: Topology | None = None) -> Topology:
     """Joins the job, and takes this process's part of the machine's cores and GPUs.
 
     A process that needs several devices takes as many GPUs; without any GPU it makes as many
     logical CPU devices.
 
+    An elastic one joins later, when it has a model to share: `beside` says what is known of this
+    machine until then.
+
     With `exact` an operator runs on one thread: a step of a narrow ResNet-18 was seen to
     differ between one thread and two (which operator does so is not known).
     """
-    hvd.init()
-    topology = Topology(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(STALL_SECONDS))
+    topology = beside or enter()
     threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)), devices)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # One a device at least, and another that can start an all-reduce or copy.
@@ -60,7 +83,7 @@ def join(exact: bool = False, devices: int = 1) -> Topology:
 
 def all_reduce(tensor: tf.Tensor, name: str, compression: Compression = "none") -> tf.Tensor:
     """Sum over the processes, in Horovod's order; starts as soon as `tensor` is computed."""
-    if hvd.size() == 1:
+    if _size() == 1:
         return tensor
     compressor = hvd.Compression.fp16 if compression == "float16" else hvd.Compression.none
     return hvd.allreduce(tensor, op=hvd.Sum, name=name, compression=compressor)
@@ -68,7 +91,7 @@ def all_reduce(tensor: tf.Tensor, name: str, compression: Compression = "none") 
 
 def all_gather(tensor: tf.Tensor, name: str) -> tf.Tensor:
     """Concatenation over the processes along axis 0, in rank order; lengths may differ."""
-    return tensor if hvd.size() == 1 else hvd.allgather(tensor, name=name)
+    return tensor if _size() == 1 else hvd.allgather(tensor, name=name)
 
 
 def add_up(values: np.ndarray, name: str) -> np.ndarray:
@@ -76,23 +99,30 @@ def add_up(values: np.ndarray, name: str) -> np.ndarray:
     return all_reduce(tf.constant(values, tf.float64), name).numpy()
 
 
-def broadcast(variables: Sequence[tf.Variable]) -> None:
-    """Gives every process rank 0's values."""
-    if hvd.size() == 1:
+def gather(values: np.ndarray) -> np.ndarray:
+    """Small whole numbers below 2^53 of every process, [ranks, n]."""
+    table = np.zeros([_size(), len(values)])
+    table[_rank()] = values
+    return add_up(table, "gather").astype(np.int64)
+
+
+def broadcast(variables: Sequence[tf.Variable], root: int = 0) -> None:
+    """Gives every process the values that `root` has."""
+    if _size() == 1:
         return
     for i, variable in enumerate(variables):
         with tf.device("CPU:0"):  # variables of a stage may be in another process
-            value = hvd.broadcast(variable.read_value(), root_rank=0, name=f"variable{i}")
+            value = hvd.broadcast(variable.read_value(), root_rank=root, name=f"variable{i}")
         variable.assign(value)
 
 
 def broadcast_text(text: str) -> str:
     """Rank 0's text on every process."""
-    if hvd.size() == 1:
+    if _size() == 1:
         return text
     encoded = np.frombuffer(text.encode(), np.uint8)
     length = hvd.broadcast(tf.constant([len(encoded)]), 0, name="text_length").numpy()[0]
-    if hvd.rank():
+    if _rank():
         encoded = np.zeros(length, np.uint8)
     return bytes(hvd.broadcast(tf.constant(encoded), 0, name="text").numpy()).decode()
 
@@ -105,22 +135,22 @@ def agree(error: UserError | None) -> None:
     Raises:
         UserError: if any process has one.
     """
-    codes = np.zeros(hvd.size())
-    codes[hvd.rank()] = error.exit_code if error else 0
+    codes = np.zeros(_size())
+    codes[_rank()] = error.exit_code if error else 0
     codes = add_up(codes, "agree")
     if not codes.any():
         return
     first = int(np.flatnonzero(codes)[0])
-    if error is None or hvd.rank() != first:
+    if error is None or _rank() != first:
         error = UserError(f"rank {first} failed and told why")
         error.exit_code = int(codes[first])
-    raise error.on_every_rank(speaker=hvd.rank() == first)
+    raise error.on_every_rank(speaker=_rank() == first)
 
 
 def each(value: float) -> list[float]:
     """The value of each process, in rank order."""
-    values = np.zeros(hvd.size())
-    values[hvd.rank()] = value
+    values = np.zeros(_size())
+    values[_rank()] = value
     return [float(v) for v in add_up(values, "each")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -55,20 +54,3 @@ class Sharded:
 
 
 Weight: TypeAlias = tf.Variable | Sharded
-
-
-def pieces(weights: Mapping[str, Weight]) -> Iterator[tuple[str, str, tf.Variable]]:
-    """(name, slice, variable) of every variable, as TensorFlow's tensor bundles name slices.
-
-    A slice is "" for all of a tensor, or its shape and for each axis start,length.
-    """
-    for name, weight in weights.items():
-        if not isinstance(weight, Sharded):
-            yield name, "", weight
-            continue
-        shape, start = weight.shape.as_list(), 0
-        for shard, length in zip(weight.shards, weight.lengths, strict=True):
-            axes = ["-"] * len(shape)
-            axes[weight.axis] = f"{start},{length}"
-            yield name, f"{' '.join(map(str, shape))} {':'.join(axes)}", shard
-            start += length

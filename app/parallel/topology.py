@@ -10,6 +10,7 @@ Runs are contiguous, so that a process owns whole subtrees of the exact sum (`tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -18,6 +19,19 @@ def share(total: int, parts: int, index: int) -> range:
     size, longer = divmod(total, parts)
     start = index * size + min(index, longer)
     return range(start, start + size + (index < longer))
+
+
+def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:
+    """An elastic process's place among those of its machine, and how many they may be.
+
+    On one machine each of them has a host name of its own, as Horovod drops a name that failed.
+    """
+    aliases = environment.get("SCALEPROOF_ADDRESSES", "").split(",")
+    name = environment.get("HOROVOD_HOSTNAME", "")
+    if name in aliases:
+        return aliases.index(name), len(aliases)
+    place = int(environment.get("HOROVOD_LOCAL_RANK", 0))
+    return place, int(environment.get("HOROVOD_LOCAL_SIZE", 1))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,21 @@ def run(
     )
 
 
+def closing(result: dict[str, Any]) -> str:
+    """The last lines of a run."""
+    split, metrics = next(iter(result["metrics"].items()))
+    state = "done" if result["finished"] else "stopped, to be continued,"
+    speed = result["examples_per_second"]
+    baseline = result["baseline"]
+    figure = baseline and (baseline.get("error") or f"{baseline['accuracy']:.4f}")
+    beside = f" ({baseline['name']}: {figure})" if baseline else ""
+    return (
+        f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
+        f"{metrics['accuracy']:.4f}{beside}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
+        f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
+    )
+
+
 def pipeline(layout: Layout, state: State, micro_batches: int) -> str:
     """The cut, and the bubble if it is large enough to be a mistake."""
     share = schedule.bubble(layout.stages, layout.chunks, micro_batches)

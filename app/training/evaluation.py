@@ -8,6 +8,7 @@ import tensorflow as tf
 from app.errors import DataError
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
+from app.recovery import heartbeat, preemption
 from app.training.state import State
 from input import InputError
 from input.batches import DataSet
@@ -28,16 +29,25 @@ class Evaluator:
         self.state, self.split = state, data.evaluation_split
         self.batches = data.evaluation(micro_batch, share)
 
-    def __call__(self) -> dict[str, float]:
-        """Returns accuracy, top5_accuracy, loss and examples (a count)."""
+    def __call__(self) -> dict[str, float] | None:
+        """Returns accuracy, top5_accuracy, loss and examples (a count).
+
+        None if a rank was asked to stop on the way.
+        """
         sums, error = np.zeros(4), None
         try:
             for batch in self.batches:
+                heartbeat.beat("evaluating")
+                if preemption.is_asked():
+                    break
                 sums += self._sums(*batch).numpy()
         except InputError as caught:
             error = DataError(str(caught))
         replicas.agree(error)
-        loss, top1, top5, count = replicas.add_up(sums, "evaluation")
+        is_asked = float(preemption.is_asked())
+        loss, top1, top5, count, asked = replicas.add_up(np.append(sums, is_asked), "evaluation")
+        if asked:
+            return None
         return {
             "accuracy": top1 / count,
             "top5_accuracy": top5 / count,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import tensorflow as tf
 
 from app import config
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
-from app.parallel import replicas
+from app.parallel import replicas, topology
 from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
+from app.recovery import heartbeat
 from app.reporting import chatter
 from app.training import stages
 from app.training.pipelined import PipelinedStep
@@ -33,7 +35,8 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
 
     Once a process, before TensorFlow's first operation.
     """
-    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices)
+    beside = Topology(0, 1, *topology.neighbours(os.environ)) if layout.elastic else None
+    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices, beside)
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
         tf.config.experimental.enable_op_determinism()
@@ -93,15 +96,61 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
     """
     agree_on("experiment", config.as_dict(experiment))
     data = together(lambda: experiment.data.open(data_dir))
-    facts = {
+    agree_on("data", data_facts(data))
+    config.validate_limits(experiment, data.limits)
+    return data
+
+
+class Opened(NamedTuple):
+    """A run's data and state, on this rank.
+
+    Attributes:
+        total: steps of the whole run.
+    """
+
+    experiment: Experiment
+    data: DataSet
+    state: State
+    total: int
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same on every rank, before a step joins their sums."""
+        named = self.state.named().items()
+        return {
+            "versions": replicas.versions(),
+            "experiment": config.as_dict(self.experiment),
+            "data": data_facts(self.data),
+            "variables": {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in named},
+        }
+
+
+def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> Opened:
+    """Opens the data, and builds the model on its devices.
+
+    Raises:
+        UserError: the same on every rank.
+    """
+    heartbeat.beat("opening")
+    together(lambda: config.validate(experiment, layout))
+    data = open_data(experiment, data_dir)
+    together(lambda: config.validate_size(experiment, data.num_train))
+    source = together(lambda: pretrained(experiment, data_dir))
+    placement = placed(experiment, layout, where, data)
+    heartbeat.beat("building")
+    state = together(
+        lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
+    )
+    return Opened(experiment, data, state, experiment.total_steps(data.num_train))
+
+
+def data_facts(data: DataSet) -> dict[str, Any]:
+    """What the order of examples, and so the result, depends on."""
+    return {
         "training examples": data.num_train,
         "evaluation examples": data.num_evaluation,
         "classes": data.num_classes,
         "digest": data.digest,
     }
-    agree_on("data", facts)
-    config.validate_limits(experiment, data.limits)
-    return data
 
 
 def devices_of(layout: Layout, where: Topology) -> list[str]:

@@ -8,18 +8,21 @@ how the model is cut or split; a `Part` is what one stage holds of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from app.config import Experiment
-from app.parallel.placement import Placement
+from app.parallel.placement import HERE, Placement
 from app.parallel.sharded import Sharded, Weight
 from app.training.building import Built, build
 from app.training.optimization import SLOTS
 from models import blocks, shares
+
+Snapshot: TypeAlias = dict[str, tf.Tensor]  # whole tensors in this process, by name
 
 
 class Part:
@@ -91,6 +94,7 @@ class State:
         loss_scale: what the loss is multiplied by; 1 but for float16.
         good_steps: steps since the loss scale last changed.
         updates: steps that changed the weights.
+        skips: steps that did not, as their gradients were not finite (not for the loss scale).
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class State:
         self.loss_scale = tf.Variable(initial, trainable=False)
         self.good_steps = tf.Variable(0, trainable=False)
         self.updates = tf.Variable(0, trainable=False)
+        self.skips = tf.Variable(0, trainable=False)
 
     @property
     def trainable(self) -> list[tf.Variable]:
@@ -127,7 +132,8 @@ class State:
     def named(self) -> dict[str, Weight]:
         """All variables, by names that do not depend on the layout."""
         named: dict[str, Weight] = {
-            "loss_scale": self.loss_scale, "good_steps": self.good_steps, "updates": self.updates
+            "loss_scale": self.loss_scale, "good_steps": self.good_steps, "updates": self.updates,
+            "skips": self.skips,
         }  # fmt: skip
         for part in self.parts:
             named |= part.named(SLOTS[self.optimizer])
@@ -141,13 +147,23 @@ class State:
                 x = blocks.forward(part.blocks, x, False, seed, part.first)
         return tf.cast(x, tf.float32)
 
+    def snapshot(self) -> Snapshot:
+        """All variables as they are now.
+
+        Nothing is copied: TensorFlow gives a variable new memory when it changes while a tensor
+        that was read of it is still held.
+        """
+        with tf.device(HERE):
+            return {name: tf.identity(v.read_value()) for name, v in self.named().items()}
+
+    def assign(self, snapshot: Mapping[str, tf.Tensor]) -> None:
+        """Gives all variables the values of a snapshot."""
+        for name, variable in self.named().items():
+            variable.assign(snapshot[name])
+
     def sha256(self) -> str:
-        """Of all weights: name, shape and bytes of each, in order of name."""
-        digest = hashlib.sha256()
-        for name, variable in sorted(self.weights.items()):
-            digest.update(f"{name} {variable.dtype.name} {tuple(variable.shape)}\n".encode())
-            digest.update(variable.numpy().tobytes())
-        return digest.hexdigest()
+        """Of all weights."""
+        return sha256_of(self.weights)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -162,6 +178,21 @@ class State:
         finally:
             for variable, value in zip(variables, kept, strict=True):
                 variable.assign(value)
+
+
+def sha256_of(weights: Mapping[str, Weight | tf.Tensor]) -> str:
+    """Of name, type, shape and bytes of each, in order of name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype.name} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_of(snapshot: Snapshot) -> Snapshot:
+    """The weights among a snapshot's variables, by their own names."""
+    prefix = "weights/"
+    return {n.removeprefix(prefix): v for n, v in snapshot.items() if n.startswith(prefix)}
 
 
 def _beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:

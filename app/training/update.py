@@ -104,6 +104,7 @@ def move(
 def settle(experiment: Experiment, state: State, finite: tf.Tensor) -> None:
     """Counts the update; dynamic loss scaling: halve on overflow, double after GROWTH_STEPS."""
     state.updates.assign_add(tf.cast(finite, tf.int32))
+    state.skips.assign_add(tf.cast(~finite & (state.loss_scale <= 1), tf.int32))
     if experiment.precision != "float16":
         return
     scale, good = state.loss_scale, state.good_steps

@@ -1,0 +1,118 @@
+"""`launch COMMAND`: the ranks of a job on NP processes, and a supervisor over them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from app import command_line, workdir
+from app.command_line import FLAGS
+from app.errors import UsageError
+from app.recovery import private
+from app.recovery.job import Job
+from app.recovery.supervisor import Limits, Supervisor
+
+LOCAL = ("localhost", "127.0.0.1")
+
+
+def processes() -> int:
+    """NP, 2 if it is not given."""
+    text = os.environ.get("NP", "2")
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"NP must be a number of processes, at least 1, not {text!r}.")
+    return int(text)
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    """Runs a checked command to its end; returns the exit code.
+
+    Training starts again when it breaks. A rank is `python -m app COMMAND` with the same flags,
+    and with the workdir, so that a later attempt goes on where an earlier one was.
+
+    Raises:
+        UsageError: a job that cannot be started so.
+    """
+    command = [sys.executable, "-m", "app", name, *arguments]
+    folder = Path(FLAGS.workdir or workdir.default(command_line.reference()))
+    is_training = name == "train"
+    if is_training and not FLAGS.workdir:
+        command.append(f"--workdir={folder}")
+    variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
+    launcher = ranks(processes(), os.environ.get("HOSTS", ""), variables)
+    limits = Limits(
+        restarts=FLAGS.max_restarts if is_training else 0,
+        hang=FLAGS.hang_seconds if is_training else float("inf"),
+        grace=FLAGS.grace_seconds,
+    )
+
+    def start() -> Job:
+        return Job(command, launcher, variables, FLAGS.elastic)
+
+    return Supervisor(start, folder, limits).run()
+
+
+def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
+    """The launcher of `np` ranks, none for one; adds to `variables` what it must know.
+
+    Ranks of one machine meet in a network of their own, if the kernel allows one.
+
+    Raises:
+        UsageError: other machines, and nobody said that the network can be trusted; an elastic
+            job without a name for each rank.
+    """
+    names = [host.partition(":")[0] for host in hosts.split(",") if host]
+    if set(names) - set(LOCAL):
+        return _over_machines(np, hosts)
+    if np == 1 and not FLAGS.elastic:
+        return []
+    is_private = not FLAGS.trusted_network and private.is_allowed()
+    addresses = [f"127.0.0.{i + 1}" for i in range(np)] if is_private else list(LOCAL)
+    variables["SCALEPROOF_LOOPBACK"] = "1"
+    if is_private:
+        variables["SCALEPROOF_ADDRESSES"] = ",".join(addresses)
+    elif not FLAGS.trusted_network:
+        print(
+            "warning: this kernel allows no private network (unshare --map-root-user --net): "
+            "Horovod listens on loopback, where other users of this machine can reach it.",
+            file=sys.stderr,
+        )
+    launcher = horovodrun(np, f"localhost:{np}")
+    if FLAGS.elastic:
+        if np > len(addresses) and not FLAGS.host_discovery_script:
+            raise UsageError(
+                f"--elastic needs a host name for each of {np} ranks, as Horovod drops a name that "
+                f"failed, but without a private network there are {len(addresses)} "
+                f"({', '.join(addresses)}): set NP={len(addresses)}, or leave --elastic out."
+            )
+        launcher = elastic_horovodrun(np, ",".join(f"{a}:1" for a in addresses), variables)
+        launcher += ["--network-interface", "lo"]
+    return [*private.INSIDE, *launcher] if is_private else launcher
+
+
+def horovodrun(np: int, hosts: str) -> list[str]:
+    """`horovodrun -np NP -H HOSTS`, safer."""
+    return [sys.executable, "-m", "app.parallel.horovodrun", "--gloo", "-np", str(np), "-H", hosts]
+
+
+def elastic_horovodrun(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
+    """The same for a job that goes on with one rank, and takes a host back after a while."""
+    variables["PYTHONHASHSEED"] = "0"  # Horovod orders hosts by hash
+    variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
+    launcher = horovodrun(np, hosts)
+    if FLAGS.host_discovery_script:
+        launcher = [*launcher[:-2], "--host-discovery-script", FLAGS.host_discovery_script]
+    most = command_line.chosen().num_micro_batches if FLAGS.host_discovery_script else np
+    launcher += ["--min-np", "1", "--max-np", str(most)]
+    return [*launcher, "--blacklist-cooldown-range", "1", "10"]
+
+
+def _over_machines(np: int, hosts: str) -> list[str]:
+    if not FLAGS.trusted_network:
+        raise UsageError(
+            f"HOSTS={hosts} names other machines: Horovod's and TensorFlow's ports have no "
+            "authentication, and whoever reaches them can run code as you. Give "
+            "--trusted_network if only you can reach these machines' ports."
+        )
+    return elastic_horovodrun(np, hosts, {}) if FLAGS.elastic else horovodrun(np, hosts)

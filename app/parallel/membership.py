@@ -1,0 +1,51 @@
+"""Who is in an elastic job, while processes die, leave and join.
+
+Horovod Elastic's driver starts and counts the processes; its state and `run` classes fail on
+Keras 3 and swallow errors (`horovod/tensorflow/elastic.py`), so only its notifications are used.
+A process enters, works, and leaves together with all others when the set changes; one that was
+removed is ended by Horovod when it asks to enter again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from horovod.runner.elastic.worker import WorkerNotificationManager
+
+from app.parallel import horovodrun, replicas
+from app.parallel.topology import Topology
+
+
+class Membership:
+    """One process's place in the job."""
+
+    def __init__(self) -> None:
+        if os.environ.get(horovodrun.LOOPBACK):
+            horovodrun.listen_on_loopback()
+        self._changed = threading.Event()
+        self._manager = WorkerNotificationManager()
+        self._manager.register_listener(self)
+
+    def enter(self) -> Topology:
+        """Waits for the others, and is one of them.
+
+        Raises:
+            Exception: a peer died meanwhile; for `errors.is_lost_peer`.
+        """
+        self._changed.clear()
+        where = replicas.enter()
+        self._manager.init()
+        return where
+
+    def leave(self) -> None:
+        """Is nobody's peer until it enters again."""
+        replicas.leave()
+
+    def has_changed(self) -> bool:
+        """Whether processes may join, or were taken away; the driver tells rank 0 alone."""
+        return self._changed.is_set()
+
+    def on_hosts_updated(self, timestamp: int, result: object) -> None:
+        """Called by Horovod, on a thread of its own."""
+        self._changed.set()

@@ -1,0 +1,218 @@
+"""One start of a job's processes: their command, their output, and how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from app import errors
+from app.recovery import heartbeat, processes
+
+EXIT_FILE = "SCALEPROOF_EXIT_FILE"  # environment variable; a line "pid code" of each that left
+SETTLING = 2.0  # seconds that survivors have for their own last words
+LEFT = re.compile(r"Process (\d+) exit with status code (\d+)\.")  # horovodrun says so
+# What libraries print before they read a log level, and horovodrun of what is told better here.
+CHATTER = re.compile(
+    r"WARNING: All log messages before absl|E0000 .* Unable to register cu"
+    r"|Terminating remaining workers after failure|Horovod background loop uncaught exception"
+    r"|(^|>:)(Killed|Terminated|Aborted)( \(core dumped\))?$"
+    r"|terminate called after throwing an instance"
+)
+# How Horovod ends a process that was taken out of an elastic job.
+REMOVED = re.compile(r"\[(\d+)\]<stderr>:.*has been removed from elastic job")
+OWN_PREFIX = re.compile(r"\[0\]<std(out|err)>:")  # rank 0 is the one that speaks
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended.
+
+    Attributes:
+        code: the exit code of all of it, that of the cause (`app.errors`).
+        reason: what happened to which rank, for a person; empty where a rank has told it.
+        step: the furthest any rank had come.
+    """
+
+    code: int
+    reason: str = ""
+    step: int = 0
+
+
+@dataclass
+class Job:
+    """The processes of one attempt.
+
+    Args:
+        command: what each rank runs.
+        launcher: how they are started, as `horovodrun -np 2`; none: one plain process.
+        variables: of the environment, beside this process's own.
+        is_elastic: it may lose processes and be whole.
+    """
+
+    command: Sequence[str]
+    launcher: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    is_elastic: bool = False
+
+    def __post_init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="scaleproof-")
+        self.heartbeats = Path(self._folder.name)
+        self._exits = self.heartbeats / "exits"
+        self.statuses: dict[int, int] = {}  # of processes that failed, in order of time
+        self._told: set[int] = set()
+        env = {**os.environ, **self.variables, EXIT_FILE: str(self._exits)}
+        env |= {heartbeat.FOLDER: str(self.heartbeats)}
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [*self.launcher, *self.command], env=env, start_new_session=True,
+            stdin=subprocess.DEVNULL, preexec_fn=processes.die_with_parent,
+            stdout=subprocess.PIPE if self.launcher else None,
+            stderr=subprocess.PIPE if self.launcher else None,
+        )  # fmt: skip
+        streams = [(self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)]
+        self._readers = [
+            threading.Thread(target=self._forward, args=(source, sink), daemon=True)
+            for source, sink in streams
+            if source
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def beats(self) -> list[heartbeat.Beat]:
+        """Where each rank was last."""
+        return heartbeat.read(self.heartbeats)
+
+    def has_ended(self) -> bool:
+        """All is over, or a process failed and the others had time to say so."""
+        if self.process.poll() is not None:
+            return True
+        return bool(self.statuses) and not self.is_elastic and self._settled()
+
+    def hang(self, seconds: float) -> float:
+        """Seconds in which no rank got on, once they are more than `seconds`; else 0."""
+        ages = [beat.age for beat in self.beats()] or [time.monotonic() - self.started]
+        return min(ages) if min(ages) > seconds else 0.0
+
+    def suspect(self) -> heartbeat.Beat | None:
+        """The rank that the others wait for: a stopped one, or the one that is furthest behind."""
+        beats = [beat for beat in self.beats() if _status(beat.pid) is not None]
+        stopped = [b for b in beats if _status(b.pid) == psutil.STATUS_STOPPED]
+        return min(stopped or beats, key=lambda b: (b.step, b.time), default=None)
+
+    def report(self) -> str:
+        """Where each rank is, and the Python stacks of all that can still tell."""
+        beats = self.beats()
+        stacks = heartbeat.stacks(self.heartbeats, beats)
+        lines = ["rank     pid  process     step  doing         seconds ago"]
+        for b in beats:
+            state = _status(b.pid) or "gone"
+            lines.append(f"{b.rank:4} {b.pid:7}  {state:10} {b.step:5}  {b.doing:12} {b.age:12.1f}")
+        for b in beats:
+            told = stacks.get(b.pid, "no answer: it is stopped, gone, or not yet begun")
+            lines.append(f"\nrank {b.rank} (pid {b.pid}):\n{told}")
+        return "\n".join(lines)
+
+    def losses(self) -> list[str]:
+        """What befell ranks of an elastic job since the last call, while others went on."""
+        if not self.is_elastic or self.process.poll() is not None:
+            return []
+        new = [item for item in self.statuses.items() if item[0] not in self._told]
+        self._told |= {rank for rank, _ in new}
+        return [f"a rank (started as {rank}) {_how(status)}" for rank, status in new]
+
+    def evict(self, beat: heartbeat.Beat) -> None:
+        """Kills one rank; the others of an elastic job go on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(beat.pid, signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        """Asks every rank to save and stop."""
+        for beat in self.beats():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(beat.pid, signal.SIGTERM)
+
+    def end(self) -> End:
+        """How it ended; to be called before `kill`, as it looks at what still lives."""
+        codes, beats = self._codes(), self.beats()
+        step = max((b.step for b in beats), default=0)
+        wrong = sorted(set(codes.values()) - {errors.DONE})
+        is_whole = self.is_elastic or {b.pid for b in beats} <= codes.keys()
+        if self.process.poll() == 0 and codes and not wrong and is_whole:
+            return End(errors.DONE, step=step)
+        if wrong and wrong[0] != errors.LOST_PEER:  # what follows from a cause has a higher code
+            return End(wrong[0], step=step)
+        return End(errors.LOST_PEER, self._lost(codes, beats), step)
+
+    def kill(self) -> None:
+        """Ends every process that is left, and forgets the attempt."""
+        processes.kill_descendants()
+        for reader in self._readers:
+            reader.join(5)
+        self._folder.cleanup()
+
+    def _lost(self, codes: dict[int, int], beats: list[heartbeat.Beat]) -> str:
+        silent = [b for b in beats if b.pid not in codes]
+        for beat in silent:
+            if _status(beat.pid) == psutil.STATUS_STOPPED:
+                return f"{_name(beat)} is stopped (SIGSTOP)"
+        places = {b.rank: _name(b) for b in silent}
+        if not self.launcher:
+            self.statuses[0] = self.process.returncode or 0
+        for rank, status in self.statuses.items():
+            if status and (rank in places or not beats):
+                return f"{places.get(rank, f'rank {rank}, starting,')} {_how(status)}"
+        if silent:
+            return f"{_name(silent[0])} left without a word"
+        return "a rank lost its peers"
+
+    def _codes(self) -> dict[int, int]:
+        lines = self._exits.read_text().splitlines() if self._exits.exists() else []
+        return {int(pid): int(code) for pid, code in map(str.split, lines)}
+
+    def _settled(self) -> bool:
+        self._failed_at = getattr(self, "_failed_at", time.monotonic())
+        return time.monotonic() - self._failed_at > SETTLING
+
+    def _forward(self, source: IO[bytes], sink: IO[str]) -> None:
+        for raw in source:
+            line = raw.decode(errors="replace")
+            left, removed = LEFT.match(line), REMOVED.search(line)
+            if removed:
+                self._told.add(int(removed[1]))  # the driver wanted it, and it had nothing to save
+            elif left:
+                self.statuses[int(left[1])] = int(left[2])
+            elif not CHATTER.search(line):
+                sink.write(OWN_PREFIX.sub("", line, count=1))
+                sink.flush()
+
+
+def _name(beat: heartbeat.Beat) -> str:
+    return f"rank {beat.rank} (pid {beat.pid}), {beat.doing} after step {beat.step},"
+
+
+def _how(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    if number in set(signal.Signals):
+        return f"was killed by {signal.Signals(number).name}"
+    return f"left with exit code {status} before the run was done"
+
+
+def _status(pid: int) -> str | None:
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.Error:
+        return None
+    return None if status == psutil.STATUS_ZOMBIE else status

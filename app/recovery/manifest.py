@@ -1,0 +1,99 @@
+"""What makes a folder a checkpoint: a manifest that names, measures and hashes its files.
+
+    step-00000040/manifest.json   {"content": {...}, "sha256": of the content}
+                                  content: format, step, metrics, weights_sha256, experiment,
+                                  versions, and bytes and sha256 of each file
+
+What does not agree with its manifest is damaged, and is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+class DamageError(Exception):
+    """A checkpoint that is not what was written; says what differs."""
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def steps(checkpoints: Path) -> list[int]:
+    """Steps whose checkpoints were written to their end, oldest first."""
+    return sorted(int(path.parent.name[5:]) for path in checkpoints.glob(f"step-*/{NAME}"))
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the manifest of the files in `folder`, and waits until all is on the disk."""
+    files = sorted(path for path in folder.iterdir() if path.name != NAME)
+    measured = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
+    content = {"format": FORMAT, **content, "files": measured}
+    text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
+    (folder / NAME).write_text(text + "\n")
+    for path in [*files, folder / NAME, folder]:
+        sync(path)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of a manifest, checked against its own digest.
+
+    Raises:
+        DamageError: it cannot be read, or is not what was written.
+    """
+    try:
+        manifest = json.loads((folder / NAME).read_text())
+        content: dict[str, Any] = manifest["content"]
+        is_whole = manifest["sha256"] == _digest(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{NAME} cannot be read ({error})") from None
+    if not is_whole:
+        raise DamageError(f"{NAME} does not have its own checksum")
+    if content["step"] != int(folder.name[5:]):
+        raise DamageError(f"{NAME} is that of step {content['step']}")
+    return content
+
+
+def verify(folder: Path, content: dict[str, Any]) -> None:
+    """Compares every file with the manifest.
+
+    Raises:
+        DamageError: names the first that is missing, or has another size or checksum.
+    """
+    for name, wanted in content.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamageError(f"{name} is missing")
+        if path.stat().st_size != wanted["bytes"]:
+            raise DamageError(f"{name} has {path.stat().st_size} bytes, not {wanted['bytes']}")
+        if _sha256(path) != wanted["sha256"]:
+            raise DamageError(f"{name} does not have its checksum")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

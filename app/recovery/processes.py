@@ -1,0 +1,51 @@
+"""Processes end with whoever started them: no orphan, whatever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+
+import psutil
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent() -> None:
+    """The kernel kills this process when its parent ends, however it ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended in between
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become children of this process, so that it can end them."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_descendants(limit: float = 10) -> None:
+    """Kills every descendant of this process, and waits until none is left.
+
+    Raises:
+        TimeoutError: one is left after `limit` seconds (it hangs in the kernel).
+    """
+    end = time.monotonic() + limit
+    while True:
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs([p for p in left if p.ppid() == os.getpid()], timeout=0.5)
+        if not [p for p in left if _lives(p)]:
+            break
+        if time.monotonic() > end:
+            raise TimeoutError(f"processes {[p.pid for p in left]} do not end")
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,93 @@
+"""A run whose ranks change: several sessions on one state, and commits to roll back to.
+
+    rank 0   step 1 .. 10 commit, 11, 12 |lost a peer| back to 10 | enter | sync | 11, 12, ...
+    rank 1   step 1 .. 10 commit, 11, killed
+    rank 2                                    starts, builds ..... | enter | sync | 11, 12, ...
+
+The data of a step and the sums over it do not depend on the ranks, so that the steps done again,
+by whomever, give what they gave before. A commit copies nothing (`State.snapshot`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from app import errors
+from app.config import Layout
+from app.errors import MembershipChangedError
+from app.parallel import replicas
+from app.parallel.membership import Membership
+from app.recovery import heartbeat
+from app.reporting.clock import Clock
+from app.training import loop, opening
+from app.training.checkpoint import Checkpoints
+from app.training.opening import Opened
+from app.training.session import Run, Session
+from app.training.state import State
+
+
+class Commit:
+    """The state after a step, in this process's memory.
+
+    Attributes:
+        step: steps done; -1 before the first sync.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state, self.step = state, -1
+        self._snapshot = state.snapshot()
+
+    def take(self, step: int) -> None:
+        """Commits the state as it is."""
+        self.step, self._snapshot = step, self.state.snapshot()
+
+    def sync(self, checkpoints: Checkpoints) -> int:
+        """Gives every rank the furthest commit of any, or the newest checkpoint; returns its step.
+
+        Ranks can differ by a commit: an all-reduce may end on one and fail on another.
+        """
+        steps = replicas.gather(np.array([self.step + 1]))[:, 0] - 1
+        furthest = int(np.argmax(steps))
+        if steps[furthest] < 0:
+            self.take(checkpoints.restore())
+            return self.step
+        self.state.assign(self._snapshot)
+        named = self.state.named()
+        replicas.broadcast([named[name] for name in sorted(named)], furthest)
+        self.take(int(steps[furthest]))
+        return self.step
+
+
+def train(opened: Opened, layout: Layout, run: Run, clock: Clock) -> dict[str, Any]:
+    """Trains to the last step, on whichever ranks there are; returns what result.json holds.
+
+    Raises:
+        UserError: as `Session.train`.
+    """
+    membership, commit = Membership(), Commit(opened.state)
+    while True:
+        heartbeat.beat("joining")
+        try:
+            return _session(opened, layout, run, clock, membership, commit)
+        except MembershipChangedError:
+            pass
+        except Exception as error:
+            if not errors.is_lost_peer(error):
+                raise
+        membership.leave()
+
+
+def _session(
+    opened: Opened, layout: Layout, run: Run, clock: Clock, membership: Membership, commit: Commit
+) -> dict[str, Any]:
+    where = membership.enter()
+    now = dataclasses.replace(layout, processes=where.size)
+    with contextlib.ExitStack() as stack:
+        wishes = {"change": membership.has_changed}
+        session = Session(opened, now, where, run, clock, wishes, commit.take)
+        opening.together(lambda: loop.claim(opened.experiment, now, where, run, stack))
+        return session.train(commit.sync(session.checkpoints))

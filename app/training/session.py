@@ -1,0 +1,334 @@
+"""Training steps on a fixed set of ranks, from one step to the last or to what stops them.
+
+    agree, restore
+    for each step:  ask | step | finite? | report | evaluate? | save? | stop?
+    result
+
+The ranks never change here: where they may, a run is several sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from app import config
+from app.config import Experiment, Layout
+from app.errors import MembershipChangedError, NumbersError, PreemptedError
+from app.parallel import replicas
+from app.parallel.topology import Topology
+from app.recovery import heartbeat, preemption
+from app.reporting import words
+from app.reporting.clock import Clock
+from app.reporting.report import Report
+from app.training import divergence, opening
+from app.training.checkpoint import Checkpoints
+from app.training.evaluation import Evaluator
+from app.training.feed import Feed
+from app.training.opening import Opened
+from app.training.optimization import learning_rate
+from app.training.pipelined import PipelinedStep
+from app.training.state import State
+from app.training.vote import Vote, Wishes
+
+Metrics = dict[str, dict[str, float]]  # by split
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run is watched and kept; changes no number.
+
+    Attributes:
+        reference, settings: how the experiment was named, for config.json.
+        checkpoint_every: steps; 0: every `checkpoint_seconds`.
+        evaluate_every: steps; 0: at the end only.
+        keep: checkpoints, beside the best.
+        stop_at_step: stop there, to be continued; 0: go to the end.
+        log_every: steps between lines of metrics.jsonl.
+        log_examples: write the ids of every step's examples, a file a rank.
+        compare_every: steps between comparisons of the replicas; 0: before saves only.
+        commit_every: steps between commits to memory, of an elastic run.
+        repair: give ranks that differ the majority's state, instead of stopping.
+    """
+
+    workdir: Path
+    data_dir: str
+    reference: str = ""
+    settings: tuple[str, ...] = ()
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 600.0
+    evaluate_every: int = 0
+    keep: int = 3
+    stop_at_step: int = 0
+    log_every: int = 10
+    log_examples: bool = False
+    compare_every: int = 50
+    commit_every: int = 10
+    repair: bool = False
+
+
+class Session:
+    """The job's ranks at work.
+
+    Args:
+        opened: data and state.
+        layout: with the processes of this session.
+        where: this one among them.
+        run: how it is watched.
+        clock: of the whole run.
+        wishes: what else the ranks vote on at each step, beside stopping and saving.
+        commit: keeps the state in memory, every `run.commit_every` steps.
+
+    Raises:
+        UserError: the same on every rank: they have not the same of something.
+    """
+
+    def __init__(
+        self, opened: Opened, layout: Layout, where: Topology, run: Run, clock: Clock,
+        wishes: Wishes | None = None, commit: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.opened, self.layout, self.where = opened, layout, where
+        self.run, self.clock, self.commit = run, clock, commit
+        self.experiment: Experiment = opened.experiment
+        self.state: State = opened.state
+        opening.agree_on("set-up", opened.facts())
+        about = {"experiment": config.as_dict(self.experiment), "versions": replicas.versions()}
+        folder = run.workdir / "checkpoints"
+        self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
+        self.evaluator = Evaluator(self.state, opened.data, self.experiment.micro_batch, where)
+        self._saved_at = time.monotonic()
+        wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
+        self.vote = Vote(wishes, where.size)
+        self.metrics: Metrics = {}
+        self.last = min(opened.total, run.stop_at_step or opened.total)
+
+    def train(self, first: int) -> dict[str, Any]:
+        """Trains from `first` steps done to the last; returns what result.json holds.
+
+        Raises:
+            PreemptedError: told to stop; it is saved.
+            NumbersError: a step that is not finite, and may not be skipped.
+            CheckpointError: the last one could not be written.
+            DivergedError: the replicas differ.
+            MembershipChangedError: the ranks are about to change; it is committed.
+            InputError: on the rank that meets an example it cannot read.
+        """
+        mine = self.where.micro_batches(self.experiment.num_micro_batches)
+        self.step = opening.make_step(self.experiment, self.layout, self.state, mine)
+        self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
+        for line in self.checkpoints.damaged:
+            self.report.say(f"warning: {line}; going on from step {first}")
+        args = (self.experiment, self.layout, self.opened.data, self.state, first)
+        self.report.say(words.run(*args, self.opened.total))
+        self._note_begin(first)
+        batches = opening.training_batches(
+            self.experiment, self.opened.data, self.where, first, self.last
+        )
+        log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
+        self.feed = Feed(batches, mine, first, log if self.run.log_examples else None)
+        try:
+            for s in range(first, self.last):
+                self.vote.ask()
+                self.advance(s, is_first=s == first)
+                self.between(s + 1, self.vote.result())
+            return self.result(max(first, self.last))
+        finally:
+            self.close()
+
+    def advance(self, s: int, is_first: bool) -> None:
+        """Step `s`, from data to weights."""
+        e, done = self.experiment, s + 1
+        rate = learning_rate(
+            e.optimization, s, e.global_batch, self.opened.data.num_train, self.opened.total
+        )
+        heartbeat.beat("computing", s, self.where.rank)
+        self.clock.start()
+        values = {name: v.numpy() for name, v in self.step(s, self.feed, rate).items()}
+        self.clock.stop()
+        heartbeat.beat("between", done)
+        self.judge(values, done)
+        self.report.advance(float(values["loss"]))
+        is_last = done == self.last
+        if is_last or is_first or done % self.run.log_every == 0:
+            numbers = {n: float(values[n]) for n in ("loss", "accuracy", "gradient_norm")}
+            epoch = done * e.global_batch / self.opened.data.num_train
+            speed = e.global_batch / self.clock.recent()
+            self.report.step(
+                {"step": done, "epoch": epoch, **numbers, "learning_rate": rate,
+                 "examples_per_second": speed}, is_last,
+            )  # fmt: skip
+
+    def judge(self, values: Mapping[str, Any], done: int) -> None:
+        """Every rank sees the same sums, so every rank stops or none does."""
+        if values["finite"] or values["skipped"]:  # the latter for the float16 loss scale
+            return
+        ids = {place: i.numpy().tolist() for place, i in self.feed.ids.items()}
+        numbers = {n: float(values[n]) for n in ("loss", "gradient_norm")}
+        path = self.run.workdir / "nonfinite.jsonl"
+        line = {"step": done, "rank": self.where.rank, **_told(numbers), "micro_batches": ids}
+        with path.open("a") as file:  # a line is one write, so ranks do not mix
+            file.write(json.dumps(line) + "\n")
+        update, skips = self.experiment.update, int(self.state.skips)
+        told = (
+            f"step {done}: loss {numbers['loss']} and gradient norm {numbers['gradient_norm']} "
+            f"must be finite; no weight was changed by this step, its examples are in {path}"
+        )
+        if update.on_nonfinite == "skip" and skips <= update.skip_budget:
+            self.report.say(
+                f"warning: {told} ({skips} of {update.skip_budget} that may be skipped)"
+            )
+            return
+        way = "lower optimization.learning_rate or lengthen optimization.warmup_epochs"
+        if update.on_nonfinite == "skip":
+            told += f"; more than update.skip_budget={update.skip_budget} of them"
+        else:
+            way += ", or set update.on_nonfinite=skip"
+        raise NumbersError(f"{told}. {way.capitalize()}.").on_every_rank(self.where.is_chief)
+
+    def between(self, done: int, wishes: set[str]) -> None:
+        """What follows a step: looking, saving, stopping."""
+        run, is_last, self.metrics = self.run, done == self.last, {}
+        is_asked = "stop" in wishes
+        if not is_asked and (is_last or _is_due(done, run.evaluate_every)):
+            metrics = self.evaluate()
+            is_asked = metrics is None
+            if metrics:
+                self.metrics = metrics
+                self.report.evaluation(done, metrics)
+        is_saved = is_last or is_asked or "save" in wishes or _is_due(done, run.checkpoint_every)
+        if is_saved or _is_due(done, run.compare_every):
+            repaired = divergence.check(self.state, self.where, done, run.repair)
+            if repaired:
+                self.report.say(f"warning: {repaired}")
+        if is_saved:
+            self.save(done, is_awaited=is_last or is_asked)
+        has_changed = "change" in wishes and not is_last
+        if self.commit and (has_changed or _is_due(done, run.commit_every)):
+            self.commit(done)
+        if has_changed and not is_asked:
+            raise MembershipChangedError
+        if is_asked and not is_last:
+            raise PreemptedError(
+                f"stopped after step {done} of {self.opened.total} and saved: the same command "
+                f"with --workdir={run.workdir} goes on"
+            ).on_every_rank(speaker=self.where.is_chief)
+
+    def save(self, done: int, is_awaited: bool) -> None:
+        """Begins a checkpoint; waits for the last one, which must succeed."""
+        heartbeat.beat("saving")
+        self._saved_at = time.monotonic()
+        error = self.checkpoints.save(done, self.metrics.get(self.evaluator.split, {}))
+        if is_awaited:
+            opening.together(lambda: _must(self.checkpoints.wait()))
+        elif error:
+            self.report.say(f"warning: {error}")
+        if self.where.is_chief:
+            self.report.event("checkpoint", {"step": done, "stall": self.checkpoints.stall})
+
+    def evaluate(self) -> Metrics | None:
+        """Metrics of the weights and, if they are kept, of their moving averages."""
+        return evaluate_weights(self.evaluator, self.state)
+
+    def result(self, done: int) -> dict[str, Any]:
+        """The run as it stands, for result.json, which rank 0 writes."""
+        metrics = self.metrics or self.evaluate() or {}  # the former if a step was run
+        is_cut = isinstance(self.step, PipelinedStep) and self.layout.devices > 1
+        table = self.step.table() if is_cut else []  # type: ignore[union-attr]
+        for line in words.stages(table):
+            self.report.say(line)
+        heartbeat.beat("reporting")
+        speed = self.experiment.global_batch / self.clock.typical() if self.clock.steps else None
+        result = {
+            "experiment": config.as_dict(self.experiment),
+            "layout": config.as_dict(self.layout),
+            "changes_numbers": changes_numbers(self.experiment, self.layout, int(self.state.skips)),
+            "steps": done,
+            "finished": done >= self.opened.total,
+            "metrics": metrics,
+            "stages": table,
+            "baseline": self.opened.data.baseline() if self.where.is_chief else None,
+            "examples_per_second": speed,
+            "seconds": time.monotonic() - self.clock.begin,
+            "peak_memory_bytes": replicas.each(peak_memory_bytes()),
+            "weights_sha256": self.state.sha256(),
+            "workdir": str(self.run.workdir),
+        }
+        if self.where.is_chief:
+            partial = self.run.workdir / ".result.json"
+            partial.write_text(json.dumps(result, indent=1) + "\n")
+            partial.replace(self.run.workdir / "result.json")
+            self.report.say(words.closing(result))
+        return result
+
+    def close(self) -> None:
+        """Leaves nothing running."""
+        self.vote.close()
+        self.checkpoints.wait()
+        self.feed.close()
+        self.report.close()
+
+    def _note_begin(self, first: int) -> None:
+        """A line in recovery.jsonl, beside the supervisor's."""
+        if self.where.is_chief:
+            times = {"time": time.time(), "monotonic": time.monotonic()}
+            line = {"event": "session", **times, "first": first, "ranks": self.where.size}
+            with (self.run.workdir / "recovery.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _is_due(self) -> bool:
+        """Rank 0 alone says when time is up: clocks differ."""
+        seconds = time.monotonic() - self._saved_at
+        return (
+            self.where.is_chief
+            and not self.run.checkpoint_every
+            and seconds > self.run.checkpoint_seconds
+        )
+
+
+def evaluate_weights(evaluator: Evaluator, state: State) -> Metrics | None:
+    """Metrics of the weights and, if they are kept, of their moving averages, by split.
+
+    None if a rank was asked to stop on the way.
+    """
+    found = {evaluator.split: evaluator()}
+    if state.has_average:
+        with state.averaged():
+            found[f"{evaluator.split}_average"] = evaluator()
+    metrics = {split: values for split, values in found.items() if values}
+    return metrics if len(metrics) == len(found) else None
+
+
+def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[str]:
+    """What was done to the numbers on purpose; one process has no wire."""
+    told = [f"{skips} steps skipped that were not finite"] if skips else []
+    compression = experiment.update.compression
+    if compression != "none" and layout.processes > 1:
+        told.append(f"gradients rounded to {compression} on the wire")
+    return told
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _is_due(done: int, every: int) -> bool:
+    return bool(every) and done % every == 0
+
+
+def _must(error: Exception | None) -> None:
+    if error:
+        raise error
+
+
+def _told(numbers: Mapping[str, float]) -> dict[str, float | str]:
+    """JSON has no infinity."""
+    finite = {n: v for n, v in numbers.items() if tf.math.is_finite(v)}
+    return {n: finite.get(n, str(v)) for n, v in numbers.items()}

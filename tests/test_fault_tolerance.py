@@ -1,0 +1,319 @@
+"""Real jobs that lose ranks, hang, are stopped, shrink and grow: the same model comes out."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from ranks import ROOT, TINY, app
+
+from app.recovery import heartbeat
+
+pytestmark = pytest.mark.ranks
+STEPS = 60
+# The tiny experiment, whose second rank does as FAULT says when it reads its 100th micro-batch.
+FAULTY = """
+import dataclasses, os, signal, time
+from dataclasses import dataclass
+import numpy as np
+
+LAYERS = []
+
+def flip():
+    weight = LAYERS[0].trainable_variables[0]
+    bits = weight.numpy().view(np.uint32)
+    bits.flat[3] ^= 1 << 7
+    weight.assign(bits.view(np.float32))
+
+def loop_for_ever():
+    while True:
+        time.sleep(0.01)
+
+FAULTS = {"flip": flip, "loop": loop_for_ever, "exit": lambda: os._exit(0),
+          "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV), "none": lambda: None}
+
+@dataclass(frozen=True)
+class Remembered(ResNet):
+    def blocks(self, num_classes):
+        LAYERS[:] = super().blocks(num_classes)
+        return list(LAYERS)
+
+@dataclass(frozen=True)
+class Faulty(Images):
+    def open(self, data_dir):
+        data = super().open(data_dir)
+        train, fault = data.train, FAULTS[os.environ.get("FAULT", "none")]
+        def faulty(*args):
+            for k, batch in enumerate(train(*args)):
+                if k == 100 and os.environ.get("HOROVOD_RANK") == "1":
+                    fault()
+                yield batch
+        data.train = faulty
+        return data
+
+def faulty():
+    e = tiny()
+    model, data = vars(e.model), vars(e.data)
+    return dataclasses.replace(e, model=Remembered(**model), data=Faulty(**data))
+"""
+
+
+@pytest.fixture
+def user(tmp_path):
+    (tmp_path / "mine.py").write_text(TINY + FAULTY)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """Digests of the tiny experiment's weights, undisturbed, for any number of steps."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "mine.py").write_text(TINY + FAULTY)
+    known: dict[int, str] = {}
+
+    def digest(steps: int) -> str:
+        if steps not in known:
+            done = app(1, folder, *flags(folder / str(steps), steps))
+            assert done.returncode == 0, done.stderr[-2000:]
+            known[steps] = result(folder / str(steps))["weights_sha256"]
+        return known[steps]
+
+    return digest
+
+
+def flags(workdir: Path, steps: int = STEPS, name: str = "tiny") -> list[str]:
+    told = ["train", f"--experiment=mine.py:{name}", f"--workdir={workdir}", "--exact"]
+    return [*told, f"--set=steps={steps}"]
+
+
+def result(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+class Job:
+    """`app launch train`, and a look at its ranks."""
+
+    def __init__(self, np: int, folder: Path, arguments: list[str], **variables: str) -> None:
+        self.folder = folder
+        env = os.environ | {"NP": str(np), "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+        env |= {"CUDA_VISIBLE_DEVICES": "", **variables}
+        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+        self.process = subprocess.Popen(
+            ["python", "-m", "app", "launch", *arguments], cwd=folder, env=env, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def rank(self, number: int, step: int, limit: float = 120) -> psutil.Process:
+        """The living process of a rank, once it has done `step` steps."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end and self.process.poll() is None:
+            for folder in self.folder.glob("scaleproof-*"):
+                for beat in heartbeat.read(folder):
+                    is_there = psutil.pid_exists(beat.pid) and beat.rank == number
+                    if is_there and beat.step >= step:
+                        return psutil.Process(beat.pid)
+            time.sleep(0.02)
+        raise AssertionError(f"rank {number} did not come to step {step}: {self.end()}")
+
+    def end(self, limit: float = 200) -> tuple[int, str]:
+        """Exit code and output; nothing of it is left."""
+        timer = threading.Timer(limit, self.process.kill)
+        timer.start()
+        out, _ = self.process.communicate()
+        timer.cancel()
+        end = time.monotonic() + 12
+        while (left := self._left()) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left, f"left behind: {left}"
+        return self.process.returncode, out
+
+    def _left(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == str(self.folder) and process.pid != os.getpid():
+                    found.append(" ".join(process.cmdline())[:80])
+        return found
+
+
+def test_a_killed_rank_changes_no_bit(user, alone):
+    job = Job(2, user, [*flags(user / "run"), "--checkpoint_every=10"])
+    job.rank(1, step=25).kill()
+    code, out = job.end()
+    assert code == 0, out
+    assert re.search(r"rank 1 .* after step \d+, was killed by SIGKILL", out)
+    assert "from step 20" in out or "from step 30" in out
+    assert result(user / "run")["weights_sha256"] == alone(STEPS)
+
+
+def test_elastic_ranks_die_leave_and_join(user, alone):
+    """2 hosts, then 1, 3 and 2, then a kill; every example as often as if nothing happened."""
+    steps = 700
+    hosts, script = user / "hosts", user / "hosts.sh"
+    script.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    script.chmod(0o700)
+
+    def set_hosts(count):
+        hosts.with_suffix(".new").write_text("".join(f"127.0.0.{i + 1}:1\n" for i in range(count)))
+        hosts.with_suffix(".new").replace(hosts)
+
+    def sessions():
+        path = user / "run/recovery.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [e for e in map(json.loads, lines) if e["event"] == "session"]
+
+    def wait_for(ranks):
+        end = time.monotonic() + 90
+        while not sessions() or sessions()[-1]["ranks"] != ranks:
+            assert time.monotonic() < end and job.process.poll() is None, job.end()
+            time.sleep(0.05)
+        job.rank(0, sessions()[-1]["first"] + 5)
+
+    set_hosts(2)
+    told = [*flags(user / "run", steps), "--elastic", "--log_examples"]
+    secret = {"SHOP_API_KEY": "canary-7151"}
+    job = Job(2, user, [*told, f"--host_discovery_script={script}"], **secret)
+    wait_for(2)
+    assert_closed(job, user, "canary-7151")
+    for ranks in (1, 3, 2):
+        set_hosts(ranks)
+        wait_for(ranks)
+    before = len(sessions())
+    job.rank(1, 0).kill()
+    wait_for(1)
+    wait_for(2)  # the host is taken back after a while
+    code, out = job.end()
+    assert code == 0, out
+    assert "was killed by SIGKILL; the others go on" in out
+    assert result(user / "run")["weights_sha256"] == alone(steps)
+    assert len(sessions()) >= before + 2
+    assert net_examples(user / "run") == net_examples_of(range(steps))
+
+
+def net_examples(workdir: Path) -> dict[int, list]:
+    """For each step the examples of the session that did it last."""
+    steps: dict[int, dict[int, tuple]] = {}
+    for path in workdir.glob("examples-*.jsonl"):
+        for line in map(json.loads, path.read_text().splitlines()):
+            places = steps.setdefault(line["step"], {})
+            kept = places.get(line["micro_batch"], (0, []))
+            places[line["micro_batch"]] = max(kept, (line["session"], line["examples"]))
+    return {s: [places[p][1] for p in sorted(places)] for s, places in sorted(steps.items())}
+
+
+def net_examples_of(steps: range) -> dict[int, list]:
+    from input.order import Order
+
+    order = Order(0, 101, 4)
+    return {s + 1: [order.examples(8 * s + v).tolist() for v in range(8)] for s in steps}
+
+
+def assert_closed(job: Job, user: Path, secret: str) -> None:
+    """Nobody outside reaches a port of the job, and `ps` shows no secret."""
+    rank = job.rank(0, 0)
+    lines = Path(f"/proc/{rank.pid}/net/tcp").read_text().splitlines()[1:]
+    ports = {int(line.split()[1].split(":")[1], 16) for line in lines if line.split()[3] == "0A"}
+    assert len(ports) >= 3, "the driver's, the ranks', and their notifications'"
+    canary = user / "canary"
+    pickle = b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."  # touches a file
+    addresses = {a.address for each in psutil.net_if_addrs().values() for a in each
+                 if a.family == socket.AF_INET}  # fmt: skip
+    for address in addresses:
+        for port in ports:
+            url = f"http://{address}:{port}/worker_addresses/127.0.0.1:0"
+            with pytest.raises(OSError):
+                urllib.request.urlopen(urllib.request.Request(url, pickle, method="PUT"), timeout=2)
+    assert not canary.exists()
+    assert os.stat(f"/proc/{rank.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
+    assert rank.environ()["SHOP_API_KEY"] == secret  # what reads the data may need it
+    shown = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+    assert any("HOROVOD_RANK" in line for line in shown)
+    assert not any(secret in line for line in shown)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
+    arguments = flags(user / "run", 300)
+    job = Job(2, user, arguments)
+    rank = job.rank(1, step=20)
+    asked = max(b.step for f in user.glob("scaleproof-*") for b in heartbeat.read(f))
+    rank.terminate()  # one rank alone is told: all stop after the same step
+    code, out = job.end()
+    assert code == 42, out
+    (step,) = re.findall(r"stopped after step (\d+) of 300 and saved", out)
+    assert int(step) <= asked + 4  # a few steps pass while the test looks and asks
+    saved = max((user / "run/checkpoints").glob("step-*/manifest.json"))
+    assert json.loads(saved.read_text())["content"]["step"] == int(step)
+    job = Job(1, user, arguments)
+    job.rank(0, step=int(step) + 10)
+    job.process.terminate()  # and the launcher
+    code, out = job.end()
+    assert code == 42 and f"steps {int(step) + 1} to 300" in out, out
+    code, out = Job(2, user, arguments).end()
+    assert code == 0, out
+    assert result(user / "run")["weights_sha256"] == alone(300)
+
+
+def test_a_stopped_rank_is_noticed_and_named(user):
+    fast = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "5"}
+    job = Job(2, user, [*flags(user / "run", 500), "--max_restarts=0"], **fast)
+    rank = job.rank(1, step=10)
+    rank.suspend()
+    begin = time.monotonic()
+    code, out = job.end()
+    assert code == 7 and "rank 1" in out and "is stopped (SIGSTOP)" in out
+    assert time.monotonic() - begin < 25
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        ("loop", 7, "wait for rank 1 (reading"),
+        ("exit", 7, "left without a word"),
+        ("crash", 7, "was killed by SIGSEGV"),
+        ("flip", 6, "hold other values of"),
+    ],
+)
+def test_a_fault_of_one_rank_is_named(user, fault, code, told):
+    limits = ["--hang_seconds=20", "--max_restarts=0", "--compare_every=10"]
+    job = Job(2, user, [*flags(user / "run", name="faulty"), *limits], FAULT=fault)
+    found, out = job.end()
+    assert found == code and told in out, out
+    if fault == "loop":
+        report = next((user / "run").glob("hang-*.txt")).read_text()
+        assert "in loop_for_ever" in report and "rank 0 (pid" in report
+
+
+def test_a_flipped_bit_is_undone_by_starting_again(user, alone):
+    """The restart finds no such rank 1: the experiment's fault strikes at its 100th micro-batch."""
+    limits = ["--compare_every=5", "--checkpoint_every=5"]
+    job = Job(2, user, [*flags(user / "run", name="faulty"), *limits], FAULT="flip")
+    code, out = job.end()
+    assert code == 0 and "Restart 1 of 3" in out, out
+    assert result(user / "run")["weights_sha256"] == alone(STEPS)
+
+
+def test_no_process_is_left_when_the_launcher_is_killed(user):
+    job = Job(2, user, flags(user / "run", 5000))
+    job.rank(1, step=5)
+    job.process.send_signal(signal.SIGKILL)
+    assert job.end()[0] == -signal.SIGKILL
+
+
+def test_two_jobs_and_one_workdir(user):
+    job = Job(1, user, flags(user / "run", 5000))
+    job.rank(0, step=5)
+    done = app(1, user, *flags(user / "run", 5000))
+    assert done.returncode == 2 and "is used by another job (process" in done.stderr
+    job.process.terminate()
+    assert job.end()[0] == 42

@@ -1,0 +1,267 @@
+"""What keeps a run alive, with processes that are no ranks: quick, and without TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app import errors
+from app.errors import UsageError
+from app.recovery import heartbeat, lock, manifest, private
+from app.recovery.manifest import DamageError
+
+ROOT = Path(__file__).parent.parent
+
+# A rank in five lines: it beats, does what the test says in its n-th attempt, and leaves.
+RANK = """
+import os, signal, sys, time
+from app.recovery import heartbeat
+heartbeat.start()
+attempt = len(os.listdir("attempts")) + 1
+open(f"attempts/{attempt}", "w").close()
+def leave(code):
+    open(os.environ["SCALEPROOF_EXIT_FILE"], "a").write(f"{os.getpid()} {code}\\n")
+def checkpoint(step):
+    os.makedirs(f"run/checkpoints/step-{step:08d}", exist_ok=True)
+    open(f"run/checkpoints/step-{step:08d}/manifest.json", "w").close()
+heartbeat.beat("computing", 5)
+"""
+SUPERVISE = """
+import sys
+from pathlib import Path
+from app.recovery.job import Job
+from app.recovery.supervisor import Limits, Supervisor
+limits = Limits(restarts=2, back_off=0.1, hang=float(sys.argv[1]), grace=3)
+make = lambda: Job([sys.executable, "rank.py"])
+sys.exit(Supervisor(make, Path("run"), limits).run())
+"""
+
+
+class Supervised:
+    """A supervisor over one rank of a script."""
+
+    def __init__(self, folder: Path, script: str, hang: float = 60) -> None:
+        self.folder = folder
+        (folder / "attempts").mkdir()
+        (folder / "run").mkdir()
+        (folder / "rank.py").write_text(RANK + textwrap.dedent(script))
+        env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISE, str(hang)], cwd=folder, env=env, text=True,
+            stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for_rank(self) -> psutil.Process:
+        """The first rank that has a step behind it."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            for folder in self.folder.glob("scaleproof-*"):
+                for beat in heartbeat.read(folder):
+                    if beat.step:
+                        return psutil.Process(beat.pid)
+            time.sleep(0.02)
+        raise AssertionError("no rank came")
+
+    def end(self) -> tuple[int, str]:
+        try:
+            _, told = self.process.communicate(timeout=40)
+        finally:
+            self.process.kill()
+        found = psutil.process_iter(["cmdline", "cwd"])
+        left = [p for p in found if "rank.py" in (p.info["cmdline"] or ())]
+        assert not [p for p in left if p.info["cwd"] == str(self.folder)], "an orphan"
+        assert not list(self.folder.glob("scaleproof-*"))
+        return self.process.returncode, told
+
+    @property
+    def attempts(self) -> int:
+        return len(list((self.folder / "attempts").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("death", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+        ("os.abort()", "was killed by SIGABRT"),
+        ("os._exit(0)", "left without a word"),
+        ("os._exit(9)", "left with exit code 9"),
+        ("leave(7)", "lost its peers"),
+        ("leave(6)", "failed as told above"),
+    ],
+)
+def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, told):
+    job = Supervised(tmp_path, f"if attempt == 1: {death}\nelse: leave(0)")
+    code, text = job.end()
+    assert code == errors.DONE and job.attempts == 2, text
+    assert told in text and "Restart 1 of 2" in text
+
+
+@pytest.mark.parametrize("code", [errors.USAGE, errors.DATA, errors.CHECKPOINT, errors.NUMBERS])
+def test_an_error_that_would_come_again_ends_the_job(tmp_path, code):
+    job = Supervised(tmp_path, f"leave({code})")
+    assert job.end()[0] == code and job.attempts == 1
+
+
+def test_a_bug_before_the_first_step_is_not_tried_again(tmp_path):
+    job = Supervised(tmp_path, "heartbeat.beat('building', 0); leave(1)")
+    assert job.end()[0] == errors.BUG and job.attempts == 1
+
+
+def test_restarts_without_progress_are_limited(tmp_path):
+    job = Supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    code, text = job.end()
+    assert code == errors.LOST_PEER and job.attempts == 3  # and two restarts
+    assert "Given up after 2 restarts" in text
+
+
+def test_a_new_checkpoint_counts_as_progress(tmp_path):
+    job = Supervised(
+        tmp_path,
+        "checkpoint(attempt)\nleave(0) if attempt == 6 else os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    assert job.end()[0] == errors.DONE and job.attempts == 6
+
+
+def test_a_hang_is_ended_and_its_stacks_are_written(tmp_path):
+    script = """
+    def loop_for_ever():
+        while True: time.sleep(0.01)
+    heartbeat.beat("reading", 7)
+    leave(0) if attempt == 2 else loop_for_ever()
+    """
+    job = Supervised(tmp_path, script, hang=1)
+    code, text = job.end()
+    assert code == errors.DONE and "rank 0 (reading after step 7)" in text
+    report = next((tmp_path / "run").glob("hang-*.txt")).read_text()
+    assert "in loop_for_ever" in report and "reading" in report
+
+
+def test_a_stopped_rank_is_named(tmp_path):
+    script = "leave(0) if attempt == 2 else os.kill(os.getpid(), signal.SIGSTOP)"
+    job = Supervised(tmp_path, script, hang=1)
+    assert job.end()[0] == errors.DONE
+    assert "stopped" in next((tmp_path / "run").glob("hang-*.txt")).read_text()
+
+
+def test_sigterm_is_passed_on_and_is_no_reason_to_start_again(tmp_path):
+    script = """
+    signal.signal(signal.SIGTERM, lambda *_: (leave(42), os._exit(42)))
+    time.sleep(30)
+    """
+    job = Supervised(tmp_path, script)
+    job.wait_for_rank()
+    time.sleep(0.3)
+    job.process.terminate()
+    assert job.end()[0] == errors.PREEMPTED and job.attempts == 1
+
+
+def test_a_rank_that_does_not_stop_is_killed_after_its_grace(tmp_path):
+    job = Supervised(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
+    job.wait_for_rank()
+    time.sleep(0.3)
+    job.process.terminate()
+    code, text = job.end()
+    assert code == errors.LOST_PEER and "--grace_seconds" in text
+
+
+def test_no_orphan_when_the_supervisor_is_killed(tmp_path):
+    job = Supervised(tmp_path, "time.sleep(60)")
+    rank = job.wait_for_rank()
+    job.process.kill()
+    job.process.communicate()
+    rank.wait(10)
+    assert not rank.is_running()
+
+
+def test_a_beat_costs_microseconds(tmp_path, monkeypatch):
+    monkeypatch.setenv(heartbeat.FOLDER, str(tmp_path))
+    monkeypatch.setattr(heartbeat, "_writer", None)
+    heartbeat.start()
+    heartbeat.beat("computing", 12, rank=3)
+    heartbeat.beat("reading")
+    (beat,) = heartbeat.read(tmp_path)
+    assert (beat.rank, beat.step, beat.doing, beat.pid) == (3, 12, "reading", os.getpid())
+    assert 0 <= beat.age < 5
+    assert "test_a_beat" in heartbeat.stacks(tmp_path, [beat])[os.getpid()]
+
+
+def test_one_job_a_workdir(tmp_path):
+    hold = "import sys; from pathlib import Path; from app.recovery import lock\n"
+    hold += "with lock.held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(UsageError, match=f"process {other.pid}"), lock.held(tmp_path):
+        pass
+    other.kill()  # the lock of a killed process is free
+    other.wait()
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "step-00000007"
+    folder.mkdir()
+    (folder / "state.index").write_bytes(b"index")
+    (folder / "state.data-00000-of-00001").write_bytes(bytes(1000))
+    manifest.write(folder, {"step": 7, "metrics": {"accuracy": 0.5}})
+    return folder
+
+
+def test_a_manifest_finds_every_change_of_a_byte(checkpoint):
+    content = manifest.read(checkpoint)
+    manifest.verify(checkpoint, content)
+    data = checkpoint / "state.data-00000-of-00001"
+    for place in (0, 500, 999):
+        changed = bytearray(1000)
+        changed[place] ^= 1
+        data.write_bytes(changed)
+        with pytest.raises(DamageError, match="data-00000-of-00001 does not have"):
+            manifest.verify(checkpoint, content)
+    for damage, told in ((b"", "0 bytes, not 1000"), (bytes(999), "999 bytes")):
+        data.write_bytes(damage)
+        with pytest.raises(DamageError, match=told):
+            manifest.verify(checkpoint, content)
+    data.unlink()
+    with pytest.raises(DamageError, match="is missing"):
+        manifest.verify(checkpoint, content)
+
+
+def test_a_manifest_knows_itself(checkpoint):
+    path = checkpoint / manifest.NAME
+    text = path.read_text()
+    path.write_text(text.replace("0.5", "0.6"))
+    with pytest.raises(DamageError, match="own checksum"):
+        manifest.read(checkpoint)
+    for broken in ("", text[:50], "[]", "{}"):
+        path.write_text(broken)
+        with pytest.raises(DamageError, match="cannot be read"):
+            manifest.read(checkpoint)
+    path.write_text(text)
+    moved = checkpoint.rename(checkpoint.parent / "step-00000009")
+    with pytest.raises(DamageError, match="of step 7"):
+        manifest.read(moved)
+
+
+@pytest.mark.skipif(not private.is_allowed(), reason="this kernel allows no private network")
+def test_a_private_network_has_its_own_loopback():
+    inside = "from app.recovery import private; import socket\n"
+    inside += "private.bring_up(['127.0.0.1', '127.0.0.2'])\n"
+    inside += "server = socket.create_server(('127.0.0.2', 0)); print(private.is_isolated())\n"
+    inside += "socket.create_connection(server.getsockname()); print(server.getsockname()[1])\n"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [*private.INSIDE, sys.executable, "-c", inside]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+    isolated, port = done.stdout.split()
+    assert isolated == "True" and int(port)
+    assert not private.is_isolated() or len(json.dumps(psutil.net_if_addrs(), default=str)) < 500
