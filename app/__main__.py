@@ -1,6 +1,7 @@
 """`python -m app COMMAND [flags]`: the work is elsewhere.
 
 list       the experiments
+doctor     what is wrong for training on this machine, and how to mend it
 prepare    write an experiment's data set where training finds it
 train      train an experiment, or continue the run in --workdir
 evaluate   evaluate the newest checkpoint of --workdir
@@ -41,6 +42,13 @@ def list_command() -> None:
     """Experiments with the first line of their cards."""
     for name, function in experiments.named().items():
         print(f"{name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+
+
+def doctor_command() -> None:
+    """Looks at this machine; see app/doctor.py."""
+    from app import doctor
+
+    doctor.main(Path(FLAGS.workdir or "runs"), Path(command_line.data_dir()))
 
 
 def prepare_command() -> None:
@@ -148,6 +156,7 @@ def stage_server_command() -> None:
 
 COMMANDS: dict[str, Callable[[], int | None]] = {
     "list": list_command,
+    "doctor": doctor_command,
     "prepare": prepare_command,
     "train": train_command,
     "evaluate": evaluate_command,

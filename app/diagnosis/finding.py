@@ -1,0 +1,53 @@
+"""What was found, how bad it is, and what mends it."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warning", "problem"]
+WIDTH = 100  # columns
+INDENT = 24
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of them; made by `ok`, `warning` and `problem`, so that what is wrong has a fix.
+
+    Attributes:
+        level: a warning lets training go on, a problem does not, or makes it wrong.
+        subject: one or two words.
+    """
+
+    level: Level
+    subject: str
+    found: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        lines = _wrapped(f"{self.level:8}{self.subject:16}", self.found)
+        return "\n".join(lines + (_wrapped(" " * INDENT + "fix: ", self.fix) if self.fix else []))
+
+
+def ok(subject: str, found: str) -> Finding:
+    """Nothing to do."""
+    return Finding("ok", subject, found)
+
+
+def warning(subject: str, found: str, fix: str) -> Finding:
+    """Training works, but slower, less safely or not for long."""
+    return Finding("warning", subject, found, fix)
+
+
+def problem(subject: str, found: str, fix: str) -> Finding:
+    """Training does not work so."""
+    return Finding("problem", subject, found, fix)
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    # A path or a command is not cut, however long.
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=" " * INDENT,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

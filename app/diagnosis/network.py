@@ -1,0 +1,128 @@
+"""Whether ranks can meet: on this machine, and on those that HOSTS names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from app.diagnosis.finding import Finding, ok, problem, warning
+from app.launch import LOCAL
+from app.recovery import private
+
+HOST = re.compile(r"[\w.-]+:[0-9]+")  # what horovodrun takes
+SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+SSH_SECONDS = 20  # a host that lets connect and then says nothing
+
+
+def slots(hosts: str) -> dict[str, int]:
+    """Slots by name, in order, of as many as are written as they must be."""
+    pairs = [host.strip().split(":") for host in hosts.split(",") if HOST.fullmatch(host.strip())]
+    return {name: int(number) for name, number in pairs}
+
+
+def here(np: int, hosts: str) -> int:
+    """How many of `np` ranks will be on this machine; all of them if no host is named."""
+    named = slots(hosts)
+    if not set(named) - set(LOCAL):
+        return np
+    local, left = 0, np
+    for name, number in named.items():
+        taken = min(left, number)
+        left -= taken
+        local += taken if name in (*LOCAL, socket.gethostname()) else 0
+    return local
+
+
+def loopback() -> Finding:
+    """Whether `localhost` is this machine."""
+    try:
+        addresses = _addresses("localhost")
+    except OSError as error:
+        addresses, told = [], f"localhost does not resolve ({error.strerror or error})"
+    else:
+        told = f"localhost is {', '.join(addresses)}"
+    if any(address.startswith("127.") for address in addresses):
+        return ok("loopback", told)
+    return problem("loopback", told, "add the line '127.0.0.1 localhost' to /etc/hosts")
+
+
+def private_network() -> Finding:
+    """Whether the ranks of this machine can have a network of their own."""
+    if private.is_allowed():
+        return ok("private network", "allowed: nobody else reaches the ranks of this machine")
+    return warning(
+        "private network",
+        "not allowed here (unshare --map-root-user --net): Horovod listens on loopback, where "
+        "other users of this machine can reach it",
+        "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+        "kernel.apparmor_restrict_unprivileged_userns; in a container its seccomp profile), or let "
+        "nobody else onto this machine and give --trusted_network",
+    )
+
+
+def machines(np: int, hosts: str) -> Iterator[Finding]:
+    """Whether HOSTS can be read, has room for `np` ranks, and each name in it can be reached."""
+    wrong = [host for host in hosts.split(",") if hosts and not HOST.fullmatch(host.strip())]
+    named = slots(hosts)
+    if wrong:
+        told = f"HOSTS={hosts}: {', '.join(map(repr, wrong))} is not name:slots"
+        yield problem("hosts", told, "set HOSTS as a:4,b:4")
+    others = [name for name in named if name not in LOCAL]
+    if not others:
+        return
+    if sum(named.values()) < np and not wrong:
+        told = f"HOSTS={hosts} has {sum(named.values())} slots for {np} processes"
+        yield problem("hosts", told, f"set NP={sum(named.values())}, or give more slots")
+    if not shutil.which(SSH[0]):
+        yield problem("hosts", "ssh, which starts ranks there, is not installed", "install OpenSSH")
+        return
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(machine, others))
+    yield from (finding for finding in found if finding)
+    right = [name for name, finding in zip(others, found, strict=True) if not finding]
+    if right:
+        yield ok("hosts", f"{', '.join(right)}: the name resolves, ssh answers without a password")
+
+
+def machine(name: str) -> Finding | None:
+    """What is wrong with another machine, if anything."""
+    try:
+        _addresses(name)
+    except OSError as error:
+        told = f"the name {name} does not resolve ({error.strerror or error})"
+        return problem("hosts", told, "mend HOSTS, or add it to /etc/hosts or DNS")
+    by_hand = f"make `ssh {name} true` work without a question"
+    try:
+        done = subprocess.run(
+            [*SSH, "--", name, "true"], capture_output=True, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, timeout=SSH_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        told = f"ssh {name} does not answer in {SSH_SECONDS} s"
+        return problem("hosts", told, by_hand)
+    if not done.returncode:
+        return None
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    cause = lines[-1] if lines else f"exit code {done.returncode}"
+    if "Host key verification failed" in done.stderr:
+        return warning(
+            "hosts",
+            f"ssh does not know the key of {name}, or another one; horovodrun takes a new one "
+            "unseen",
+            f"call `ssh {name}` once, and compare the fingerprint that it shows",
+        )
+    if "Permission denied" in done.stderr:
+        by_hand = f"ssh-copy-id {name}"
+    return problem("hosts", f"ssh {name} fails: {cause}", by_hand)
+
+
+def _addresses(name: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+    except UnicodeError:  # of a..b
+        raise OSError("it is no host name") from None
+    return sorted({str(address[0]) for *_, address in found})

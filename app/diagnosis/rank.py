@@ -1,0 +1,48 @@
+"""What a rank of the trial does: all-reduces of numbers whose sum is known, timed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from app.parallel import replicas
+from app.parallel.topology import Topology
+from app.recovery import heartbeat
+
+SIZES = (2**12, 2**24)  # bytes: 4 KiB, whose time is latency; 16 MiB, whose time is bandwidth
+ROUNDS = 9  # timed, after one that is not
+
+
+def main() -> None:
+    """Joins the job; rank 0 prints a line of JSON that `trial` reads."""
+    heartbeat.beat("joining")
+    where = replicas.join()
+    heartbeat.beat("reducing", rank=where.rank)
+    result = reduce(where)
+    if where.is_chief:
+        print(json.dumps(result), flush=True)
+
+
+def reduce(where: Topology) -> dict[str, float]:
+    """Of all ranks: `wrong`, elements that are not the sum; median seconds by size."""
+    result = {"ranks": float(where.size)}
+    wrong = 0
+    for size in SIZES:
+        pattern = np.arange(size // 4, dtype=np.float32) % 64  # exact in any order of summation
+        own = tf.constant(pattern * (where.rank + 1))
+        whole = pattern * (where.size * (where.size + 1) // 2)
+        seconds = []
+        for _ in range(1 + ROUNDS):
+            replicas.each(0)  # a barrier
+            begin = time.perf_counter()
+            total = replicas.all_reduce(own, f"doctor{size}").numpy()
+            seconds.append(time.perf_counter() - begin)
+            wrong += int(np.sum(total != whole))
+        result[str(size)] = statistics.median(seconds[1:])
+    # Summed by what is on trial: this rank's own count is believed too.
+    result["wrong"] = max(float(wrong), *replicas.each(wrong))
+    return result
