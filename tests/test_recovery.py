@@ -13,7 +13,7 @@ import pytest
 
 from app import errors
 from app.errors import UsageError
-from app.recovery import heartbeat, lock, manifest, private
+from app.recovery import heartbeat, lock, manifest, private, processes
 from app.recovery.manifest import DamageError
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +101,19 @@ def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, told):
     code, text = job.end()
     assert code == errors.DONE and job.attempts == 2, text
     assert told in text and "Restart 1 of 2" in text
+
+
+def test_a_process_that_ends_while_it_is_killed_is_no_error(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    kill = psutil.Process.kill
+
+    def kill_and_reap(process):
+        kill(process)
+        child.wait()
+
+    monkeypatch.setattr(psutil.Process, "kill", kill_and_reap)
+    processes.kill_descendants()
+    assert child.returncode == -9
 
 
 @pytest.mark.parametrize("code", [errors.USAGE, errors.DATA, errors.CHECKPOINT, errors.NUMBERS])

@@ -38,11 +38,17 @@ def kill_descendants(limit: float = 10) -> None:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs([p for p in left if p.ppid() == os.getpid()], timeout=0.5)
+        psutil.wait_procs([p for p in left if _is_child(p)], timeout=0.5)
         if not [p for p in left if _lives(p)]:
             break
         if time.monotonic() > end:
             raise TimeoutError(f"processes {[p.pid for p in left]} do not end")
+
+
+def _is_child(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # its own parent was faster
+        return process.ppid() == os.getpid()
+    return False
 
 
 def _lives(process: psutil.Process) -> bool:
