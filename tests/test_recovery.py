@@ -202,7 +202,7 @@ def test_a_beat_costs_microseconds(tmp_path, monkeypatch):
     (beat,) = heartbeat.read(tmp_path)
     assert (beat.rank, beat.step, beat.doing, beat.pid) == (3, 12, "reading", os.getpid())
     assert 0 <= beat.age < 5
-    assert "test_a_beat" in heartbeat.stacks(tmp_path, [beat])[os.getpid()]
+    assert "test_a_beat" in heartbeat.stacks(tmp_path, [beat.pid])[os.getpid()]
 
 
 def test_one_job_a_workdir(tmp_path):

@@ -87,9 +87,9 @@ def read(folder: Path) -> list[Beat]:
     return sorted(beats, key=lambda b: (b.rank, b.pid))
 
 
-def stacks(folder: Path, beats: list[Beat]) -> dict[int, str]:
+def stacks(folder: Path, pids: list[int]) -> dict[int, str]:
     """Asks living processes what their threads do; by pid. A stopped one cannot answer."""
-    asked = [b.pid for b in beats if _signal(b.pid)]
+    asked = [pid for pid in pids if _signal(pid)]
     time.sleep(0.5)  # faulthandler answers at once; the disk may take a moment
     found = {pid: (folder / f"{pid}.stacks").read_text() for pid in asked}
     return {pid: text.strip() for pid, text in found.items() if text}

@@ -95,6 +95,11 @@ class Job:
         """Where each rank was last."""
         return heartbeat.read(self.heartbeats)
 
+    def living(self) -> list[heartbeat.Beat]:
+        """Those of processes that live; a pid that is a stranger's by now is not among them."""
+        own = processes.descendants()
+        return [beat for beat in self.beats() if beat.pid in own]
+
     def has_ended(self) -> bool:
         """All is over, or a process failed and the others had time to say so."""
         if self.process.poll() is not None:
@@ -108,14 +113,14 @@ class Job:
 
     def suspect(self) -> heartbeat.Beat | None:
         """The rank that the others wait for: a stopped one, or the one that is furthest behind."""
-        beats = [beat for beat in self.beats() if _status(beat.pid) is not None]
+        beats = self.living()
         stopped = [b for b in beats if _status(b.pid) == psutil.STATUS_STOPPED]
         return min(stopped or beats, key=lambda b: (b.step, b.time), default=None)
 
     def report(self) -> str:
         """Where each rank is, and the Python stacks of all that can still tell."""
         beats = self.beats()
-        stacks = heartbeat.stacks(self.heartbeats, beats)
+        stacks = heartbeat.stacks(self.heartbeats, [b.pid for b in self.living()])
         lines = ["rank     pid  process     step  doing         seconds ago"]
         for b in beats:
             state = _status(b.pid) or "gone"
@@ -140,7 +145,7 @@ class Job:
 
     def interrupt(self) -> None:
         """Asks every rank to save and stop."""
-        for beat in self.beats():
+        for beat in self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(beat.pid, signal.SIGTERM)
 

@@ -26,6 +26,12 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def descendants() -> dict[int, psutil.Process]:
+    """All living processes below this one, by pid."""
+    below = psutil.Process().children(recursive=True)
+    return {process.pid: process for process in below if _lives(process)}
+
+
 def kill_descendants(limit: float = 10) -> None:
     """Kills every descendant of this process, and waits until none is left.
 
@@ -33,16 +39,13 @@ def kill_descendants(limit: float = 10) -> None:
         TimeoutError: one is left after `limit` seconds (it hangs in the kernel).
     """
     end = time.monotonic() + limit
-    while True:
-        left = psutil.Process().children(recursive=True)
-        for process in left:
+    while left := descendants():
+        if time.monotonic() > end:
+            raise TimeoutError(f"processes {sorted(left)} do not end")
+        for process in left.values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs([p for p in left if _is_child(p)], timeout=0.5)
-        if not [p for p in left if _lives(p)]:
-            break
-        if time.monotonic() > end:
-            raise TimeoutError(f"processes {[p.pid for p in left]} do not end")
+        psutil.wait_procs([p for p in left.values() if _is_child(p)], timeout=0.5)
 
 
 def _is_child(process: psutil.Process) -> bool:
