@@ -27,8 +27,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from absl import flags
-
 from app import command_line, errors, experiments, launch, workdir
 from app.command_line import FLAGS
 from app.config import Layout
@@ -219,20 +217,16 @@ def leave(code: int) -> bool:
 def run(arguments: Sequence[str]) -> int:
     """Parses the flags and calls the command."""
     name, *rest = arguments or ["--help"]
-    is_launch = name == "launch" and bool(rest)
+    is_launch = name == "launch"
     if is_launch:
-        name, *rest = rest
+        name, *rest = rest or ["--help"]
     if name in ("--help", "-h", "help"):
         print(f"{__doc__}\n{FLAGS.module_help('app.command_line')}")
         return errors.DONE
-    if name not in (CHECKS if is_launch else COMMANDS):
-        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
-    try:
-        left = FLAGS([name, *rest])[1:]
-    except flags.Error as error:
-        raise errors.UsageError(str(error)) from None
-    if left:
-        raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
+    known = CHECKS if is_launch else COMMANDS
+    if name not in known:
+        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(known)}.")
+    command_line.parse(name, rest)
     if is_launch:
         CHECKS[name]()
         return launch.main(name, rest)

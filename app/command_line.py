@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -12,6 +15,22 @@ from app import config, errors, experiments, workdir
 from app.config import Experiment, Layout
 
 FLAGS = flags.FLAGS
+
+
+class Seconds(flags.FloatParser):
+    """The bounds of absl's own parser let NaN pass."""
+
+    syntactic_help = "a number of seconds, at least 1"
+
+    def is_outside_bounds(self, value: float) -> bool:
+        """See base class."""
+        return not value >= 1
+
+
+def _define_seconds(name: str, default: float, help: str) -> None:
+    flags.DEFINE(Seconds(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
 flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function.")
 flags.DEFINE_multi_string("set", [], "field=value of the experiment; repeatable.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<experiment>/<time>.")
@@ -36,7 +55,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer("commit_every", 10, "Steps between commits of an elastic job.", lower_bound=1)
 flags.DEFINE_bool("recompute", False, "Keep a stage's input only; compute the rest again.")
 flags.DEFINE_integer("checkpoint_every", 0, "Steps; 0: by the clock.", lower_bound=0)
-flags.DEFINE_float("checkpoint_seconds", 600, "Between checkpoints by the clock.", lower_bound=1)
+_define_seconds("checkpoint_seconds", 600, "Between checkpoints by the clock.")
 flags.DEFINE_integer("evaluate_every", 0, "Steps; 0: at the end only.", lower_bound=0)
 flags.DEFINE_integer("keep", 3, "Checkpoints kept, beside the best.", lower_bound=1)
 flags.DEFINE_integer("stop_at_step", 0, "Stop there, to be continued.", lower_bound=0)
@@ -50,18 +69,66 @@ flags.DEFINE_integer(
     "In a row without a new checkpoint; 0: never.",
     lower_bound=0,
 )
-flags.DEFINE_float("hang_seconds", 300, "Without a sign of any rank: it hangs.", lower_bound=1)
-flags.DEFINE_float("grace_seconds", 30, "To save and stop when told to.", lower_bound=1)
+_define_seconds("hang_seconds", 300, "Without a sign of any rank: it hangs.")
+_define_seconds("grace_seconds", 30, "To save and stop when told to.")
 flags.DEFINE_integer("faults", 20, "That chaos deals in all.", lower_bound=1)
-flags.DEFINE_float("between_seconds", 30, "Mean time from fault to fault.", lower_bound=0.1)
+_define_seconds("between_seconds", 30, "Mean time from fault to fault.")
 flags.DEFINE_list("kinds", ["kill"], "Of chaos: kill, stop, damage, hosts (with --elastic).")
 flags.DEFINE_integer("chaos_seed", 0, "Of the moments, kinds and victims.")
-OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed", "workdir")
+
+# Flags that only some commands read.
+OF_TRAINING = (
+    "elastic", "host_discovery_script", "commit_every", "checkpoint_every", "checkpoint_seconds",
+    "evaluate_every", "keep", "stop_at_step", "log_every", "log_examples", "compare_every",
+    "repair", "max_restarts", "hang_seconds",
+)  # fmt: skip
+OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
+READERS = {flag: ("train", "chaos") for flag in OF_TRAINING}
+READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
+
+
+def parse(name: str, arguments: Sequence[str]) -> None:
+    """Reads the flags of a command.
+
+    Raises:
+        UsageError: one that is unknown, empty, another command's or not of its type.
+    """
+    try:
+        left = FLAGS([name, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, FLAGS, n=1)
+        hint = f" (nearest: --{near[0]})" if near else ""
+        raise errors.UsageError(
+            f"no flag --{error.flagname}{hint}: `./run.sh help` lists them."
+        ) from None
+    except flags.Error as error:
+        raise errors.UsageError(_reason(str(error))) from None
+    if left:
+        raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
+    for flag in FLAGS.get_flags_for_module("app.command_line"):
+        readers = READERS.get(flag.name, (name,))
+        if flag.present and flag.value in ("", []):
+            raise errors.UsageError(f"--{flag.name}= is empty: give it a value, or leave it out.")
+        if flag.present and name not in readers:
+            raise errors.UsageError(
+                f"--{flag.name} is a flag of {' and '.join(readers)}, which {name} does not read: "
+                "leave it out."
+            )
+
+
+def _reason(told: str) -> str:
+    """What absl says of a flag's value, with what it must be."""
+    match = re.match(r"flag (--(\w+)=.*?): ", told, re.DOTALL)
+    if not match:
+        return f"{told.removeprefix('ERROR:: ')}: see `./run.sh help`."
+    parser = FLAGS[match[2]].parser
+    names = getattr(parser, "enum_values", ("true", "false"))
+    return f"{match[1]} must be {parser.syntactic_help or ' or '.join(names)}."
 
 
 def data_dir() -> str:
     """Where prepared data sets are."""
-    return str(Path(FLAGS.data_dir).expanduser())
+    return os.path.expanduser(FLAGS.data_dir)
 
 
 def reference(default: str = "resnet50_digits") -> str:
@@ -118,6 +185,7 @@ def validated(processes: int) -> tuple[Experiment, Layout]:
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
         experiment, layout = chosen(), described(processes, exact)
         config.validate(experiment, layout)
+        _check_recovery(layout)
         if "HOROVOD_ELASTIC" in os.environ and not FLAGS.workdir:
             raise errors.UsageError(
                 "an elastic job needs --workdir: a rank that joins later must know where it is."
@@ -130,10 +198,30 @@ def validated(processes: int) -> tuple[Experiment, Layout]:
     return experiment, layout
 
 
+def _check_recovery(layout: Layout) -> None:
+    """Checks the flags of recovery against the layout.
+
+    Raises:
+        UsageError: one that could do nothing.
+    """
+    for name in ("host_discovery_script", "commit_every"):
+        if FLAGS[name].present and not layout.elastic:
+            raise errors.UsageError(
+                f"--{name}={FLAGS[name].value} is of an elastic job: give --elastic too, or leave "
+                "it out."
+            )
+    if FLAGS.repair and layout.processes < 3 and not layout.elastic:
+        raise errors.UsageError(
+            f"--repair takes the state of a majority, which {layout.processes} processes do not "
+            "have: start 3 or more (NP=3), or leave it out."
+        )
+
+
 def to_evaluate() -> tuple[Experiment, Layout]:
     """What the flags describe; any number of processes can evaluate it."""
     if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
-        raise errors.UsageError("evaluate needs --workdir=<folder of a run>.")
+        given = f", and {FLAGS.workdir} is none" if FLAGS.workdir else ""
+        raise errors.UsageError(f"evaluate needs --workdir=<folder of a run>{given}.")
     return validated(1)
 
 
@@ -166,7 +254,7 @@ def to_chaos(processes: int) -> list[str]:
         )
     chosen(), validated(processes)
     given = [flag for flag in FLAGS.get_flags_for_module("app.command_line") if flag.present]
-    lines = [flag.serialize() for flag in given if flag.name not in OF_CHAOS]
+    lines = [flag.serialize() for flag in given if flag.name not in (*OF_CHAOS, "workdir")]
     return [line for text in lines for line in text.split("\n")]
 
 

@@ -6,7 +6,7 @@ dataclasses, checked before TensorFlow is imported: a mistyped flag is answered 
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -14,7 +14,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -36,13 +36,19 @@ class Model(Protocol):
 
         A model that can be split over devices (--tensor) takes `shares: int = 1` too, and
         makes what can be split of `models.shares.Shared`.
+
+        What a model knows of its blocks without TensorFlow is checked sooner: `len(model)` of
+        them, and in `shareable`, by the name of a layer, how many parts there are to share.
         """
         ...
 
 
 @runtime_checkable
 class Data(Protocol):
-    """A frozen dataclass that opens a data set (`input.images.Images` is one)."""
+    """A frozen dataclass that opens a data set (`input.images.Images` is one).
+
+    What fields of a model must at least be is checked sooner if `limits` says it, by their names.
+    """
 
     def prepare(self, data_dir: str) -> str:
         """Writes the data set below `data_dir` if it is not there; returns a line on it."""
@@ -140,6 +146,8 @@ def validate(experiment: Experiment, layout: Layout) -> None:
         UsageError: the rule, the values that break it, and the way out.
     """
     e, o = experiment, experiment.optimization
+    for owner, prefix in ((e, ""), (o, "optimization."), (e.update, "update.")):
+        validate_types(owner, prefix)
     positive = {"global_batch": e.global_batch, "micro_batch": e.micro_batch}
     positive |= {"optimization.reference_batch": o.reference_batch}
     for name, value in positive.items():
@@ -163,25 +171,23 @@ def validate(experiment: Experiment, layout: Layout) -> None:
         raise UsageError(f"give either steps or epochs, not steps={e.steps} and epochs={e.epochs}.")
     for name, amount in (("steps", e.steps), ("epochs", e.epochs)):
         if amount is not None and not 0 < amount < math.inf:
-            raise UsageError(f"{name} must be more than 0, not {amount}.")
+            raise UsageError(f"{name} must be more than 0 and finite, not {amount}.")
     if not 0 <= e.seed < 2**31:
         raise UsageError(f"seed must be in [0, 2147483648), not {e.seed}.")
-    if not 0 < o.learning_rate < math.inf:
-        raise UsageError(f"optimization.learning_rate must be above 0, not {o.learning_rate}.")
+    for name in ("learning_rate", "decay_factor", "trust_coefficient", "epsilon"):
+        if not 0 < getattr(o, name) < math.inf:
+            raise UsageError(
+                f"optimization.{name} must be above 0 and finite, not {getattr(o, name)}."
+            )
+    at_least_0 = {n: (getattr(o, n),) for n in ("warmup_epochs", "weight_decay", "clip_norm")}
+    for name, numbers in {**at_least_0, "decay_epochs": o.decay_epochs}.items():
+        for value in numbers:
+            if not 0 <= value < math.inf:
+                raise UsageError(f"optimization.{name} must be at least 0 and finite, not {value}.")
     fractions = {n: getattr(o, n) for n in ("momentum", "beta2", "label_smoothing", "ema_decay")}
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UsageError(f"optimization.{name} must be in [0, 1), not {value}.")
-    if not 0 <= o.weight_decay < math.inf or not 0 <= o.warmup_epochs < math.inf:
-        raise UsageError(
-            f"optimization.weight_decay ({o.weight_decay}) and optimization.warmup_epochs "
-            f"({o.warmup_epochs}) must not be negative."
-        )
-    if o.clip_norm < 0 or o.epsilon <= 0:
-        raise UsageError(
-            f"optimization.clip_norm ({o.clip_norm}) must not be negative, and "
-            f"optimization.epsilon ({o.epsilon}) must be above 0."
-        )
     if e.update.skip_budget < 0:
         raise UsageError(f"update.skip_budget must be at least 0, not {e.update.skip_budget}.")
     if layout.exact and e.update.compression != "none":
@@ -189,6 +195,19 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             f"--exact cannot keep update.compression={e.update.compression}: what is rounded on "
             "the wire depends on the layout; drop one of the two."
         )
+    validate_limits(e, getattr(e.data, "limits", {}))
+
+
+def validate_types(owner: Any, prefix: str) -> None:
+    """Checks what a person's own file gives, as Python does not.
+
+    Raises:
+        UsageError: a field that holds something else than it says.
+    """
+    for name, wanted in typing.get_type_hints(type(owner)).items():
+        value = getattr(owner, name)
+        if not is_of(value, wanted):
+            raise UsageError(f"{prefix}{name} {_must(wanted)}, not {value!r}.")
 
 
 def validate_stages(experiment: Experiment, layout: Layout) -> None:
@@ -205,6 +224,12 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             f"--tensor={t} splits layers, but {type(experiment.model).__name__} cannot be split: "
             "its blocks() takes no `shares`; cut it with --stages instead."
         )
+    for layer, items in getattr(experiment.model, "shareable", {}).items():
+        if t > items:
+            raise UsageError(
+                f"{layer} has {items} parts to share, fewer than --tensor={t}: set at most "
+                f"--tensor={items}."
+            )
     if t > 1 and layout.exact:
         raise UsageError(f"--tensor={t} adds up in another order than --exact: drop one of them.")
     if t > 1 and experiment.optimization.optimizer == "lars":
@@ -217,6 +242,17 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
             f"chunks: {p * c} numbers above 0."
         )
+    blocks = len(experiment.model) if isinstance(experiment.model, Sized) else None
+    if blocks is not None and p * c > blocks:
+        raise UsageError(
+            f"{p} stages x {c} chunks need at least {p * c} blocks, but the model has {blocks}: "
+            f"set at most --stages={blocks // c or 1}."
+        )
+    if blocks is not None and layout.cut and sum(layout.cut) != blocks:
+        raise UsageError(
+            f"--cut={','.join(map(str, layout.cut))} must add up to the model's {blocks} blocks, "
+            f"not to {sum(layout.cut)}."
+        )
     if layout.elastic and layout.devices > 1:
         raise UsageError(
             f"--elastic cannot keep {p} stages of {t} devices: when a process is lost, its devices "
@@ -224,12 +260,23 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
             "--elastic the job is started again from its newest checkpoint."
         )
     if layout.servers and layout.devices == 1:
-        raise UsageError("--servers lends devices to stages: give --stages or --tensor above 1.")
+        raise UsageError(
+            f"--servers={','.join(layout.servers)} lends devices to stages: give --stages or "
+            "--tensor above 1, or leave it out."
+        )
     if layout.servers and len(layout.servers) != p * layout.processes:
         raise UsageError(
             f"--servers names {len(layout.servers)} stage servers, but {layout.processes} "
             f"processes x {p} stages need {p * layout.processes}: one a stage, rank 0's first."
         )
+    for server in layout.servers:
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UsageError(
+                f"--servers must be host:port each, with a port from 1 to 65535, not {server!r}."
+            )
+        if layout.servers.count(server) > 1:
+            raise UsageError(f"--servers names {server} twice, but a server is one stage's.")
     if c > 1:
         shares = {
             len(topology.share(experiment.num_micro_batches, layout.processes, rank))
@@ -289,7 +336,8 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
             branch = branch.setdefault(group, {})
             if not isinstance(branch, dict):
                 raise UsageError(f"--set: {group} is given a value and fields: drop one of them.")
-        branch.pop(name, None)
+        if isinstance(branch.pop(name, None), dict):
+            raise UsageError(f"--set: {name} is given a value and fields: drop one of them.")
         branch[name] = text
     # The length of the run has two spellings: the one given last wins.
     lengths = [name for name in tree if name in ("steps", "epochs")]
@@ -324,9 +372,9 @@ def _replaced(owner: Any, tree: dict[str, Any], prefix: str) -> Any:
             raise UsageError(f"{prefix}{name}={given}: {error}.") from None
     try:
         return dataclasses.replace(owner, **values)
-    except ValueError as error:
+    except Exception as error:  # of whatever kind: its own __post_init__ checks it
         given = ", ".join(f"{prefix}{n}={t}" for n, t in tree.items() if not isinstance(t, dict))
-        raise UsageError(f"{given}: {error}.") from None
+        raise UsageError(f"{given}: {str(error) or type(error).__name__}.") from None
 
 
 def parse(text: str, wanted: Any) -> Any:
@@ -338,7 +386,7 @@ def parse(text: str, wanted: Any) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
         if text not in arguments:
-            raise ValueError(f"must be one of {', '.join(map(str, arguments))}")
+            raise ValueError(_must(wanted))
         return text
     if origin in (typing.Union, types.UnionType):
         if text.lower() == "none" and type(None) in arguments:
@@ -353,15 +401,39 @@ def parse(text: str, wanted: Any) -> Any:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ValueError("must be true or false")
         return text.lower() in ("true", "1")
-    try:
-        number = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        number = None
-    if wanted is int and type(number) is int:
-        return number
-    if wanted is float and type(number) in (int, float):
-        return float(number)
-    raise ValueError(f"must be of type {getattr(wanted, '__name__', wanted)}")
+    with contextlib.suppress(ValueError):
+        if wanted is int:
+            return int(text, 0)
+        if wanted is float and math.isfinite(float(text)):
+            return float(text)
+    raise ValueError(_must(wanted))
+
+
+def is_of(value: Any, wanted: Any) -> bool:
+    """Whether `value` is what a field of type `wanted` may hold."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(is_of(value, a) for a in arguments)
+    if origin is tuple:
+        return isinstance(value, (tuple, list)) and all(is_of(v, arguments[0]) for v in value)
+    if wanted in (int, float):
+        kinds = int if wanted is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    if wanted in (Model, Data) and (isinstance(value, type) or not dataclasses.is_dataclass(value)):
+        return False
+    return isinstance(value, wanted)
+
+
+def _must(wanted: Any) -> str:
+    if typing.get_origin(wanted) is Literal:
+        return f"must be one of {', '.join(map(str, typing.get_args(wanted)))}"
+    if wanted in (Model, Data):
+        return f"must be a dataclass as app.config.{wanted.__name__} says"
+    if wanted is float:
+        return "must be a finite number"
+    return f"must be of type {wanted.__name__ if isinstance(wanted, type) else wanted}"
 
 
 def as_dict(config: Any) -> dict[str, Any]:

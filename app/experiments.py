@@ -6,14 +6,16 @@ To make your own, write a function that returns an Experiment, here or in a file
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import extract_tb
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
@@ -257,29 +259,52 @@ def load(reference: str) -> Experiment:
     """The experiment `NAME`, `module:function` or `path/to/file.py:function`.
 
     Raises:
-        UsageError: there is no such one (names the nearest).
+        UsageError: there is no such one (names the nearest), or its code fails.
     """
     place, separator, name = reference.rpartition(":")
     if not separator:
         functions = named()
         if reference not in functions:
             near = difflib.get_close_matches(reference, functions, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             raise UsageError(
                 f"no experiment {reference!r}{hint} There are {', '.join(functions)}; your own is "
-                "module:function."
+                "file.py:function or module:function."
             )
         return functions[reference]()
-    function = getattr(_module(place), name, None)
-    if not callable(function):
-        raise UsageError(f"--experiment={reference}: {place} has no function {name!r}.")
-    experiment = function()
+    with _own_code(reference):
+        module = _module(place)
+        function = getattr(module, name, None)
+        if not callable(function):
+            functions = {n: f for n, f in vars(module).items() if callable(f)}
+            near = difflib.get_close_matches(name, functions, n=1)
+            hint = f" (nearest: {near[0]})" if near else ""
+            raise UsageError(f"--experiment={reference}: {place} has no function {name!r}{hint}.")
+        experiment = function()
     if not isinstance(experiment, Experiment):
         raise UsageError(
             f"--experiment={reference}: {name}() must return an app.config.Experiment, not "
             f"{type(experiment).__name__}."
         )
     return experiment
+
+
+@contextlib.contextmanager
+def _own_code(reference: str) -> Iterator[None]:
+    """What a person's own file raises is that person's to mend: one message, and its line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        here = (__file__, importlib.__file__, "<")
+        frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+        own = [f for f in frames if f.filename == frames[0].filename]
+        place = f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""
+        raise UsageError(
+            f"--experiment={reference} fails{place} with {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; mend it, or give another."
+        ) from None
 
 
 def _module(place: str) -> object:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +39,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "app", name, *arguments]
     folder = Path(FLAGS.workdir or workdir.default(command_line.reference()))
     is_training = name == "train"
+    if is_training or name == "trace":
+        workdir.writable(folder)
     if is_training and not FLAGS.workdir:
         command.append(f"--workdir={folder}")
     variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
@@ -59,11 +63,22 @@ def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     Ranks of one machine meet in a network of their own, if the kernel allows one.
 
     Raises:
-        UsageError: other machines, and nobody said that the network can be trusted; an elastic
-            job without a name for each rank.
+        UsageError: hosts without a slot for each rank; other machines, and nobody said that the
+            network can be trusted; an elastic job without a name for each rank.
     """
-    names = [host.partition(":")[0] for host in hosts.split(",") if host]
-    if set(names) - set(LOCAL):
+    script = FLAGS.host_discovery_script
+    if script and not shutil.which(script):
+        raise UsageError(
+            f"--host_discovery_script={script} must be a file that can be executed: mend the "
+            "path, or chmod +x it."
+        )
+    slots = parse_hosts(hosts)
+    if slots and not script and np > sum(n for _, n in slots):
+        raise UsageError(
+            f"NP={np} processes need as many slots, but HOSTS={hosts} has "
+            f"{sum(n for _, n in slots)}: set a smaller NP, or name more."
+        )
+    if {name for name, _ in slots} - set(LOCAL):
         return _over_machines(np, hosts)
     if np == 1 and not FLAGS.elastic:
         return []
@@ -89,6 +104,21 @@ def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
         launcher = elastic_horovodrun(np, ",".join(f"{a}:1" for a in addresses), variables)
         launcher += ["--network-interface", "lo"]
     return [*private.INSIDE, *launcher] if is_private else launcher
+
+
+def parse_hosts(hosts: str) -> list[tuple[str, int]]:
+    """Names and slots.
+
+    Raises:
+        UsageError: not as horovodrun's -H has it.
+    """
+    items = [item.strip() for item in hosts.split(",")] if hosts else []
+    for item in items:
+        if not re.fullmatch(r"[\w.-]+:[1-9][0-9]*", item, re.ASCII):
+            raise UsageError(
+                f"HOSTS={hosts} must be names with 1 slot or more each, as a:4,b:4, not {item!r}."
+            )
+    return [(name, int(slots)) for name, _, slots in (item.partition(":") for item in items)]
 
 
 def horovodrun(np: int, hosts: str) -> list[str]:

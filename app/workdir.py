@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from app.config import Experiment, Layout, as_dict, differences, plain
 from app.errors import UsageError
+
+SHAPE = {"reference": str, "set": list, "experiment": dict, "layout": dict}  # of config.json
 
 
 def default(reference: str) -> Path:
@@ -20,15 +23,35 @@ def default(reference: str) -> Path:
 def read(workdir: Path) -> dict[str, Any] | None:
     """What `claim` wrote; None for a folder that is no run yet."""
     path = workdir / "config.json"
-    if not path.exists():
-        return None
     try:
         config: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path} ({error.strerror}): give another --workdir."
+        ) from None
+    except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}): give another --workdir.") from None
-    if not isinstance(config, dict) or not {"reference", "experiment", "layout"} <= config.keys():
+    has_shape = isinstance(config, dict) and all(
+        isinstance(config.get(name), kind) for name, kind in SHAPE.items()
+    )
+    if not has_shape or "exact" not in config["layout"]:
         raise UsageError(f"{path} is not of a run of scaleproof: give another --workdir.")
     return config
+
+
+def writable(workdir: Path) -> None:
+    """Refuses a folder that cannot be made or written; leaves nothing there.
+
+    Raises:
+        UsageError: says what is in the way.
+    """
+    nearest = next(p for p in (workdir, *workdir.parents) if os.path.lexists(p))
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return
+    reason = "may not be written" if nearest.is_dir() else "is no folder"
+    raise UsageError(f"cannot write to {workdir}: {nearest} {reason}; give another --workdir.")
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:

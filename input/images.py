@@ -8,6 +8,7 @@ batches (image_set.py)     the three, overlapped with the training step
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -54,10 +55,23 @@ class Images:
     synthetic_classes: int = 1000
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.mixup < 0 or self.bad_image_budget < 0:
-            raise ValueError("size must be at least 1, mixup and bad_image_budget at least 0")
+        least = {"size": 1, "mixup": 0, "bad_image_budget": 0}
+        least |= {"synthetic_examples": 1, "synthetic_classes": 1}
+        for name, number in least.items():
+            if not number <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {number}, not {getattr(self, name)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three values, std above 0")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError("mean and std must be finite")
+        if not self.dataset or not self.train_split:
+            raise ValueError("dataset and train_split must not be empty")
+        is_tfds = self.dataset != "synthetic" and "/" not in self.dataset
+        if not is_tfds and (self.train_split != "train" or self.evaluation_split):
+            raise ValueError(
+                f"train_split and evaluation_split are of TFDS sets, not of {self.dataset!r}: "
+                "leave them out"
+            )
 
     def prepare(self, data_dir: str) -> str:
         """Writes the data set below `data_dir` unless it is there; returns a line on it."""

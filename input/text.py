@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from input.text_set import TextSet
 
+SUFFIXES = (".tsv", ".csv", ".jsonl")  # of files
+
 
 @dataclass(frozen=True)
 class Text:
@@ -46,7 +48,35 @@ class Text:
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
-            raise ValueError("max_length must be at least 3: two marks and a token")
+            raise ValueError(
+                f"max_length must be at least 3, two marks and a token, not {self.max_length}"
+            )
+        for name in ("dataset", "vocabulary", "text_field", "label_field", "train_split"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        if self.text_field == self.label_field:
+            raise ValueError(f"text_field and label_field must differ, not be {self.text_field!r}")
+        if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
+            raise ValueError(f"classes must be 2 or more, all different, not {self.classes}")
+        if self.is_file and (self.train_split != "train" or self.evaluation_split):
+            raise ValueError(
+                "train_split and evaluation_split are of TFDS sets: of a file set "
+                "data.evaluation_file"
+            )
+        if not self.is_file and (self.evaluation_file or self.classes):
+            raise ValueError(
+                "evaluation_file and classes are of files: of a TFDS set, set data.evaluation_split"
+            )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `dataset` is a file."""
+        return self.dataset.endswith(SUFFIXES)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The least that fields of a model must be, as far as it is known without the data."""
+        return {"positions": self.max_length}
 
     def prepare(self, data_dir: str) -> str:
         """Fetches vocabulary and data set if they are not there; reports what is cut."""

@@ -12,8 +12,6 @@ from input import InputError
 from input.order import split_of
 from input.text import Text
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
-
 
 def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
     """Returns the training split, the evaluation split and the latter's name.
@@ -22,11 +20,6 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
         InputError: names the file and line that cannot be used.
     """
     path = Path(config.dataset).expanduser()
-    if config.train_split != "train" or config.evaluation_split:
-        raise InputError(
-            "data.train_split and data.evaluation_split are of TFDS sets: of a file set "
-            "data.evaluation_file."
-        )
     rows = list(read(path, config))
     classes = config.classes or tuple(sorted({label for _, _, label in rows}))
     if len(classes) < 2:

@@ -40,7 +40,7 @@ def prepare(config: Text, data_dir: str) -> str:
         InputError: names the text that is empty or not UTF-8.
     """
     lines = [packages.prepare_pretrained(config.vocabulary, data_dir)]
-    if not config.dataset.endswith(text_files.SUFFIXES):
+    if not config.is_file:
         lines.append(sources.prepare_tfds(config.dataset, data_dir))
     data = TextSet(config, data_dir, is_measured=False)
     every = [data.measure(source) for source in (data.training, data.held_out)]
@@ -59,13 +59,8 @@ def prepare(config: Text, data_dir: str) -> str:
 
 def open_splits(config: Text, data_dir: str) -> tuple[Source, Source, str]:
     """Returns the training split, the evaluation split and the latter's name."""
-    if config.dataset.endswith(text_files.SUFFIXES):
+    if config.is_file:
         return text_files.open_splits(config)
-    if config.evaluation_file or config.classes:
-        raise InputError(
-            "data.evaluation_file and data.classes are of files: of a TFDS set, set "
-            "data.evaluation_split."
-        )
     builder, evaluation = sources.tfds_splits(config, data_dir)
     with sources.tfds_errors(config.dataset):
         train, test = (
@@ -84,7 +79,7 @@ class TextSet(DataSet):
         self.config = config
         folder = packages.pretrained(config.vocabulary, data_dir)
         self.wordpiece = WordPiece(folder, config.max_length)
-        self.limits = {"vocabulary": self.wordpiece.size, "positions": config.max_length}
+        self.limits = {"vocabulary": self.wordpiece.size, **config.limits}
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
         self.num_classes = self.training.num_classes
         self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
@@ -137,7 +132,7 @@ class TextSet(DataSet):
 
     def _lengths(self) -> np.ndarray:
         """Of the training texts, as `prepare` wrote them; a file may have changed since."""
-        if self.length_path.exists() and not self.config.dataset.endswith(text_files.SUFFIXES):
+        if self.length_path.exists() and not self.config.is_file:
             return np.load(self.length_path)
         return self.measure(self.training)
 

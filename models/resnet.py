@@ -5,6 +5,7 @@ The layers are in `residual.py`, so that reading a configuration needs no Tensor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -44,9 +45,16 @@ class ResNet:
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
-            raise ValueError(f"must be one of {', '.join(map(str, DEPTHS))}")
+            known = ", ".join(map(str, DEPTHS))
+            raise ValueError(f"depth must be one of {known}, not {self.depth}")
         if self.width < 1:
-            raise ValueError("must be at least 1")
+            raise ValueError(f"width must be at least 1, not {self.width}")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be above 0 and finite, not {self.epsilon}")
+
+    def __len__(self) -> int:
+        """Blocks of the list."""
+        return sum(DEPTHS[self.depth][0]) + 2
 
     def blocks(self, num_classes: int) -> Sequence[keras.Layer]:
         """Stem, one block a residual unit, head."""

@@ -5,6 +5,7 @@ The layers are in `encoder.py`, so that reading a configuration needs no TensorF
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,24 @@ class Transformer:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be above 0 and finite, not {self.epsilon}")
+        if self.init_from == "":
+            raise ValueError("init_from must be minilm or a folder, or none to start at random")
+        if self.init_from and self.norm != "post":
+            raise ValueError(
+                f"init_from ({self.init_from}) needs norm=post, not {self.norm}: set norm=post, or "
+                "init_from=none"
+            )
+
+    def __len__(self) -> int:
+        """Blocks of the list."""
+        return self.layers + 2
+
+    @property
+    def shareable(self) -> dict[str, int]:
+        """What --tensor shares out of each layer: of attention whole heads."""
+        return {"attention": self.heads}
 
     def blocks(self, num_classes: int, shares: int = 1) -> Sequence[keras.Layer]:
         """Embeddings, the encoder's layers, head.

@@ -1,7 +1,7 @@
 """Training steps on a fixed set of ranks, from one step to the last or to what stops them.
 
     agree, restore
-    for each step:  ask | step | finite? | report | evaluate? | save? | stop?
+    for each step:  step | finite? | report | vote | evaluate? | save? | stop?
     result
 
 The ranks never change here: where they may, a run is several sessions.
@@ -28,7 +28,7 @@ from app.recovery import heartbeat, preemption
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import divergence, opening
+from app.training import divergence, opening, vote
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
@@ -36,7 +36,7 @@ from app.training.opening import Opened
 from app.training.optimization import learning_rate
 from app.training.pipelined import PipelinedStep
 from app.training.state import State
-from app.training.vote import Vote, Wishes
+from app.training.vote import Wishes
 
 Metrics = dict[str, dict[str, float]]  # by split
 
@@ -104,8 +104,7 @@ class Session:
         self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
         self.evaluator = Evaluator(self.state, opened.data, self.experiment.micro_batch, where)
         self._saved_at = time.monotonic()
-        wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
-        self.vote = Vote(wishes, where.size)
+        self.wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
         self.metrics: Metrics = {}
         self.last = min(opened.total, run.stop_at_step or opened.total)
 
@@ -135,9 +134,8 @@ class Session:
         self.feed = Feed(batches, mine, first, log if self.run.log_examples else None)
         try:
             for s in range(first, self.last):
-                self.vote.ask()
                 self.advance(s, is_first=s == first)
-                self.between(s + 1, self.vote.result())
+                self.between(s + 1, vote.wanted(self.wishes))
             return self.result(max(first, self.last))
         finally:
             self.close()
@@ -269,7 +267,6 @@ class Session:
 
     def close(self) -> None:
         """Leaves nothing running."""
-        self.vote.close()
         self.checkpoints.wait()
         self.feed.close()
         self.report.close()

@@ -1,0 +1,354 @@
+"""Wrong flags are told at once: exit code 2, one message, nothing imported, written or started."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ranks import ROOT, TINY
+
+import app.__main__  # noqa: F401  compiles once what every process below imports
+from app import config, experiments, workdir
+from app.config import Layout
+from app.errors import UsageError
+
+# Runs the application; ends it at the first write, process or connection.
+GUARDED = """
+import os, sys, time
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+FORBIDDEN = {"subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system",
+             "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link",
+             "os.symlink", "os.chmod", "os.utime", "socket.bind", "socket.connect"}
+
+def guard(event, arguments):
+    if event in FORBIDDEN or (event == "open" and arguments[2] & WRITES):
+        os.write(2, f"{event} {arguments}".encode())
+        os._exit(99)
+
+sys.addaudithook(guard)
+from app.__main__ import main
+
+code = main(sys.argv[1:])
+print("tensorflow" in sys.modules, time.process_time())
+sys.exit(code)
+"""
+OWN = (
+    TINY
+    + """
+from dataclasses import replace
+from app.config import Optimization
+from models.transformer import Transformer
+
+number = 3
+def needs(x): return tiny()
+def nothing(): pass
+def fails(): raise KeyError("x")
+def wrong_field(): return replace(tiny(), model=ResNet(depth=51))
+def wrong_type(): return replace(tiny(), global_batch="32")
+def wrong_choice(): return replace(tiny(), optimization=Optimization(optimizer="adam"))
+def not_a_number(): return replace(tiny(), optimization=Optimization(learning_rate=float("nan")))
+def no_model(): return replace(tiny(), model=None)
+def class_of_model(): return replace(tiny(), model=ResNet)
+def no_data(): return replace(tiny(), data="digits")
+def text(): return replace(tiny(), model=Transformer(layers=4, width=16, heads=2))
+"""
+)
+TEXT = "--experiment=sentiment_reviews"
+RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
+
+# As typed: variables, a command if it is not `train`, flags; and what the message must hold.
+BAD: dict[str, list[str]] = {
+    # Flags.
+    "--exprement=mine.py:tiny": ["--exprement", "nearest: --experiment", "help"],
+    "--stage=2": ["--stage ", "nearest: --stages"],
+    "--nokeep": ["--nokeep", "nearest: --keep"],
+    "--zzz": ["--zzz", "help"],
+    "foo": ["flags only", "'foo'"],
+    "--experiment": ["--experiment", "help"],
+    "--flagfile=nowhere": ["nowhere"],
+    "--keep=0": ["--keep=0", "positive integer"],
+    "--keep=x": ["--keep=x", "positive integer"],
+    "--log_every=0": ["--log_every=0", "positive integer"],
+    "--commit_every=0 --elastic": ["--commit_every=0", "positive integer"],
+    "--checkpoint_every=-1": ["--checkpoint_every=-1", "non-negative integer"],
+    "--max_restarts=-1": ["--max_restarts=-1", "non-negative integer"],
+    "--checkpoint_seconds=nan": ["--checkpoint_seconds=nan", "at least 1"],
+    "--hang_seconds=0": ["--hang_seconds=0", "at least 1"],
+    "--hang_seconds=nan": ["--hang_seconds=nan", "at least 1"],
+    "--hang_seconds=soon": ["--hang_seconds=soon", "number of seconds"],
+    "--exact=maybe": ["--exact=maybe", "true or false"],
+    "--schedule=2f2b": ["--schedule=2f2b", "1f1b or gpipe"],
+    "--stages=x": ["--stages=x", "integer"],
+    "--experiment=": ["--experiment=", "empty"],
+    "--workdir=": ["--workdir=", "empty"],
+    "--stages=2 --cut=": ["--cut=", "empty"],
+    # Of other commands.
+    "--port=5000": ["--port", "stage-server", "leave it out"],
+    "--port=70000": ["--port=70000", "65535"],
+    "evaluate --keep=3": ["--keep", "train", "evaluate"],
+    "verify --elastic": ["--elastic", "train", "verify"],
+    "benchmark --hang_seconds=5": ["--hang_seconds", "train", "benchmark"],
+    "benchmark --exact": ["--exact", "leave"],
+    f"trace {TEXT}": ["--stages", "1"],
+    f"verify {TEXT} --stages=2 --cut=4,4": ["--cut", "leave"],
+    "evaluate": ["--workdir"],
+    "evaluate --workdir=nowhere": ["--workdir", "nowhere"],
+    "prepare": ["'prepare'", "train"],
+    "trian": ["'trian'", "train"],
+    # Fields.
+    "--set": ["--set"],
+    "--set=seed": ["--set", "'seed'", "field=value"],
+    "--set=seeed=1": ["seeed", "nearest: seed"],
+    "--set=optimisation.momentum=0": ["optimisation.momentum", "nearest: optimization"],
+    "--set=optimization=3": ["'optimization'", "nearest: optimization.*"],
+    "--set=seed.x=3": ["seed.x", "nearest: seed"],
+    "--set=seed=3 --set=seed.x=3": ["seed", "drop one"],
+    "--set=seed.x=3 --set=seed=3": ["seed", "drop one"],
+    "--set=model.heads=3": ["model.heads", "model.depth"],
+    "--set=global_batch=0": ["global_batch", "at least 1", "not 0"],
+    "--set=global_batch=1e3": ["global_batch=1e3", "type int"],
+    "--set=global_batch=True": ["global_batch=True", "type int"],
+    "--set=global_batch={[]:1}": ["global_batch={[]:1}", "type int"],
+    "--set=global_batch=100": ["(100)", "(32)", "96 or 128"],
+    "--set=micro_batch=0": ["micro_batch", "at least 1", "not 0"],
+    "--set=micro_batch=500": ["(128)", "(500)", "global_batch=500"],
+    "--set=epochs=-1": ["epochs", "more than 0", "not -1"],
+    "--set=epochs=nan": ["epochs=nan", "finite"],
+    "--set=epochs=1e999": ["epochs=1e999", "finite"],
+    "--set=steps=0": ["steps", "more than 0", "not 0"],
+    "--set=steps=none": ["steps or epochs"],
+    "--set=seed=4294967296": ["seed", "2147483648", "not 4294967296"],
+    "--set=optimization.learning_rate=0": ["optimization.learning_rate", "above 0", "not 0.0"],
+    "--set=optimization.learning_rate=nan": ["optimization.learning_rate=nan", "finite"],
+    "--set=optimization.learning_rate=-inf": ["optimization.learning_rate=-inf", "finite"],
+    f"--set=optimization.learning_rate=1{'0' * 400}": ["optimization.learning_rate", "finite"],
+    "--set=optimization.reference_batch=0": ["optimization.reference_batch", "not 0"],
+    "--set=optimization.warmup_epochs=-1": ["optimization.warmup_epochs", "at least 0", "not -1.0"],
+    "--set=optimization.decay_epochs=3,-1": ["optimization.decay_epochs", "at least 0", "not -1.0"],
+    "--set=optimization.decay_epochs=3,x": ["optimization.decay_epochs=3,x", "number"],
+    "--set=optimization.decay_factor=0": ["optimization.decay_factor", "above 0", "not 0.0"],
+    "--set=optimization.momentum=1": ["optimization.momentum", "[0, 1)", "not 1.0"],
+    "--set=optimization.label_smoothing=-0.1": ["label_smoothing", "[0, 1)", "not -0.1"],
+    "--set=optimization.ema_decay=1": ["optimization.ema_decay", "[0, 1)", "not 1.0"],
+    "--set=optimization.trust_coefficient=0": ["optimization.trust_coefficient", "above 0"],
+    "--set=optimization.epsilon=0": ["optimization.epsilon", "above 0", "not 0.0"],
+    "--set=optimization.clip_norm=-1": ["optimization.clip_norm", "at least 0", "not -1.0"],
+    "--set=optimization.nesterov=yes": ["optimization.nesterov=yes", "true or false"],
+    "--set=optimization.optimizer=adam": ["optimization.optimizer=adam", "adamw"],
+    "--set=update.skip_budget=-1": ["update.skip_budget", "at least 0", "not -1"],
+    # Fields of models and data.
+    "--set=model.depth=51": ["model.depth=51", "18, 34, 50, 101, 152"],
+    "--set=model.epsilon=0": ["model.epsilon=0", "above 0"],
+    "--set=data.size=0": ["data.size=0", "at least 1"],
+    "--set=data.mixup=-1": ["data.mixup=-1", "at least 0"],
+    "--set=data.std=1,0,1": ["data.std=1,0,1", "above 0"],
+    "--set=data.mean=1,2": ["data.mean=1,2", "three"],
+    "--set=data.augmentation=flip": ["data.augmentation=flip", "shift_flip"],
+    "--set=data.dataset=": ["data.dataset=", "empty"],
+    "--set=data.dataset=synthetic --set=data.synthetic_examples=0": ["synthetic_examples", "not 0"],
+    "--set=data.dataset=./photos --set=data.train_split=train[:80%]": ["train_split", "'./photos'"],
+    f"{TEXT} --set=model.heads=7": ["model.heads=7", "(384)", "(7)"],
+    f"{TEXT} --set=model.heads=0": ["model.heads=0", "1 or more"],
+    f"{TEXT} --set=model.dropout=1": ["model.dropout=1", "[0, 1)"],
+    f"{TEXT} --set=model.epsilon=-1": ["model.epsilon=-1", "above 0"],
+    f"{TEXT} --set=model.positions=64": ["model.positions is 64", "128"],
+    f"{TEXT} --set=model.norm=pre": ["model.norm=pre", "init_from", "none"],
+    f"{TEXT} --set=model.init_from=": ["model.init_from=", "minilm", "none"],
+    f"{TEXT} --set=data.max_length=2": ["data.max_length=2", "at least 3"],
+    f"{TEXT} --set=data.vocabulary=": ["data.vocabulary=", "empty"],
+    f"{TEXT} --set=data.label_field=text": ["data.label_field=text", "differ"],
+    f"{TEXT} --set=data.classes=bad,good": ["data.classes=bad,good", "of files"],
+    f"{TEXT} --set=data.dataset=a.tsv --set=data.classes=bad,bad": ["classes", "different"],
+    f"{TEXT} --set=data.dataset=a.tsv --set=data.evaluation_split=test": ["data.evaluation_file"],
+    # Layouts.
+    "--stages=0": ["--stages (0)", "at least 1"],
+    "--stages=19": ["19 stages", "18", "--stages=18"],
+    "--stages=2 --cut=a,b": ["--cut=a,b", "numbers"],
+    "--stages=2 --cut=18": ["--cut=18", "2 numbers"],
+    "--stages=2 --cut=8,8": ["--cut=8,8", "18 blocks", "16"],
+    "--chunks=2": ["--chunks=2", "2 stages"],
+    "--stages=2 --chunks=2 --schedule=gpipe": ["--chunks=2", "1f1b"],
+    "--stages=3 --chunks=2": ["--chunks=2", "multiple of 3", "2"],
+    "--tensor=2": ["--tensor=2", "ResNet", "--stages"],
+    f"{TEXT} --tensor=13": ["--tensor=13", "12"],
+    f"{TEXT} --tensor=2 --exact": ["--tensor=2", "--exact", "drop one"],
+    f"{TEXT} --tensor=2 --set=optimization.optimizer=lars": ["--tensor=2", "lars", "adamw"],
+    "--exact --set=update.compression=float16": ["--exact", "float16", "drop one"],
+    "--servers=a:1": ["--servers=a:1", "--stages"],
+    "--stages=2 --servers=a:1": ["--servers", "need 4"],
+    "NP=1 --stages=2 --servers=a:1,b": ["--servers", "host:port", "'b'"],
+    "NP=1 --stages=2 --servers=a:1,b:0": ["--servers", "'b:0'"],
+    "NP=1 --stages=2 --servers=a:1,a:1": ["--servers", "a:1 twice"],
+    "--elastic --stages=2": ["--elastic", "2 stages"],
+    "--elastic --servers=a:1,b:1": ["--servers=a:1,b:1", "leave it out"],
+    "--elastic --stages=2 --servers=a:1,b:1,c:1,d:1": ["--elastic", "2 stages"],
+    "--host_discovery_script=./hosts.sh": ["--host_discovery_script=./hosts.sh", "--elastic"],
+    "--elastic --host_discovery_script=./nowhere.sh": ["./nowhere.sh", "executed"],
+    "--elastic --host_discovery_script=./mine.py": ["./mine.py", "chmod +x"],
+    "--elastic --host_discovery_script=./other": ["./other", "executed"],
+    "--commit_every=5": ["--commit_every=5", "--elastic"],
+    "NP=1 --repair": ["--repair", "1 processes", "NP=3"],
+    "NP=2 --repair": ["--repair", "2 processes", "NP=3"],
+    # Processes and machines.
+    "NP=0": ["NP", "'0'"],
+    "NP=x": ["NP", "'x'"],
+    "NP=": ["NP", "''"],
+    "NP=5": ["5 processes", "128", "32", "at most 4"],
+    "HOSTS=a:0": ["HOSTS=a:0", "'a:0'", "a:4,b:4"],
+    "HOSTS=a:b": ["HOSTS=a:b", "'a:b'", "a:4,b:4"],
+    "HOSTS=a": ["HOSTS=a", "'a'", "a:4,b:4"],
+    "HOSTS=:2": ["HOSTS=:2", "':2'", "a:4,b:4"],
+    "HOSTS=a:2, --trusted_network": ["HOSTS=a:2,", "''", "a:4,b:4"],
+    "HOSTS=localhost:2:2": ["HOSTS=localhost:2:2", "a:4,b:4"],
+    "HOSTS=a:1,b:1": ["HOSTS=a:1,b:1", "--trusted_network"],
+    "NP=3 HOSTS=a:1,b:1 --trusted_network": ["NP=3", "HOSTS=a:1,b:1", "has 2"],
+    "NP=2 HOSTS=localhost:1": ["NP=2", "HOSTS=localhost:1", "has 1"],
+    "NP=3 --elastic --trusted_network": ["--elastic", "3 ranks", "NP=2"],
+    # Experiments.
+    "--experiment=resnet50_digit": ["did you mean resnet50_digits"],
+    "--experiment=zzz": ["'zzz'", "resnet50_digits", "file.py:function"],
+    "--experiment=mine.py": ["'mine.py'", "file.py:function"],
+    "--experiment=:": ["--experiment"],
+    "--experiment=nowhere.py:tiny": ["nowhere.py", "no file"],
+    "--experiment=nowhere:tiny": ["'nowhere'", "PYTHONPATH"],
+    "--experiment=.mine:tiny": ["'.mine'"],
+    "--experiment=mine.py:tin": ["'tin'", "nearest: tiny"],
+    "--experiment=mine.py:number": ["'number'", "no function"],
+    "--experiment=mine.py:nothing": ["nothing()", "NoneType"],
+    "--experiment=mine.py:needs": ["needs()", "'x'", "mend it"],
+    "--experiment=mine.py:fails": ["mine.py, line 22", "KeyError: 'x'", "mend it"],
+    "--experiment=mine.py:wrong_field": ["mine.py, line 23", "depth", "not 51"],
+    "--experiment=mine.py:wrong_type": ["global_batch", "type int", "'32'"],
+    "--experiment=mine.py:wrong_choice": ["optimization.optimizer", "adamw", "'adam'"],
+    "--experiment=mine.py:not_a_number": ["optimization.learning_rate", "not nan"],
+    "--experiment=mine.py:no_model": ["model", "app.config.Model", "None"],
+    "--experiment=mine.py:class_of_model": ["model", "app.config.Model", "ResNet"],
+    "--experiment=mine.py:no_data": ["data", "app.config.Data", "'digits'"],
+    "--experiment=mine.py:text --tensor=3": ["--tensor=3", "--tensor=2"],
+    "--experiment=syntax.py:tiny": ["syntax.py, line 1", "SyntaxError"],
+    "--experiment=imports.py:tiny": ["imports.py, line 2", "'nowhere'"],
+    "--experiment=leaves.py:tiny": ["leaves.py, line 1", "SystemExit"],
+    # Workdirs.
+    "--workdir=mine.py": ["--workdir", "mine.py is no folder"],
+    "--workdir=mine.py/run": ["--workdir", "mine.py is no folder"],
+    "--workdir=not_json": ["--workdir", "not_json/config.json is not JSON"],
+    "--workdir=bytes": ["--workdir", "bytes/config.json is not JSON"],
+    "--workdir=list": ["--workdir", "list/config.json is not of a run"],
+    "--workdir=other": ["--workdir", "other/config.json is not of a run"],
+    "--workdir=half": ["--workdir", "half/config.json is not of a run"],
+    "--workdir=folder": ["--workdir", "folder/config.json", "directory"],
+    f"--workdir={'long' * 100}": ["--workdir", "too long"],
+    "--workdir=run --set=seed=4": ["seed: 4 here, 0 there", "--workdir"],
+    "--workdir=run --exact": ["--exact: True here, False there", "--workdir"],
+    f"--workdir=run {TEXT}": ["model.type", "--workdir"],
+}
+
+# What comes near to the above, and is good: it gets as far as to the first process.
+GOOD = [
+    "",
+    "NP=1",
+    "NP=3 --repair",
+    "--hang_seconds=inf --checkpoint_seconds=1.5 --grace_seconds=1",
+    "--set=optimization.decay_epochs=1,2.5 --set=epochs=1e1 --set=seed=0x10",
+    "--stages=18",
+    "--stages=2 --chunks=1 --cut=9,9",
+    "NP=1 --stages=2 --servers=a:1,b:65535",
+    f"{TEXT} --tensor=12 --stages=8",
+    f"{TEXT} --set=model.init_from=none --set=model.norm=pre",
+    f"{TEXT} --set=data.dataset=a.tsv --set=data.evaluation_file=b.tsv --set=data.classes=x,y",
+    "HOSTS=localhost:4",
+    "HOSTS='a:1, b-2.c:1' --trusted_network",
+    "--elastic --commit_every=2",
+    "--elastic --host_discovery_script=./hosts.sh",
+    "--experiment=mine.py:tiny",
+    "--experiment=mine:tiny",
+    "--workdir=run",
+    "--workdir=made/on/the/way",
+    "evaluate --workdir=run",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def joined():
+    """Nothing here needs TensorFlow."""
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    """A folder of a user's: experiments, sound and broken, and workdirs."""
+    folder: Path = tmp_path_factory.mktemp("user")
+    (folder / "mine.py").write_text(OWN)
+    (folder / "syntax.py").write_text("def tiny(:\n")
+    (folder / "imports.py").write_text("import os\nimport nowhere\n")
+    (folder / "leaves.py").write_text("raise SystemExit(0)\n")
+    (folder / "hosts.sh").write_text("#!/bin/sh\necho localhost:2\n")
+    (folder / "hosts.sh").chmod(0o755)
+    kept = {
+        "not_json": b"{",
+        "bytes": b"\xff",
+        "list": b"[]",
+        "other": b'{"name": "other"}',
+        "half": json.dumps(RUN | {"layout": 3}).encode(),
+    }
+    for name, content in kept.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_bytes(content)
+    (folder / "folder/config.json").mkdir(parents=True)
+    experiment = experiments.load("resnet50_digits")
+    layout = config.as_dict(Layout())
+    workdir.claim(folder / "run", "resnet50_digits", [], experiment, layout, {})
+    return folder
+
+
+def launch(line: str, folder: Path):
+    """`python -m app launch ...` under guard, as `line` says it."""
+    words = shlex.split(line)
+    variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS="))]
+    words = words[len(variables) :]
+    if not words or words[0].startswith("-") or words[0] == "foo":
+        words = ["train", *words]
+    hidden = ("NP", "HOSTS", "HOROVOD_", "SCALEPROOF_", "TFDS_")
+    env = {n: v for n, v in os.environ.items() if not n.startswith(hidden)}
+    env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {name: value for name, _, value in variables}
+    return subprocess.run(
+        [sys.executable, "-c", GUARDED, "launch", *words], cwd=folder, env=env, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BAD, ids=lambda line: line[:70])
+def test_wrong_flags_are_told_at_once(user, line):
+    before = sorted(user.rglob("*"))
+    done = launch(line, user)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.startswith("error: ") and done.stderr.endswith(".\n")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in BAD[line]:
+        assert word in done.stderr, done.stderr
+    is_imported, seconds = done.stdout.split()
+    assert is_imported == "False" and float(seconds) < 2
+    assert sorted(user.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", GOOD)
+def test_good_flags_start_processes(user, line):
+    done = launch(line, user)
+    assert done.returncode == 99, done.stderr[-2000:]
+    assert done.stderr.startswith(("subprocess.Popen", "open")), done.stderr
+
+
+@pytest.mark.parametrize("name", experiments.named())
+def test_every_named_experiment_is_valid(name):
+    config.validate(experiments.load(name), Layout())
+
+
+def test_a_workdir_that_may_not_be_written(tmp_path, monkeypatch):
+    workdir.writable(tmp_path / "a/run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match=r"a/run: .* may not be written; give another --workdir"):
+        workdir.writable(tmp_path / "a/run")
+    assert not any(tmp_path.iterdir())
