@@ -83,7 +83,7 @@ OF_TRAINING = (
     "repair", "max_restarts", "hang_seconds",
 )  # fmt: skip
 OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
-READERS = {flag: ("train", "chaos") for flag in OF_TRAINING}
+READERS: dict[str, tuple[str, ...]] = {flag: ("train", "chaos") for flag in OF_TRAINING}
 READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
 
 

@@ -53,7 +53,7 @@ def look(np: int, hosts: str, workdir: Path, data_dir: Path) -> Iterator[Finding
     yield network.loopback()
     yield network.private_network()
     is_sound = True
-    for finding in itertools.chain(network.machines(np, hosts), installed.horovod()):
+    for finding in itertools.chain(network.reachable(np, hosts), installed.horovod()):
         is_sound &= finding.level != "problem"
         yield finding
     if is_sound:

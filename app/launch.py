@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app import command_line, workdir
+from app import command_line, machines, workdir
 from app.command_line import FLAGS
 from app.errors import UsageError
 from app.recovery import private
 from app.recovery.job import Job
 from app.recovery.supervisor import Limits, Supervisor
-
-LOCAL = ("localhost", "127.0.0.1")
 
 
 def processes() -> int:
@@ -66,59 +62,55 @@ def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
         UsageError: hosts without a slot for each rank; other machines, and nobody said that the
             network can be trusted; an elastic job without a name for each rank.
     """
-    script = FLAGS.host_discovery_script
-    if script and not shutil.which(script):
-        raise UsageError(
-            f"--host_discovery_script={script} must be a file that can be executed: mend the "
-            "path, or chmod +x it."
-        )
-    slots = parse_hosts(hosts)
-    if slots and not script and np > sum(n for _, n in slots):
+    slots = machines.given(hosts)
+    if slots and np > sum(n for _, n in slots):
         raise UsageError(
             f"NP={np} processes need as many slots, but HOSTS={hosts} has "
             f"{sum(n for _, n in slots)}: set a smaller NP, or name more."
         )
-    if {name for name, _ in slots} - set(LOCAL):
-        return _over_machines(np, hosts)
-    if np == 1 and not FLAGS.elastic:
+    script = FLAGS.host_discovery_script
+    named = slots + (machines.discovered(script) if script else [])
+    others = sorted({name for name, _ in named if not machines.is_here(name)})
+    if others and not FLAGS.trusted_network:
+        source = f"--host_discovery_script={script}" if script else f"HOSTS={hosts}"
+        raise UsageError(
+            f"{source} names other machines ({', '.join(others)}): Horovod's and TensorFlow's "
+            "ports have no authentication, and whoever reaches them can run code as you. Give "
+            "--trusted_network if only you can reach these machines' ports."
+        )
+    if np == 1 and not FLAGS.elastic and not others:
         return []
+    if others:
+        return elastic(np, hosts, variables) if FLAGS.elastic else horovodrun(np, hosts)
+    return _on_this_machine(np, variables)
+
+
+def _on_this_machine(np: int, variables: dict[str, str]) -> list[str]:
+    most = _most(np)
     is_private = not FLAGS.trusted_network and private.is_allowed()
-    addresses = [f"127.0.0.{i + 1}" for i in range(np)] if is_private else list(LOCAL)
+    # A rank of an elastic job needs a name of its own, as Horovod drops a name that failed.
+    names = [f"127.0.0.{i + 1}" for i in range(most)] if is_private else ["localhost", "127.0.0.1"]
     variables["SCALEPROOF_LOOPBACK"] = "1"
     if is_private:
-        variables["SCALEPROOF_ADDRESSES"] = ",".join(addresses)
+        variables["SCALEPROOF_ADDRESSES"] = ",".join(names if FLAGS.elastic else names[:1])
     elif not FLAGS.trusted_network:
         print(
             "warning: this kernel allows no private network (unshare --map-root-user --net): "
             "Horovod listens on loopback, where other users of this machine can reach it.",
             file=sys.stderr,
         )
-    launcher = horovodrun(np, f"localhost:{np}")
-    if FLAGS.elastic:
-        if np > len(addresses) and not FLAGS.host_discovery_script:
-            raise UsageError(
-                f"--elastic needs a host name for each of {np} ranks, as Horovod drops a name that "
-                f"failed, but without a private network there are {len(addresses)} "
-                f"({', '.join(addresses)}): set NP={len(addresses)}, or leave --elastic out."
-            )
-        launcher = elastic_horovodrun(np, ",".join(f"{a}:1" for a in addresses), variables)
-        launcher += ["--network-interface", "lo"]
+    if not FLAGS.elastic:
+        launcher = horovodrun(np, f"localhost:{np}")
+    elif np > len(names):
+        raise UsageError(
+            f"--elastic needs a host name for each of {np} ranks, but without a private network "
+            f"there are {len(names)} ({', '.join(names)}): set NP={len(names)}, or leave "
+            "--elastic out."
+        )
+    else:
+        hosts = ",".join(f"{name}:1" for name in names[:np])
+        launcher = [*elastic(np, hosts, variables), "--network-interface", "lo"]
     return [*private.INSIDE, *launcher] if is_private else launcher
-
-
-def parse_hosts(hosts: str) -> list[tuple[str, int]]:
-    """Names and slots.
-
-    Raises:
-        UsageError: not as horovodrun's -H has it.
-    """
-    items = [item.strip() for item in hosts.split(",")] if hosts else []
-    for item in items:
-        if not re.fullmatch(r"[\w.-]+:[1-9][0-9]*", item, re.ASCII):
-            raise UsageError(
-                f"HOSTS={hosts} must be names with 1 slot or more each, as a:4,b:4, not {item!r}."
-            )
-    return [(name, int(slots)) for name, _, slots in (item.partition(":") for item in items)]
 
 
 def horovodrun(np: int, hosts: str) -> list[str]:
@@ -126,23 +118,17 @@ def horovodrun(np: int, hosts: str) -> list[str]:
     return [sys.executable, "-m", "app.parallel.horovodrun", "--gloo", "-np", str(np), "-H", hosts]
 
 
-def elastic_horovodrun(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
+def elastic(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     """The same for a job that goes on with one rank, and takes a host back after a while."""
     variables["PYTHONHASHSEED"] = "0"  # Horovod orders hosts by hash
     variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     launcher = horovodrun(np, hosts)
     if FLAGS.host_discovery_script:
         launcher = [*launcher[:-2], "--host-discovery-script", FLAGS.host_discovery_script]
-    most = command_line.chosen().num_micro_batches if FLAGS.host_discovery_script else np
-    launcher += ["--min-np", "1", "--max-np", str(most)]
+    launcher += ["--min-np", "1", "--max-np", str(_most(np))]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]
 
 
-def _over_machines(np: int, hosts: str) -> list[str]:
-    if not FLAGS.trusted_network:
-        raise UsageError(
-            f"HOSTS={hosts} names other machines: Horovod's and TensorFlow's ports have no "
-            "authentication, and whoever reaches them can run code as you. Give "
-            "--trusted_network if only you can reach these machines' ports."
-        )
-    return elastic_horovodrun(np, hosts, {}) if FLAGS.elastic else horovodrun(np, hosts)
+def _most(np: int) -> int:
+    """Ranks that the job may grow to: each needs a micro-batch."""
+    return command_line.chosen().num_micro_batches if FLAGS.host_discovery_script else np

@@ -296,10 +296,10 @@ esac
 
 
 def test_hosts_that_answer(fake_ssh):
-    (found,) = network.machines(4, "a1:2,a2:2")
+    (found,) = network.reachable(4, "a1:2,a2:2")
     assert found.level == "ok" and "a1, a2" in found.found
-    assert not list(network.machines(2, ""))
-    assert not list(network.machines(2, "localhost:2"))
+    assert not list(network.reachable(2, ""))
+    assert not list(network.reachable(2, "localhost:2"))
 
 
 @pytest.mark.parametrize(
@@ -310,20 +310,20 @@ def test_hosts_that_answer(fake_ssh):
         ("a:1,d:1", "problem", "ssh d does not answer in 5 s", "ssh d true"),
         ("a:1,x:1", "problem", "the name x does not resolve", "/etc/hosts"),
         ("a:1,x..y:1", "problem", "the name x..y does not resolve", "/etc/hosts"),
-        ("a:2,a2", "problem", "'a2' is not name:slots", "a:4,b:4"),
+        ("a:2,a2", "problem", "not 'a2'", "a:4,b:4"),
         ("a:1", "problem", "has 1 slots for 2 processes", "NP=1"),
     ],
 )
 def test_hosts_that_cannot_be_used(fake_ssh, monkeypatch, hosts, level, told, fix):
     if "d:" in hosts:
         monkeypatch.setattr(network, "SSH_SECONDS", 5)
-    wrong = only(network.machines(2, hosts), level)
+    wrong = only(network.reachable(2, hosts), level)
     assert told in wrong.found and fix in wrong.fix
 
 
 def test_ssh_itself_may_be_missing(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "not installed" in only(network.machines(1, "a:1"), "problem").found
+    assert "not installed" in only(network.reachable(1, "a:1"), "problem").found
 
 
 def test_ranks_of_this_machine():

@@ -159,7 +159,7 @@ def test_a_killed_rank_changes_no_bit(user, alone):
 
 def test_elastic_ranks_die_leave_and_join(user, alone):
     """2 hosts, then 1, 3 and 2, then a kill; every example as often as if nothing happened."""
-    steps = 700
+    steps = 260
     hosts, script = user / "hosts", user / "hosts.sh"
     script.write_text(f"#!/bin/sh\ncat {hosts}\n")
     script.chmod(0o700)
@@ -243,14 +243,14 @@ def assert_closed(job: Job, user: Path, secret: str) -> None:
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
-    arguments = flags(user / "run", 300)
+    arguments = flags(user / "run", 120)
     job = Job(2, user, arguments)
     rank = job.rank(1, step=20)
     asked = max(b.step for f in user.glob("scaleproof-*") for b in heartbeat.read(f))
     rank.terminate()  # one rank alone is told: all stop after the same step
     code, out = job.end()
     assert code == 42, out
-    (step,) = re.findall(r"stopped after step (\d+) of 300 and saved", out)
+    (step,) = re.findall(r"stopped after step (\d+) of 120 and saved", out)
     assert int(step) <= asked + 4  # a few steps pass while the test looks and asks
     saved = max((user / "run/checkpoints").glob("step-*/manifest.json"))
     assert json.loads(saved.read_text())["content"]["step"] == int(step)
@@ -258,10 +258,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
     job.rank(0, step=int(step) + 10)
     job.process.terminate()  # and the launcher
     code, out = job.end()
-    assert code == 42 and f"steps {int(step) + 1} to 300" in out, out
+    assert code == 42 and f"steps {int(step) + 1} to 120" in out, out
     code, out = Job(2, user, arguments).end()
     assert code == 0, out
-    assert result(user / "run")["weights_sha256"] == alone(300)
+    assert result(user / "run")["weights_sha256"] == alone(120)
 
 
 def test_a_stopped_rank_is_noticed_and_named(user):

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from app import machines
 from app.diagnosis.finding import Finding, ok, problem, warning
-from app.launch import LOCAL
+from app.errors import UsageError
 from app.recovery import private
 
-HOST = re.compile(r"[\w.-]+:[0-9]+")  # what horovodrun takes
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
 SSH_SECONDS = 20  # a host that lets connect and then says nothing
 
 
-def slots(hosts: str) -> dict[str, int]:
-    """Slots by name, in order, of as many as are written as they must be."""
-    pairs = [host.strip().split(":") for host in hosts.split(",") if HOST.fullmatch(host.strip())]
-    return {name: int(number) for name, number in pairs}
-
-
 def here(np: int, hosts: str) -> int:
     """How many of `np` ranks will be on this machine; all of them if no host is named."""
-    named = slots(hosts)
-    if not set(named) - set(LOCAL):
+    try:
+        slots = machines.given(hosts)
+    except UsageError:  # `reachable` tells
+        return np
+    if all(machines.is_here(name) for name, _ in slots):
         return np
     local, left = 0, np
-    for name, number in named.items():
+    for name, number in slots:
         taken = min(left, number)
         left -= taken
-        local += taken if name in (*LOCAL, socket.gethostname()) else 0
+        local += taken if machines.is_here(name) else 0
     return local
 
 
@@ -64,19 +60,20 @@ def private_network() -> Finding:
     )
 
 
-def machines(np: int, hosts: str) -> Iterator[Finding]:
+def reachable(np: int, hosts: str) -> Iterator[Finding]:
     """Whether HOSTS can be read, has room for `np` ranks, and each name in it can be reached."""
-    wrong = [host for host in hosts.split(",") if hosts and not HOST.fullmatch(host.strip())]
-    named = slots(hosts)
-    if wrong:
-        told = f"HOSTS={hosts}: {', '.join(map(repr, wrong))} is not name:slots"
-        yield problem("hosts", told, "set HOSTS as a:4,b:4")
-    others = [name for name in named if name not in LOCAL]
+    try:
+        slots = machines.given(hosts)
+    except UsageError as error:
+        yield problem("hosts", str(error), "set HOSTS as a:4,b:4")
+        return
+    room = sum(number for _, number in slots)
+    if slots and room < np:
+        told = f"HOSTS={hosts} has {room} slots for {np} processes"
+        yield problem("hosts", told, f"set NP={room}, or give more slots")
+    others = [name for name, _ in slots if not machines.is_here(name)]
     if not others:
         return
-    if sum(named.values()) < np and not wrong:
-        told = f"HOSTS={hosts} has {sum(named.values())} slots for {np} processes"
-        yield problem("hosts", told, f"set NP={sum(named.values())}, or give more slots")
     if not shutil.which(SSH[0]):
         yield problem("hosts", "ssh, which starts ranks there, is not installed", "install OpenSSH")
         return

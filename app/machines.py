@@ -1,0 +1,57 @@
+"""Host names and their slots: as HOSTS gives them, or as a discovery script prints them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+
+from app.errors import UsageError
+
+Slots = list[tuple[str, int]]  # (host name, processes that it takes)
+DISCOVERY_SECONDS = 20
+
+
+def given(hosts: str) -> Slots:
+    """Those of `a:4,b:4`.
+
+    Raises:
+        UsageError: not as horovodrun's -H has it.
+    """
+    items = [item.strip() for item in hosts.split(",")] if hosts else []
+    for item in items:
+        if not re.fullmatch(r"[\w.-]+:[1-9][0-9]*", item, re.ASCII):
+            raise UsageError(
+                f"HOSTS={hosts} must be names with 1 slot or more each, as a:4,b:4, not {item!r}."
+            )
+    return [(name, int(slots)) for name, _, slots in (item.partition(":") for item in items)]
+
+
+def discovered(script: str) -> Slots:
+    """Those that a host discovery script prints now, a line `name:slots` or `name` each.
+
+    Raises:
+        UsageError: it cannot be run, or fails.
+    """
+    path = shutil.which(script)
+    if not path:
+        raise UsageError(
+            f"--host_discovery_script={script} must be a file that can be executed: mend the "
+            "path, or chmod +x it."
+        )
+    try:
+        done = subprocess.run(
+            [path], capture_output=True, text=True, check=True, timeout=DISCOVERY_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(
+            f"--host_discovery_script={script} must print host:slots lines, but it fails: {error}."
+        ) from None
+    lines = [line.strip().partition(":") for line in done.stdout.splitlines() if line.strip()]
+    return [(name, int(slots or 1)) for name, _, slots in lines]
+
+
+def is_here(name: str) -> bool:
+    """Whether a host is this machine."""
+    return name in ("localhost", socket.gethostname()) or name.startswith("127.")
