@@ -106,26 +106,31 @@ class Disturbed:
                 time.sleep(POLL)
                 self._look()
                 struck = sum(self.tally.struck.values())
-                if struck < self.plan.faults and time.monotonic() > next_fault and self._strike():
+                if struck < self.plan.faults and time.monotonic() > next_fault:
+                    self._strike()  # a moment that finds nobody passes
                     next_fault = time.monotonic() + self.random.expovariate(1 / self.plan.between)
         finally:
             if self.job.poll() is None:
                 self.job.terminate()
             self.job.wait()
             self.log.close()
-        self.tally.seconds += time.monotonic() - begin
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if self.job.returncode == DONE else None
+        end = time.monotonic()
+        self.tally.seconds += end - begin
+        if self.job.returncode != DONE:
+            return None
+        self.tally.recovery += [end - moment for moment in self._waiting]  # no step was left
+        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return result
 
     def _beats(self) -> list[heartbeat.Beat]:
         return [b for f in self.folder.glob("scaleproof-*") for b in heartbeat.read(f)]
 
-    def _strike(self) -> bool:
-        """Deals a fault; not while no rank lives to be struck."""
+    def _strike(self) -> None:
+        """Deals a fault, if there is a rank to be struck, and something to fall back to."""
         alive = [b for b in self._beats() if _lives(b.pid)]
         kind = self.random.choice(self.plan.kinds)
         if not alive or (kind == "damage" and len(self._checkpoints()) < 2):
-            return False  # nobody to strike, or nothing to fall back to
+            return
         victim = self.random.choice(alive)
         if kind == "hosts":
             self._hosts(HOSTS[self._changes % len(HOSTS)])
@@ -137,7 +142,6 @@ class Disturbed:
                 os.kill(victim.pid, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
         self.tally.struck[kind] = self.tally.struck.get(kind, 0) + 1
         self._waiting.append(time.monotonic())
-        return True
 
     def _damage(self) -> None:
         """Flips a bit of the newest checkpoint."""

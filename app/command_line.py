@@ -11,8 +11,9 @@ from pathlib import Path
 
 from absl import flags
 
-from app import config, errors, experiments, workdir
+from app import config, errors, experiments, validation, workdir
 from app.config import Experiment, Layout
+from app.settings import override
 
 FLAGS = flags.FLAGS
 
@@ -147,7 +148,7 @@ def settings() -> list[str]:
 
 def chosen(default: str = "resnet50_digits") -> Experiment:
     """The experiment that the flags describe."""
-    return config.override(experiments.load(reference(default)), settings())
+    return override(experiments.load(reference(default)), settings())
 
 
 def is_elastic() -> bool:
@@ -184,7 +185,7 @@ def validated(processes: int) -> tuple[Experiment, Layout]:
         is_given = FLAGS["exact"].present or not kept
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
         experiment, layout = chosen(), described(processes, exact)
-        config.validate(experiment, layout)
+        validation.validate(experiment, layout)
         _check_recovery(layout)
         if "HOROVOD_ELASTIC" in os.environ and not FLAGS.workdir:
             raise errors.UsageError(
@@ -267,5 +268,5 @@ def to_benchmark(processes: int) -> tuple[Experiment, Layout]:
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * each * processes, steps=1, epochs=None
     )
-    config.validate(experiment, layout)
+    validation.validate(experiment, layout)
     return experiment, layout

@@ -8,7 +8,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import numpy as np
 import pytest
 
-from app import config
+from app import validation
 from app.config import Experiment, Layout, Optimization
 from input.images import Images
 from input.text import Text
@@ -76,7 +76,7 @@ def train(tmp_path, joined):
 
     def run(experiment: Experiment, name: str = "run", layout: Layout | None = None, **options):
         layout = layout or Layout()
-        config.validate(experiment, layout)
+        validation.validate(experiment, layout)
         options = loop.Run(tmp_path / name, str(tmp_path / "data"), **options)
         return loop.train(experiment, layout, joined, options)
 

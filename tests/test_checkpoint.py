@@ -1,6 +1,7 @@
 """A checkpoint is the state after some step, or it is none, whatever happens in a write."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from app.errors import CheckpointError, DivergedError, NumbersError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.recovery import manifest
+from app.settings import override
 from app.training import checkpoint, divergence
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
@@ -190,7 +192,7 @@ def test_another_experiment_is_a_table_and_no_fall_back(
     tiny, checkpoints, joined, setting, told, tmp_path
 ):
     written(checkpoints, 10)
-    other = config.override(tiny, [setting])
+    other = override(tiny, [setting])
     about = {"experiment": config.as_dict(other)}
     there = Checkpoints(checkpoints.folder, State(other, SPEC, 7), joined, 3, about)
     with pytest.raises(CheckpointError, match=told):
@@ -199,7 +201,7 @@ def test_another_experiment_is_a_table_and_no_fall_back(
 
 def test_another_model_of_the_same_description_is_refused(tiny, checkpoints, joined):
     written(checkpoints, 10)
-    other = State(config.override(tiny, ["model.width=6"]), SPEC, 7)
+    other = State(override(tiny, ["model.width=6"]), SPEC, 7)
     there = Checkpoints(checkpoints.folder, other, joined, 3, checkpoints.about)
     with pytest.raises(CheckpointError, match="of another model"):
         there.restore()
@@ -307,7 +309,7 @@ def poisoned(tiny):
 
 
 def bad_steps(workdir):
-    lines = map(config.json.loads, (workdir / "nonfinite.jsonl").read_text().splitlines())
+    lines = map(json.loads, (workdir / "nonfinite.jsonl").read_text().splitlines())
     return [(s["step"], [i for ids in s["micro_batches"].values() for i in ids]) for s in lines]
 
 
@@ -319,13 +321,13 @@ def test_numbers_that_are_not_finite_end_the_run_and_name_the_examples(poisoned,
 
 
 def test_or_the_step_is_skipped_within_a_budget(poisoned, train, tmp_path):
-    skipping = config.override(poisoned, ["update.on_nonfinite=skip"])
+    skipping = override(poisoned, ["update.on_nonfinite=skip"])
     result = train(skipping)
     bad = bad_steps(tmp_path / "run")
     assert len(bad) >= 2 and all(17 in ids for _, ids in bad)
     assert result["changes_numbers"] == [f"{len(bad)} steps skipped that were not finite"]
     with pytest.raises(NumbersError, match=r"more than update\.skip_budget=1"):
-        train(config.override(skipping, ["update.skip_budget=1"]), name="short")
+        train(override(skipping, ["update.skip_budget=1"]), name="short")
     # A run that was stopped in between skips the same ones, and counts them on.
     train(skipping, name="parts", stop_at_step=bad[0][0])
     again = train(skipping, name="parts")

@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from app import config, experiments
+from app import experiments, validation
 from app.config import Layout
 from app.errors import DataError, UsageError
+from app.settings import override
 
 
 def test_settings_are_typed(tiny):
@@ -14,7 +15,7 @@ def test_settings_are_typed(tiny):
         "optimization.nesterov=true",
         "model.stem=cifar",
     ]
-    changed = config.override(tiny, [*settings, "optimization.decay_epochs=1,2.5"])
+    changed = override(tiny, [*settings, "optimization.decay_epochs=1,2.5"])
     assert changed.global_batch == 32
     assert changed.data.mixup == 0.2
     assert changed.optimization.nesterov is True
@@ -23,7 +24,7 @@ def test_settings_are_typed(tiny):
 
 
 def test_the_length_given_last_wins(tiny):
-    changed = config.override(tiny, ["epochs=2"])
+    changed = override(tiny, ["epochs=2"])
     assert (changed.steps, changed.epochs) == (None, 2.0)
     assert changed.total_steps(101) == 9  # 2 x 101 / 24, rounded up
 
@@ -43,7 +44,7 @@ def test_the_length_given_last_wins(tiny):
 )
 def test_a_wrong_setting_says_what_is_right(tiny, setting, message):
     with pytest.raises(UsageError) as caught:
-        config.override(tiny, [setting])
+        override(tiny, [setting])
     assert message in str(caught.value)
 
 
@@ -60,20 +61,20 @@ def test_a_wrong_setting_says_what_is_right(tiny, setting, message):
 )
 def test_an_impossible_experiment_is_refused(tiny, change, processes, message):
     with pytest.raises(UsageError) as caught:
-        config.validate(dataclasses.replace(tiny, **change), Layout(processes))
+        validation.validate(dataclasses.replace(tiny, **change), Layout(processes))
     assert message in str(caught.value)
 
 
 def test_exact_refuses_compression(tiny):
-    compressed = config.override(tiny, ["update.compression=float16"])
-    config.validate(compressed, Layout())
+    compressed = override(tiny, ["update.compression=float16"])
+    validation.validate(compressed, Layout())
     with pytest.raises(UsageError, match="--exact"):
-        config.validate(compressed, Layout(exact=True))
+        validation.validate(compressed, Layout(exact=True))
 
 
 def test_fewer_examples_than_a_global_batch(tiny):
     with pytest.raises(DataError, match="23 examples, fewer than one global batch"):
-        config.validate_size(tiny, 23)
+        validation.validate_size(tiny, 23)
 
 
 def test_an_unknown_experiment_names_the_nearest():
@@ -83,8 +84,8 @@ def test_an_unknown_experiment_names_the_nearest():
 
 def test_settings_are_applied_together(sentences):
     for settings in (["model.width=30", "model.heads=3"], ["model.heads=3", "model.width=30"]):
-        assert config.override(sentences, settings).model.heads == 3
-    assert config.override(sentences, ["epochs=2", "steps=3"]).epochs is None
-    assert config.override(sentences, ["steps=3", "epochs=2"]).steps is None
+        assert override(sentences, settings).model.heads == 3
+    assert override(sentences, ["epochs=2", "steps=3"]).epochs is None
+    assert override(sentences, ["steps=3", "epochs=2"]).steps is None
     with pytest.raises(UsageError, match=r"model\.width=31: .*multiple of heads \(2\)"):
-        config.override(sentences, ["model.width=31"])
+        override(sentences, ["model.width=31"])

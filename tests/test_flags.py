@@ -11,7 +11,7 @@ import pytest
 from ranks import ROOT, TINY
 
 import app.__main__  # noqa: F401  compiles once what every process below imports
-from app import config, experiments, workdir
+from app import config, experiments, validation, workdir
 from app.config import Layout
 from app.errors import UsageError
 
@@ -343,7 +343,7 @@ def test_good_flags_start_processes(user, line):
 
 @pytest.mark.parametrize("name", experiments.named())
 def test_every_named_experiment_is_valid(name):
-    config.validate(experiments.load(name), Layout())
+    validation.validate(experiments.load(name), Layout())
 
 
 def test_a_workdir_that_may_not_be_written(tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app import config
+from app import validation
 from app.config import Layout
 from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
+from app.settings import override
 from app.training import opening
 from app.training.state import State
 
@@ -179,13 +180,13 @@ def test_a_checkpoint_does_not_know_the_cut(sentences, train):
     for split in ("test", "test_average"):
         loss = whole["metrics"][split]["loss"]
         assert parts["metrics"][split]["loss"] == pytest.approx(loss, 1e-4)
-    config.validate(sentences, Layout())
+    validation.validate(sentences, Layout())
 
 
 def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):
-    short = config.override(sentences, ["data.max_length=16", "model.positions=16"])
+    short = override(sentences, ["data.max_length=16", "model.positions=16"])
     trained(short, Layout(stages=2), steps=1)
-    long = config.override(sentences, ["model.positions=16"])
+    long = override(sentences, ["model.positions=16"])
     with pytest.raises(UsageError, match=r"model\.positions is 16"):
         opening.open_data(long, "")
 

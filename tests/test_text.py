@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app import config
+from app.settings import override
 from input import InputError, baseline, text_set
 from input.order import split_of
 from input.text import Text
@@ -148,7 +148,7 @@ def test_a_vocabulary_that_is_none(tmp_path, vocabulary, words):
 
 
 def test_the_baseline_stands_beside_the_result(sentences, train):
-    result = train(config.override(sentences, ["data.has_baseline=true", "steps=1"]))
+    result = train(override(sentences, ["data.has_baseline=true", "steps=1"]))
     baseline = result["baseline"]
     assert baseline["examples"] == result["metrics"]["test"]["examples"]
     assert 0 <= baseline["accuracy"] <= 1

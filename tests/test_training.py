@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app import config
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.parallel.topology import Topology
 from app.recovery import manifest
+from app.settings import override
 from app.training import opening
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
@@ -44,7 +44,7 @@ def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
 
 def test_training_learns_and_moves_every_weight(tiny):
     # Of 16 images over and over, each is then of one class.
-    tiny = config.override(tiny, ["steps=30", "data.synthetic_classes=8"])
+    tiny = override(tiny, ["steps=30", "data.synthetic_classes=8"])
     data, stream = batches(tiny)
     state = State(tiny, data.input_spec, data.num_classes)
     before = {n: v.numpy() for n, v in state.weights.items()}
@@ -72,7 +72,7 @@ def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
 
 
 def test_average_of_the_weights(tiny):
-    tiny = config.override(tiny, ["optimization.ema_decay=0.75", "steps=1"])
+    tiny = override(tiny, ["optimization.ema_decay=0.75", "steps=1"])
     data, stream = batches(tiny)
     state = State(tiny, data.input_spec, data.num_classes)
     name = "head/dense/kernel"
@@ -130,14 +130,14 @@ def test_a_damaged_checkpoint_is_named(tiny, train, tmp_path, damage):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tiny, train, tmp_path):
-    tiny = config.override(tiny, ["optimization.learning_rate=1e30", "steps=20"])
+    tiny = override(tiny, ["optimization.learning_rate=1e30", "steps=20"])
     with pytest.raises(NumbersError, match="must be finite"):
         train(tiny)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
-    tiny = config.override(tiny, ["precision=float16", "steps=3"])
+    tiny = override(tiny, ["precision=float16", "steps=3"])
     data, stream = batches(tiny)
     state = State(tiny, data.input_spec, data.num_classes)
     state.loss_scale.assign(1e30)
@@ -157,7 +157,7 @@ def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
 def test_low_precision_follows_float32(tiny, precision):
     losses = {}
     for name in ("float32", precision):
-        e = config.override(tiny, [f"precision={name}"])
+        e = override(tiny, [f"precision={name}"])
         data, stream = batches(e)
         state = State(e, data.input_spec, data.num_classes)
         step = Step(e, Layout(), state, range(6))

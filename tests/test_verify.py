@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from app import config, verify
+from app import verify
 from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.parallel.topology import Topology
+from app.settings import override
 from app.training import update
 from app.training.differentiation import Differentiation
 
@@ -67,7 +68,7 @@ def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch):
 
 
 def test_steps_that_are_not_finite_agree_with_nothing(small, monkeypatch, capsys):
-    wild = config.override(small, ["precision=float16", "optimization.learning_rate=1e30"])
+    wild = override(small, ["precision=float16", "optimization.learning_rate=1e30"])
     with pytest.raises(NumbersError, match="layouts differ"):
         verify.main(wild, Layout(stages=2), Topology(), "")
     assert "not finite" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from app.recovery import processes
 from app.recovery.job import SETTLING, End, Job
 
 POLL = 0.2  # seconds
-LONGEST_BACK_OFF = 60.0  # seconds
+LONGEST_BACK_OFF = 10.0  # seconds
 TRANSIENT = (errors.LOST_PEER, errors.DIVERGED)  # what need not come again
 
 

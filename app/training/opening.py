@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import tensorflow as tf
 
-from app import config
+from app import config, validation
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
 from app.parallel import replicas, topology
@@ -97,7 +97,7 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
     agree_on("experiment", config.as_dict(experiment))
     data = together(lambda: experiment.data.open(data_dir))
     agree_on("data", data_facts(data))
-    config.validate_limits(experiment, data.limits)
+    validation.validate_limits(experiment, data.limits)
     return data
 
 
@@ -131,9 +131,9 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
         UserError: the same on every rank.
     """
     heartbeat.beat("opening")
-    together(lambda: config.validate(experiment, layout))
+    together(lambda: validation.validate(experiment, layout))
     data = open_data(experiment, data_dir)
-    together(lambda: config.validate_size(experiment, data.num_train))
+    together(lambda: validation.validate_size(experiment, data.num_train))
     source = together(lambda: pretrained(experiment, data_dir))
     placement = placed(experiment, layout, where, data)
     heartbeat.beat("building")

@@ -10,7 +10,6 @@ The ranks never change here: where they may, a run is several sessions.
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from app.recovery import heartbeat, preemption
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import divergence, opening, vote
+from app.training import divergence, opening, outcome, vote
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
@@ -235,33 +234,19 @@ class Session:
         return evaluate_weights(self.evaluator, self.state)
 
     def result(self, done: int) -> dict[str, Any]:
-        """The run as it stands, for result.json, which rank 0 writes."""
+        """The run as it stands, which rank 0 writes."""
         metrics = self.metrics or self.evaluate() or {}  # the former if a step was run
         is_cut = isinstance(self.step, PipelinedStep) and self.layout.devices > 1
         table = self.step.table() if is_cut else []  # type: ignore[union-attr]
         for line in words.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
-        speed = self.experiment.global_batch / self.clock.typical() if self.clock.steps else None
-        result = {
-            "experiment": config.as_dict(self.experiment),
-            "layout": config.as_dict(self.layout),
-            "changes_numbers": changes_numbers(self.experiment, self.layout, int(self.state.skips)),
-            "steps": done,
-            "finished": done >= self.opened.total,
-            "metrics": metrics,
-            "stages": table,
-            "baseline": self.opened.data.baseline() if self.where.is_chief else None,
-            "examples_per_second": speed,
-            "seconds": time.monotonic() - self.clock.begin,
-            "peak_memory_bytes": replicas.each(peak_memory_bytes()),
-            "weights_sha256": self.state.sha256(),
-            "workdir": str(self.run.workdir),
-        }
+        baseline = self.opened.data.baseline() if self.where.is_chief else None
+        found = {"metrics": metrics, "stages": table, "baseline": baseline}
+        result = outcome.compose(self.opened, self.layout, self.clock, done, found)
+        result["workdir"] = str(self.run.workdir)
         if self.where.is_chief:
-            partial = self.run.workdir / ".result.json"
-            partial.write_text(json.dumps(result, indent=1) + "\n")
-            partial.replace(self.run.workdir / "result.json")
+            outcome.write(self.run.workdir, result)
             self.report.say(words.closing(result))
         return result
 
@@ -300,20 +285,6 @@ def evaluate_weights(evaluator: Evaluator, state: State) -> Metrics | None:
             found[f"{evaluator.split}_average"] = evaluator()
     metrics = {split: values for split, values in found.items() if values}
     return metrics if len(metrics) == len(found) else None
-
-
-def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[str]:
-    """What was done to the numbers on purpose; one process has no wire."""
-    told = [f"{skips} steps skipped that were not finite"] if skips else []
-    compression = experiment.update.compression
-    if compression != "none" and layout.processes > 1:
-        told.append(f"gradients rounded to {compression} on the wire")
-    return told
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _is_due(done: int, every: int) -> bool:
