@@ -317,3 +317,16 @@ def test_two_jobs_and_one_workdir(user):
     assert done.returncode == 2 and "is used by another job (process" in done.stderr
     job.process.terminate()
     assert job.end()[0] == 42
+
+
+def test_chaos_counts_what_it_did_and_compares(user):
+    told = ["--experiment=mine.py:tiny", "--set=steps=250", "--checkpoint_every=10"]
+    told += ["--kinds=kill,damage", "--faults=3", "--between_seconds=4", "--workdir=chaos"]
+    done = app(1, user, "chaos", *told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((user / "chaos/chaos.json").read_text())
+    assert figures["faults"] == figures["recovered"] == 3 == sum(figures["kinds"].values())
+    assert figures["runs_with_the_same_weights"] == figures["runs"]
+    assert figures["recovery_seconds"]["worst"] >= figures["recovery_seconds"]["median"] > 0
+    assert 0 < figures["goodput"] < 1
+    assert "the same weights" in done.stdout

@@ -71,8 +71,10 @@ class Job:
         self._folder = tempfile.TemporaryDirectory(prefix="scaleproof-")
         self.heartbeats = Path(self._folder.name)
         self._exits = self.heartbeats / "exits"
-        self.statuses: dict[int, int] = {}  # of processes that failed, in order of time
-        self._told: set[int] = set()
+        self.failures: list[tuple[int, int]] = []  # (rank, status) in order of time
+        self._failed_at = 0.0  # the first of them
+        self._num_told = 0
+        self._removed: set[int] = set()  # ranks that the driver of an elastic job wanted gone
         env = {**os.environ, **self.variables, EXIT_FILE: str(self._exits)}
         env |= {heartbeat.FOLDER: str(self.heartbeats)}
         self.started = time.monotonic()
@@ -104,7 +106,8 @@ class Job:
         """All is over, or a process failed and the others had time to say so."""
         if self.process.poll() is not None:
             return True
-        return bool(self.statuses) and not self.is_elastic and self._settled()
+        has_settled = time.monotonic() - self._failed_at > SETTLING
+        return bool(self.failures) and not self.is_elastic and has_settled
 
     def hang(self, seconds: float) -> float:
         """Seconds in which no rank got on, once they are more than `seconds`; else 0."""
@@ -134,8 +137,8 @@ class Job:
         """What befell ranks of an elastic job since the last call, while others went on."""
         if not self.is_elastic or self.process.poll() is not None:
             return []
-        new = [item for item in self.statuses.items() if item[0] not in self._told]
-        self._told |= {rank for rank, _ in new}
+        new = self.failures[self._num_told :]
+        self._num_told += len(new)
         return [f"a rank (started as {rank}) {_how(status)}" for rank, status in new]
 
     def evict(self, beat: heartbeat.Beat) -> None:
@@ -154,8 +157,11 @@ class Job:
         codes, beats = self._codes(), self.beats()
         step = max((b.step for b in beats), default=0)
         wrong = sorted(set(codes.values()) - {errors.DONE})
-        is_whole = self.is_elastic or {b.pid for b in beats} <= codes.keys()
-        if self.process.poll() == 0 and codes and not wrong and is_whole:
+        if self.is_elastic:  # those that were lost on the way do not count
+            is_done = errors.DONE in codes.values()
+        else:
+            is_done = bool(codes) and not wrong and {b.pid for b in beats} <= codes.keys()
+        if self.process.poll() == 0 and is_done:
             return End(errors.DONE, step=step)
         if wrong and wrong[0] != errors.LOST_PEER:  # what follows from a cause has a higher code
             return End(wrong[0], step=step)
@@ -174,9 +180,8 @@ class Job:
             if _status(beat.pid) == psutil.STATUS_STOPPED:
                 return f"{_name(beat)} is stopped (SIGSTOP)"
         places = {b.rank: _name(b) for b in silent}
-        if not self.launcher:
-            self.statuses[0] = self.process.returncode or 0
-        for rank, status in self.statuses.items():
+        alone = [] if self.launcher else [(0, self.process.returncode or 0)]
+        for rank, status in self.failures + alone:
             if status and (rank in places or not beats):
                 return f"{places.get(rank, f'rank {rank}, starting,')} {_how(status)}"
         if silent:
@@ -187,18 +192,17 @@ class Job:
         lines = self._exits.read_text().splitlines() if self._exits.exists() else []
         return {int(pid): int(code) for pid, code in map(str.split, lines)}
 
-    def _settled(self) -> bool:
-        self._failed_at = getattr(self, "_failed_at", time.monotonic())
-        return time.monotonic() - self._failed_at > SETTLING
-
     def _forward(self, source: IO[bytes], sink: IO[str]) -> None:
         for raw in source:
             line = raw.decode(errors="replace")
             left, removed = LEFT.match(line), REMOVED.search(line)
             if removed:
-                self._told.add(int(removed[1]))  # the driver wanted it, and it had nothing to save
+                self._removed.add(int(removed[1]))  # and it had nothing to save
+            elif left and int(left[1]) in self._removed:
+                self._removed.remove(int(left[1]))
             elif left:
-                self.statuses[int(left[1])] = int(left[2])
+                self._failed_at = self._failed_at or time.monotonic()
+                self.failures.append((int(left[1]), int(left[2])))
             elif not CHATTER.search(line):
                 sink.write(OWN_PREFIX.sub("", line, count=1))
                 sink.flush()

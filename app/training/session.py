@@ -170,6 +170,7 @@ class Session:
         numbers = {n: float(values[n]) for n in ("loss", "gradient_norm")}
         path = self.run.workdir / "nonfinite.jsonl"
         line = {"step": done, "rank": self.where.rank, **_told(numbers), "micro_batches": ids}
+        path.parent.mkdir(parents=True, exist_ok=True)  # may be another machine than rank 0's
         with path.open("a") as file:  # a line is one write, so ranks do not mix
             file.write(json.dumps(line) + "\n")
         update, skips = self.experiment.update, int(self.state.skips)
@@ -200,6 +201,7 @@ class Session:
                 self.metrics = metrics
                 self.report.evaluation(done, metrics)
         is_saved = is_last or is_asked or "save" in wishes or _is_due(done, run.checkpoint_every)
+        repaired = None
         if is_saved or _is_due(done, run.compare_every):
             repaired = divergence.check(self.state, self.where, done, run.repair)
             if repaired:
@@ -207,7 +209,7 @@ class Session:
         if is_saved:
             self.save(done, is_awaited=is_last or is_asked)
         has_changed = "change" in wishes and not is_last
-        if self.commit and (has_changed or _is_due(done, run.commit_every)):
+        if self.commit and (has_changed or repaired or _is_due(done, run.commit_every)):
             self.commit(done)
         if has_changed and not is_asked:
             raise MembershipChangedError
