@@ -7,6 +7,7 @@ train      train an experiment, or continue the run in --workdir
 evaluate   evaluate the newest checkpoint of --workdir
 benchmark  measure steps, input, scaling, all-reduce and stages on this machine
 verify     train a few steps on many layouts, and compare each with the serial run
+overhead   what watching, comparing and saving cost, when nothing breaks
 trace      a picture of when each stage ran which micro-batch
 stage-server   lend this machine's devices to stages of a pipeline elsewhere
 chaos      train while faults strike, and compare with a run left alone
@@ -130,6 +131,16 @@ def trace_command() -> None:
     trace.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
+def overhead_command() -> None:
+    """Measures the cost of being watched; see app/overhead.py."""
+    experiment, layout = command_line.validated(processes())
+    where, layout = join(layout)
+    from app import overhead
+
+    folder = Path(FLAGS.workdir or workdir.default(f"overhead_{command_line.reference()}"))
+    overhead.main(experiment, layout, where, command_line.data_dir(), folder)
+
+
 def chaos_command() -> int:
     """Disturbs a training run; see app/chaos.py."""
     from app import chaos
@@ -161,6 +172,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "benchmark": benchmark_command,
     "verify": verify_command,
     "trace": trace_command,
+    "overhead": overhead_command,
     "stage-server": stage_server_command,
     "chaos": chaos_command,
 }
@@ -173,6 +185,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "benchmark": lambda: command_line.to_benchmark(launch.processes()),
     "verify": lambda: command_line.to_verify(launch.processes()),
     "trace": lambda: command_line.to_trace(launch.processes()),
+    "overhead": lambda: command_line.validated(launch.processes()),
 }
 
 

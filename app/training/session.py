@@ -118,6 +118,18 @@ class Session:
             MembershipChangedError: the ranks are about to change; it is committed.
             InputError: on the rank that meets an example it cannot read.
         """
+        self.begin(first)
+        try:
+            for s in range(first, self.last):
+                self.advance(s)
+                self.between(s + 1, vote.wanted(self.wishes))
+            return self.result(max(first, self.last))
+        finally:
+            self.close()
+
+    def begin(self, first: int) -> None:
+        """Makes what steps from `first` on need, and says so."""
+        self.first = first
         mine = self.where.micro_batches(self.experiment.num_micro_batches)
         self.step = opening.make_step(self.experiment, self.layout, self.state, mine)
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
@@ -131,29 +143,25 @@ class Session:
         )
         log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
         self.feed = Feed(batches, mine, first, log if self.run.log_examples else None)
-        try:
-            for s in range(first, self.last):
-                self.advance(s, is_first=s == first)
-                self.between(s + 1, vote.wanted(self.wishes))
-            return self.result(max(first, self.last))
-        finally:
-            self.close()
 
-    def advance(self, s: int, is_first: bool) -> None:
-        """Step `s`, from data to weights."""
+    def compute(self, s: int) -> tuple[dict[str, Any], float]:
+        """Step `s`, from data to weights; returns its metrics and its learning rate."""
+        e, data = self.experiment, self.opened.data
+        rate = learning_rate(e.optimization, s, e.global_batch, data.num_train, self.opened.total)
+        return {name: v.numpy() for name, v in self.step(s, self.feed, rate).items()}, rate
+
+    def advance(self, s: int) -> None:
+        """Step `s`, timed, judged and reported."""
         e, done = self.experiment, s + 1
-        rate = learning_rate(
-            e.optimization, s, e.global_batch, self.opened.data.num_train, self.opened.total
-        )
         heartbeat.beat("computing", s, self.where.rank)
         self.clock.start()
-        values = {name: v.numpy() for name, v in self.step(s, self.feed, rate).items()}
+        values, rate = self.compute(s)
         self.clock.stop()
         heartbeat.beat("between", done)
         self.judge(values, done)
         self.report.advance(float(values["loss"]))
         is_last = done == self.last
-        if is_last or is_first or done % self.run.log_every == 0:
+        if is_last or s == self.first or done % self.run.log_every == 0:
             numbers = {n: float(values[n]) for n in ("loss", "accuracy", "gradient_norm")}
             epoch = done * e.global_batch / self.opened.data.num_train
             speed = e.global_batch / self.clock.recent()
