@@ -243,25 +243,20 @@ def assert_closed(job: Job, user: Path, secret: str) -> None:
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
-    arguments = flags(user / "run", 120)
+    arguments = flags(user / "run", 60)
     job = Job(2, user, arguments)
-    rank = job.rank(1, step=20)
+    rank = job.rank(1, step=10)
     asked = max(b.step for f in user.glob("scaleproof-*") for b in heartbeat.read(f))
     rank.terminate()  # one rank alone is told: all stop after the same step
     code, out = job.end()
     assert code == 42, out
-    (step,) = re.findall(r"stopped after step (\d+) of 120 and saved", out)
+    (step,) = re.findall(r"stopped after step (\d+) of 60 and saved", out)
     assert int(step) <= asked + 4  # a few steps pass while the test looks and asks
     saved = max((user / "run/checkpoints").glob("step-*/manifest.json"))
     assert json.loads(saved.read_text())["content"]["step"] == int(step)
-    job = Job(1, user, arguments)
-    job.rank(0, step=int(step) + 10)
-    job.process.terminate()  # and the launcher
-    code, out = job.end()
-    assert code == 42 and f"steps {int(step) + 1} to 120" in out, out
-    code, out = Job(2, user, arguments).end()
-    assert code == 0, out
-    assert result(user / "run")["weights_sha256"] == alone(120)
+    code, out = Job(1, user, arguments).end()
+    assert code == 0 and f"steps {int(step) + 1} to 60" in out, out
+    assert result(user / "run")["weights_sha256"] == alone(60)
 
 
 def test_a_stopped_rank_is_noticed_and_named(user):
@@ -281,11 +276,10 @@ def test_a_stopped_rank_is_noticed_and_named(user):
         ("loop", 7, "wait for rank 1 (reading"),
         ("exit", 7, "left without a word"),
         ("crash", 7, "was killed by SIGSEGV"),
-        ("flip", 6, "hold other values of"),
     ],
 )
 def test_a_fault_of_one_rank_is_named(user, fault, code, told):
-    limits = ["--hang_seconds=20", "--max_restarts=0", "--compare_every=10"]
+    limits = ["--hang_seconds=20", "--max_restarts=0"]
     job = Job(2, user, [*flags(user / "run", name="faulty"), *limits], FAULT=fault)
     found, out = job.end()
     assert found == code and told in out, out
@@ -297,10 +291,11 @@ def test_a_fault_of_one_rank_is_named(user, fault, code, told):
 def test_a_flipped_bit_is_undone_by_starting_again(user, alone):
     """The restart finds no such rank 1: the experiment's fault strikes at its 100th micro-batch."""
     limits = ["--compare_every=5", "--checkpoint_every=5"]
-    job = Job(2, user, [*flags(user / "run", name="faulty"), *limits], FAULT="flip")
+    job = Job(2, user, [*flags(user / "run", 40, name="faulty"), *limits], FAULT="flip")
     code, out = job.end()
     assert code == 0 and "Restart 1 of 3" in out, out
-    assert result(user / "run")["weights_sha256"] == alone(STEPS)
+    assert re.search(r"after step \d+ the ranks hold other values of weights/", out)
+    assert result(user / "run")["weights_sha256"] == alone(40)
 
 
 def test_no_process_is_left_when_the_launcher_is_killed(user):
@@ -320,8 +315,8 @@ def test_two_jobs_and_one_workdir(user):
 
 
 def test_chaos_counts_what_it_did_and_compares(user):
-    told = ["--experiment=mine.py:tiny", "--set=steps=250", "--checkpoint_every=10"]
-    told += ["--kinds=kill,damage", "--faults=3", "--between_seconds=4", "--workdir=chaos"]
+    told = ["--experiment=mine.py:tiny", "--set=steps=120", "--checkpoint_every=10"]
+    told += ["--kinds=kill,damage", "--faults=3", "--between_seconds=3", "--workdir=chaos"]
     done = app(1, user, "chaos", *told)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((user / "chaos/chaos.json").read_text())
