@@ -45,6 +45,7 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
     sane = np.flatnonzero(digests == common)
     each = replicas.gather(own)  # [ranks, variables]
     names = [name for (name, _), column in zip(named, each.T, strict=True) if np.ptp(column)]
+    names.sort(key=lambda name: not name.startswith("weights/"))  # slots follow from them
     others = sorted(set(range(where.size)) - set(sane.tolist()))
     who = f"rank {', '.join(map(str, others))}" if has_majority else "the ranks"
     what = (
