@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import socket
 
-import psutil
 import tensorflow as tf
 
 from app.errors import UsageError
+from app.recovery import private
 from app.reporting import chatter
 
 
@@ -30,7 +30,7 @@ def main(port: int, exact: bool, is_trusted: bool, devices: int = 1) -> None:
     Raises:
         UsageError: it would be open to others, or the port is taken.
     """
-    others = reachable_interfaces()
+    others = private.reachable_interfaces()
     if others and not is_trusted:
         raise UsageError(
             f"a stage server obeys whoever reaches it, and {', '.join(others)} can be reached from "
@@ -56,8 +56,3 @@ def main(port: int, exact: bool, is_trusted: bool, devices: int = 1) -> None:
     print(f"stage server on port {port}, {threads} threads{', exact' if exact else ''}", flush=True)
     with chatter.kept():  # it tells of every connection
         server.join()
-
-
-def reachable_interfaces() -> list[str]:
-    """Network interfaces that are up, but for loopback."""
-    return [n for n, state in psutil.net_if_stats().items() if state.isup and n != "lo"]

@@ -251,7 +251,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
     code, out = job.end()
     assert code == 42, out
     (step,) = re.findall(r"stopped after step (\d+) of 60 and saved", out)
-    assert int(step) <= asked + 4  # a few steps pass while the test looks and asks
+    assert asked <= int(step) < 60
     saved = max((user / "run/checkpoints").glob("step-*/manifest.json"))
     assert json.loads(saved.read_text())["content"]["step"] == int(step)
     code, out = Job(1, user, arguments).end()

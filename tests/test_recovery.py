@@ -1,6 +1,5 @@
 """What keeps a run alive, with processes that are no ranks: quick, and without TensorFlow."""
 
-import json
 import os
 import subprocess
 import sys
@@ -266,15 +265,36 @@ def test_a_manifest_knows_itself(checkpoint):
         manifest.read(moved)
 
 
+def python(code: str, *launcher: str) -> list[str]:
+    """What a Python program prints."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [*launcher, sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+    assert not done.returncode, done.stderr
+    return done.stdout.split()
+
+
 @pytest.mark.skipif(not private.is_allowed(), reason="this kernel allows no private network")
 def test_a_private_network_has_its_own_loopback():
     inside = "from app.recovery import private; import socket\n"
     inside += "private.bring_up(['127.0.0.1', '127.0.0.2'])\n"
-    inside += "server = socket.create_server(('127.0.0.2', 0)); print(private.is_isolated())\n"
-    inside += "socket.create_connection(server.getsockname()); print(server.getsockname()[1])\n"
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [*private.INSIDE, sys.executable, "-c", inside]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
-    isolated, port = done.stdout.split()
-    assert isolated == "True" and int(port)
-    assert not private.is_isolated() or len(json.dumps(psutil.net_if_addrs(), default=str)) < 500
+    inside += "server = socket.create_server(('127.0.0.2', 0))\n"
+    inside += "socket.create_connection(server.getsockname())\n"
+    inside += "print(len(private.reachable_interfaces()), server.getsockname()[0])\n"
+    assert python(inside, *private.INSIDE) == ["0", "127.0.0.2"]
+
+
+def test_without_one_horovod_listens_on_loopback_alone():
+    """The rendezvous that all ranks ask, and the service that tells of changes."""
+    listening = """
+from app.parallel import horovodrun
+horovodrun.listen_on_loopback()
+from horovod.runner.common.util import network, secret
+from horovod.runner.http.http_server import RendezvousServer
+server = RendezvousServer()
+server.start()
+service = network.BasicService("test", secret.make_secret_key(), None)
+for opened in (server._httpd.socket, service._server.socket):
+    print(opened.getsockname()[0])
+"""
+    assert python(listening) == ["127.0.0.1", "127.0.0.1"]

@@ -1,4 +1,4 @@
-"""Replicas are Horovod processes. The only file that imports Horovod.
+"""Replicas are Horovod processes. The only file that computes with Horovod.
 
 Horovod 0.28.1 is older than Keras 3: it is handed `tf.Variable`s and tensors only, never
 Keras variables or optimizers (horovod#4290).

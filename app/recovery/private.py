@@ -7,12 +7,13 @@ outside the job reaches them, not even other users of the machine.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import shutil
 import socket
 import struct
 import subprocess
+
+import psutil
 
 INSIDE = ["unshare", "--map-root-user", "--net", "--"]
 SIOCSIFADDR, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8916, 0x8913, 0x8914
@@ -46,8 +47,6 @@ def _up(control: socket.socket, interface: str) -> None:
     fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), flags | IFF_UP))
 
 
-def is_isolated() -> bool:
-    """Whether this process sees no other interface than loopback."""
-    with contextlib.suppress(OSError):
-        return {name for _, name in socket.if_nameindex()} <= {"lo"}
-    return False
+def reachable_interfaces() -> list[str]:
+    """Network interfaces of this process that are up, but for loopback."""
+    return [n for n, state in psutil.net_if_stats().items() if state.isup and n != "lo"]
