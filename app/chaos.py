@@ -4,14 +4,16 @@
     disturbed 0   ....X..r.......X......r...S....r...... the same?
     disturbed 1   ..D.r....                              until all faults have struck
 
-X kill, S stop, D damage of the newest checkpoint, then a kill, + - a host more or less (elastic);
-r: the first step after. When and whom a fault strikes is a function of the seed.
+X kill, S stop, W kill of rank 0 while it writes a checkpoint, D damage of the newest one, then a
+kill, + - a host more or less (elastic); r: the first step after. When and whom a fault strikes is a
+function of the seed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -28,7 +30,7 @@ from app.errors import BUG, DIVERGED, DONE
 from app.recovery import heartbeat, manifest, processes
 
 POLL = 0.02  # seconds
-KINDS = ("kill", "stop", "damage")
+KINDS = ("kill", "stop", "write", "damage")
 HOSTS = (1, 3, 2)  # a host list that shrinks, grows and shrinks again, over and over
 
 
@@ -58,6 +60,7 @@ class Tally:
     Attributes:
         recovery: for each fault, seconds until a step was done again.
         redone: steps that were done again, in all.
+        torn: writes of checkpoints that a kill left unfinished.
         seconds: of the disturbed runs, wall clock.
         useful: of these, in steps that were not done again, at the undisturbed pace.
     """
@@ -65,6 +68,7 @@ class Tally:
     struck: dict[str, int] = field(default_factory=dict)
     recovery: list[float] = field(default_factory=list)
     redone: int = 0
+    torn: int = 0
     seconds: float = 0.0
     useful: float = 0.0
     runs: int = 0
@@ -94,21 +98,25 @@ class Disturbed:
         )  # fmt: skip
         self.furthest, self._sessions = 0, 0
         self._begun, self._first = 0.0, 0  # of the newest session: moment, steps done
+        self._begun_time = 0.0  # of it too, as files know it
         self._waiting: list[float] = []  # moments of faults that are not recovered from
+        self._write_since = math.inf  # moment; the write before took so many seconds:
+        self._write_lasts = 0.0
         self._changes = 0
 
     def run(self) -> dict[str, Any] | None:
         """Strikes until the run ends or all faults were dealt; returns its result."""
         begin = time.monotonic()
-        next_fault = begin + self.random.expovariate(1 / self.plan.between)
+        moment, kind, share = self._next()
         try:
             while self.job.poll() is None:
                 time.sleep(POLL)
                 self._look()
                 struck = sum(self.tally.struck.values())
-                if struck < self.plan.faults and time.monotonic() > next_fault:
-                    self._strike()  # a moment that finds nobody passes
-                    next_fault = time.monotonic() + self.random.expovariate(1 / self.plan.between)
+                is_due = struck < self.plan.faults and time.monotonic() > moment
+                if is_due and (kind != "write" or self._has_written(share)):
+                    self._strike(kind)  # a moment that finds nobody passes
+                    moment, kind, share = self._next()
         finally:
             if self.job.poll() is None:
                 self.job.terminate()
@@ -125,10 +133,25 @@ class Disturbed:
     def _beats(self) -> list[heartbeat.Beat]:
         return [b for f in self.folder.glob("scaleproof-*") for b in heartbeat.read(f)]
 
-    def _strike(self) -> None:
+    def _next(self) -> tuple[float, str, float]:
+        """When the next fault is due, its kind, and which share of a write passes before it."""
+        moment = time.monotonic() + self.random.expovariate(1 / self.plan.between)
+        return moment, self.random.choice(self.plan.kinds), self.random.random()
+
+    def _is_writing(self) -> bool:
+        """Whether this session writes a checkpoint; what one before it left is not counted."""
+        with contextlib.suppress(FileNotFoundError):
+            folders = (self.folder / "checkpoints").glob(".writing-*")
+            return any(folder.stat().st_mtime > self._begun_time for folder in folders)
+        return False
+
+    def _has_written(self, share: float) -> bool:
+        """Whether a write goes on, for this share of what the one before it took."""
+        return time.monotonic() - self._write_since >= share * self._write_lasts
+
+    def _strike(self, kind: str) -> None:
         """Deals a fault, if there is a rank to be struck, and something to fall back to."""
-        alive = [b for b in self._beats() if _lives(b.pid)]
-        kind = self.random.choice(self.plan.kinds)
+        alive = [b for b in self._beats() if _lives(b.pid) and (kind != "write" or b.rank == 0)]
         if not alive or (kind == "damage" and len(self._checkpoints()) < 2):
             return
         victim = self.random.choice(alive)
@@ -140,6 +163,10 @@ class Disturbed:
         if kind != "hosts":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
+        if kind == "write":
+            while _lives(victim.pid):
+                time.sleep(POLL / 10)
+            self.tally.torn += self._is_writing()
         self.tally.struck[kind] = self.tally.struck.get(kind, 0) + 1
         self._waiting.append(time.monotonic())
 
@@ -164,13 +191,14 @@ class Disturbed:
         partial.replace(self.hosts)
 
     def _look(self) -> None:
-        """Follows the ranks: how far they came, whether a new session did a step."""
+        """Follows the ranks: how far they came, whether a new session did a step, writes."""
         with contextlib.suppress(FileNotFoundError):
             lines = (self.folder / "recovery.jsonl").read_text().splitlines()
             sessions = [e for e in map(json.loads, lines) if e["event"] == "session"]
             for session in sessions[self._sessions :]:
                 self.tally.redone += max(0, self.furthest - session["first"])
                 self._begun, self._first = session["monotonic"], session["first"]
+                self._begun_time, self._write_since = session["time"], math.inf
                 self.furthest = self._first
             self._sessions = len(sessions)
         for beat in self._beats():
@@ -180,6 +208,11 @@ class Disturbed:
             if self._waiting and self._begun > self._waiting[-1] and beat.step > self._first:
                 self.tally.recovery += [beat.time - moment for moment in self._waiting]
                 self._waiting = []
+        if self._is_writing():
+            self._write_since = min(self._write_since, time.monotonic())
+        elif self._write_since < math.inf:
+            self._write_lasts = time.monotonic() - self._write_since
+            self._write_since = math.inf
 
 
 def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
@@ -231,6 +264,7 @@ def report(tally: Tally, plan: Plan, folder: Path) -> None:
             "worst": max(recovery, default=None),
         },
         "steps_redone": tally.redone,
+        "writes_torn": tally.torn,
         "goodput": tally.useful / tally.seconds if tally.seconds else None,
         "runs": tally.runs,
         "runs_with_the_same_weights": tally.same,
@@ -245,6 +279,8 @@ def report(tally: Tally, plan: Plan, folder: Path) -> None:
             f"recovered            {len(recovery)}: median {median:.1f} s, worst {recovery[-1]:.1f}"
         )
     print(f"steps done again     {tally.redone}")
+    if tally.torn:
+        print(f"writes cut off       {tally.torn}")
     print(f"goodput              {100 * tally.useful / tally.seconds:.1f} % of the wall clock")
     print(f"weights              the same in {tally.same} of {tally.runs} disturbed runs")
 

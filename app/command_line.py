@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from app import config, errors, experiments, validation, workdir
+from app import chaos, config, errors, experiments, validation, workdir
 from app.config import Experiment, Layout
 from app.settings import override
 
@@ -74,7 +74,7 @@ _define_seconds("hang_seconds", 300, "Without a sign of any rank: it hangs.")
 _define_seconds("grace_seconds", 30, "To save and stop when told to.")
 flags.DEFINE_integer("faults", 20, "That chaos deals in all.", lower_bound=1)
 _define_seconds("between_seconds", 30, "Mean time from fault to fault.")
-flags.DEFINE_list("kinds", ["kill"], "Of chaos: kill, stop, damage, hosts (with --elastic).")
+flags.DEFINE_list("kinds", ["kill"], f"Of: {', '.join(chaos.KINDS)}, hosts (with --elastic).")
 flags.DEFINE_integer("chaos_seed", 0, "Of the moments, kinds and victims.")
 
 # Flags that only some commands read.
@@ -247,7 +247,7 @@ def to_verify(processes: int) -> tuple[Experiment, Layout]:
 
 def to_chaos(processes: int) -> list[str]:
     """The flags of the training that is disturbed."""
-    known = {"kill", "stop", "damage"} | ({"hosts"} if FLAGS.elastic else set())
+    known = {*chaos.KINDS, *(["hosts"] if FLAGS.elastic else [])}
     if not FLAGS.kinds or set(FLAGS.kinds) - known:
         raise errors.UsageError(
             f"--kinds={','.join(FLAGS.kinds)} must be of {', '.join(sorted(known))} (hosts with "

@@ -1,11 +1,14 @@
 """`app overhead`: what it costs to be watched, compared and saved, when nothing breaks.
 
     bare      a step and its metrics, nothing else
-    watched   the same as training does it: heartbeats, votes, reports; in each block of BLOCK
-              steps one comparison of the replicas and one checkpoint, waited for at its end
+    watched   the same as training does it: heartbeats, votes, reports; in the middle of each
+              block of BLOCK steps a comparison of the replicas and a checkpoint
     elastic   the same with commits to memory
 
-Blocks take turns, in one run; a checkpoint every BLOCK steps is many more than training writes.
+    bare ........|watched ....S...|elastic .c.cSc.c|watched ....S...|elastic ...
+
+Blocks take turns, in one run. A block ends when its checkpoint is on the disk, so that its whole
+cost is in it; one every BLOCK steps is more than training writes (one every ten minutes).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from app.training import opening, vote
 from app.training.elastic import Commit
 from app.training.session import Run, Session
 
-BLOCK = 20  # steps
+BLOCK = 50  # steps
 ROUNDS = 5
 KINDS = ("bare", "watched", "elastic")
 
@@ -48,23 +51,12 @@ def main(
     session.begin(0)
     commit = Commit(opened.state)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    done = 0
-    for turn in range(ROUNDS + 1):  # the first compiles
-        for kind in KINDS:
-            session.commit = commit.take if kind == "elastic" else None
-            replicas.each(0)  # a barrier
-            begin = time.perf_counter()
-            for s in range(done, done + BLOCK):
-                if kind == "bare":
-                    session.compute(s)
-                else:
-                    session.advance(s)
-                    session.between(s + 1, vote.wanted(session.wishes))
-            error = session.checkpoints.wait()
-            replicas.each(0)  # the others wait for rank 0's disk
-            if turn:
-                seconds[kind].append((time.perf_counter() - begin) / BLOCK)
-            replicas.agree(error)
+    done = BLOCK // 2
+    block(session, commit, "watched", range(done))  # the first step compiles
+    for turn in range(ROUNDS):
+        for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # each is first in its turn
+            taken = block(session, commit, kind, range(done, done + BLOCK))
+            seconds[kind].append(taken / BLOCK)
             done += BLOCK
     session.close()
     if where.is_chief:
@@ -74,3 +66,21 @@ def main(
         for kind in KINDS[1:]:
             pairs = zip(seconds[kind], seconds["bare"], strict=True)
             print(f"{kind} / bare {statistics.median(a / b for a, b in pairs):8.3f}")
+
+
+def block(session: Session, commit: Commit, kind: str, steps: range) -> float:
+    """Takes steps of a kind; returns seconds until all ranks have, and rank 0's disk too."""
+    session.commit = commit.take if kind == "elastic" else None
+    replicas.each(0)  # a barrier
+    begin = time.perf_counter()
+    for s in steps:
+        if kind == "bare":
+            session.compute(s)
+        else:
+            session.advance(s)
+            session.between(s + 1, vote.wanted(session.wishes))
+    error = session.checkpoints.wait()
+    replicas.each(0)
+    taken = time.perf_counter() - begin
+    replicas.agree(error)
+    return taken

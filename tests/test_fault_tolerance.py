@@ -316,12 +316,14 @@ def test_two_jobs_and_one_workdir(user):
 
 def test_chaos_counts_what_it_did_and_compares(user):
     told = ["--experiment=mine.py:tiny", "--set=steps=120", "--checkpoint_every=10"]
-    told += ["--kinds=kill,damage", "--faults=3", "--between_seconds=3", "--workdir=chaos"]
+    told += ["--workdir=chaos", "--chaos_seed=3"]  # whose first kind is write
+    told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=3"]
     done = app(1, user, "chaos", *told)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((user / "chaos/chaos.json").read_text())
     assert figures["faults"] == figures["recovered"] == 3 == sum(figures["kinds"].values())
     assert figures["runs_with_the_same_weights"] == figures["runs"]
+    assert figures["kinds"]["write"] >= figures["writes_torn"] >= 0
     assert figures["recovery_seconds"]["worst"] >= figures["recovery_seconds"]["median"] > 0
     assert 0 < figures["goodput"] < 1
     assert "the same weights" in done.stdout

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app import overhead
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.parallel.topology import Topology
@@ -12,6 +13,7 @@ from app.recovery import manifest
 from app.settings import override
 from app.training import opening
 from app.training.checkpoint import Checkpoints
+from app.training.elastic import Commit
 from app.training.state import State
 from app.training.step import Step
 
@@ -175,3 +177,17 @@ def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
     traces = [step._accumulate.experimental_get_tracing_count(),
               step._finish.experimental_get_tracing_count()]  # fmt: skip
     assert traces == [1, 1]
+
+
+def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, capsys):
+    saved, committed = [], []
+    monkeypatch.setattr(overhead, "BLOCK", 12)  # commits every 10 steps
+    monkeypatch.setattr(overhead, "ROUNDS", 2)
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, _: saved.append(step))
+    monkeypatch.setattr(Commit, "take", lambda self, step: committed.append(step))
+    overhead.main(tiny, Layout(), joined, "", tmp_path)
+    told = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert float(told["watched / bare"]) > 0.5 and float(told["elastic / bare"]) > 0.5
+    # 6 steps to compile, then blocks: bare, watched, elastic, watched, elastic, bare
+    assert saved == [24, 36, 48, 60]
+    assert committed == [40, 60]
