@@ -1,22 +1,25 @@
 """`app overhead`: what it costs to be watched, compared and saved, when nothing breaks.
 
     bare      a step and its metrics, nothing else
-    watched   the same as training does it: heartbeats, votes, reports; in the middle of each
-              block of BLOCK steps a comparison of the replicas and a checkpoint
+    watched   the same as training does it: heartbeats, votes, reports; every PERIOD chunks a
+              comparison of the replicas and a checkpoint
     elastic   the same with commits to memory
 
-    bare ........|watched ....S...|elastic .c.cSc.c|watched ....S...|elastic ...
+    bare .....|watched ..S..|elastic ..S..|watched .....|elastic .....|bare .....|elastic ...
 
-Blocks take turns, in one run. A block ends when its checkpoint is on the disk, so that its whole
-cost is in it; one every BLOCK steps is more than training writes (one every ten minutes).
+Chunks of CHUNK steps take turns, in one run, so that a machine that slows down slows all three. A
+chunk ends when its checkpoint is on the disk, so that its whole cost is in it; one every
+PERIOD * CHUNK steps is more than training writes (one every ten minutes).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from app.config import Experiment, Layout
 from app.parallel import replicas
@@ -26,8 +29,8 @@ from app.training import opening, vote
 from app.training.elastic import Commit
 from app.training.session import Run, Session
 
-BLOCK = 50  # steps
-ROUNDS = 5
+CHUNK = 10  # steps
+PERIOD, ROUNDS = 5, 5  # chunks to a comparison and checkpoint; those to a median
 KINDS = ("bare", "watched", "elastic")
 
 
@@ -46,31 +49,27 @@ def main(
     endless = dataclasses.replace(experiment, steps=10**6, epochs=None)
     opened = opening.open_run(endless, layout, where, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, data_dir, checkpoint_every=BLOCK, compare_every=BLOCK, keep=1)
-    session = Session(opened, layout, where, run, Clock())
+    often = Run(folder, data_dir, checkpoint_every=CHUNK, compare_every=CHUNK, keep=1)
+    never = Run(folder, data_dir, compare_every=0)
+    session = Session(opened, layout, where, never, Clock())
     session.begin(0)
     commit = Commit(opened.state)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    done = BLOCK // 2
-    block(session, commit, "watched", range(done))  # the first step compiles
-    for turn in range(ROUNDS):
+    done = CHUNK // 2  # a multiple of CHUNK is in the middle of a chunk
+    chunk(session, "watched", range(done))  # the first step compiles
+    for turn in range(ROUNDS * PERIOD):
+        session.run = never if turn % PERIOD else often
         for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # each is first in its turn
-            taken = block(session, commit, kind, range(done, done + BLOCK))
-            seconds[kind].append(taken / BLOCK)
-            done += BLOCK
+            session.commit = commit.take if kind == "elastic" else None
+            seconds[kind].append(chunk(session, kind, range(done, done + CHUNK)))
+            done += CHUNK
     session.close()
     if where.is_chief:
-        print(f"{where.size} processes, medians of {ROUNDS} blocks of {BLOCK} steps")
-        for kind in KINDS:
-            print(f"{kind:10} {statistics.median(seconds[kind]):8.4f} s a step")
-        for kind in KINDS[1:]:
-            pairs = zip(seconds[kind], seconds["bare"], strict=True)
-            print(f"{kind} / bare {statistics.median(a / b for a, b in pairs):8.3f}")
+        report(where.size, {k: np.reshape(s, [ROUNDS, PERIOD]) for k, s in seconds.items()})
 
 
-def block(session: Session, commit: Commit, kind: str, steps: range) -> float:
+def chunk(session: Session, kind: str, steps: range) -> float:
     """Takes steps of a kind; returns seconds until all ranks have, and rank 0's disk too."""
-    session.commit = commit.take if kind == "elastic" else None
     replicas.each(0)  # a barrier
     begin = time.perf_counter()
     for s in steps:
@@ -84,3 +83,13 @@ def block(session: Session, commit: Commit, kind: str, steps: range) -> float:
     taken = time.perf_counter() - begin
     replicas.agree(error)
     return taken
+
+
+def report(processes: int, seconds: Mapping[str, np.ndarray]) -> None:
+    """Prints the table of seconds by kind, [rounds, chunks of a period]."""
+    rounds = {kind: each.sum(axis=1) / (PERIOD * CHUNK) for kind, each in seconds.items()}
+    print(f"{processes} processes, medians of {ROUNDS} rounds of {PERIOD * CHUNK} steps of each")
+    for kind in KINDS:
+        print(f"{kind:10} {np.median(rounds[kind]):8.4f} s a step")
+    for kind in KINDS[1:]:
+        print(f"{kind} / bare {np.median(rounds[kind] / rounds['bare']):8.3f}")

@@ -9,7 +9,7 @@ from input.text import Text
 def shrink(experiment, folder):
     """The same number of micro-batches and the same recipe, on few small examples."""
     if isinstance(experiment.data, Text):
-        rows = [f"w{i % 90} {'good' * (i % 2)} w{i % 7}\t{i % 2}" for i in range(2048)]
+        rows = [f"w{i % 90} {'good' * (i % 2)} w{i % 7}\t{i % 2}" for i in range(1024)]
         for name, some in (("train", rows), ("test", rows)):
             (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *some]))
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "w", *(f"##{i}" for i in range(10))]
@@ -24,7 +24,7 @@ def shrink(experiment, folder):
     else:
         data = dataclasses.replace(
             experiment.data, dataset="synthetic", size=32, synthetic_classes=10,
-            synthetic_examples=2048,
+            synthetic_examples=1024,
         )  # fmt: skip
         model = dataclasses.replace(experiment.model, width=2)
     return dataclasses.replace(
@@ -38,7 +38,7 @@ def test_every_experiment_trains_two_steps(name, train, tmp_path):
     experiment = experiments.load(name)
     result = train(shrink(experiment, tmp_path))
     assert result["steps"] == 2
-    assert result["metrics"]["test"]["examples"] == 2048
+    assert result["metrics"]["test"]["examples"] == 1024
 
 
 @pytest.mark.parametrize("name", list(experiments.named()))

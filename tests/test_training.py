@@ -181,13 +181,13 @@ def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
 
 def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, capsys):
     saved, committed = [], []
-    monkeypatch.setattr(overhead, "BLOCK", 12)  # commits every 10 steps
-    monkeypatch.setattr(overhead, "ROUNDS", 2)
+    monkeypatch.setattr(overhead, "PERIOD", 2)
+    monkeypatch.setattr(overhead, "ROUNDS", 1)
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, _: saved.append(step))
     monkeypatch.setattr(Commit, "take", lambda self, step: committed.append(step))
     overhead.main(tiny, Layout(), joined, "", tmp_path)
     told = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-2:])
     assert float(told["watched / bare"]) > 0.5 and float(told["elastic / bare"]) > 0.5
-    # 6 steps to compile, then blocks: bare, watched, elastic, watched, elastic, bare
-    assert saved == [24, 36, 48, 60]
-    assert committed == [40, 60]
+    # 5 steps to compile, then chunks: bare, watched, elastic with saves, watched, elastic, bare
+    assert saved == [20, 30]
+    assert committed == [30, 50]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from app.config import Experiment
@@ -185,7 +186,7 @@ def sha256_of(weights: Mapping[str, Weight | tf.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype.name} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(np.ravel(value.numpy()).view(np.uint8).data)
     return digest.hexdigest()
 
 
