@@ -139,7 +139,7 @@ class Disturbed:
         return moment, self.random.choice(self.plan.kinds), self.random.random()
 
     def _is_writing(self) -> bool:
-        """Whether this session writes a checkpoint; what one before it left is not counted."""
+        """Whether this session writes a checkpoint; not what one before it left."""
         with contextlib.suppress(FileNotFoundError):
             folders = (self.folder / "checkpoints").glob(".writing-*")
             return any(folder.stat().st_mtime > self._begun_time for folder in folders)
@@ -169,6 +169,7 @@ class Disturbed:
             self.tally.torn += self._is_writing()
         self.tally.struck[kind] = self.tally.struck.get(kind, 0) + 1
         self._waiting.append(time.monotonic())
+        self._begun_time = self._write_since = math.inf  # until the next session
 
     def _damage(self) -> None:
         """Flips a bit of the newest checkpoint."""
