@@ -55,6 +55,11 @@ class Feed(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Closes the log."""
+        """Ends the pipeline, and the log.
+
+        At the interpreter's end its threads would wait for Python, and Python for them: a process
+        was seen to leave 20 s after its last word.
+        """
+        self.batches = iter(())
         if self._log:
             self._log.close()
