@@ -228,7 +228,10 @@ def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
     alone = folder / "undisturbed"
     if not (alone / "result.json").exists():
         with (folder / "undisturbed.log").open("w") as log:
-            subprocess.run([*command, f"--workdir={alone}"], stdout=log, stderr=log, check=True)
+            subprocess.run(
+                [*command, f"--workdir={alone}"], stdout=log, stderr=log, check=True,
+                preexec_fn=processes.die_with_parent,
+            )  # fmt: skip
     wanted = json.loads((alone / "result.json").read_text())
     pace = wanted["experiment"]["global_batch"] / wanted["examples_per_second"]  # seconds a step
     print(f"{wanted['steps']} steps of {pace:.3f} s, weights {wanted['weights_sha256'][:16]}")
