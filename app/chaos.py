@@ -146,8 +146,12 @@ class Disturbed:
         return False
 
     def _has_written(self, share: float) -> bool:
-        """Whether a write goes on, for this share of what the one before it took."""
-        return time.monotonic() - self._write_since >= share * self._write_lasts
+        """Whether a write goes on, for this share of what this session's one before it took.
+
+        The first of a session passes, so that there is progress.
+        """
+        passed = time.monotonic() - self._write_since
+        return bool(self._write_lasts) and passed >= share * self._write_lasts
 
     def _strike(self, kind: str) -> None:
         """Deals a fault, if there is a rank to be struck, and something to fall back to."""
@@ -199,7 +203,8 @@ class Disturbed:
             for session in sessions[self._sessions :]:
                 self.tally.redone += max(0, self.furthest - session["first"])
                 self._begun, self._first = session["monotonic"], session["first"]
-                self._begun_time, self._write_since = session["time"], math.inf
+                self._begun_time = session["time"]
+                self._write_since, self._write_lasts = math.inf, 0.0
                 self.furthest = self._first
             self._sessions = len(sessions)
         for beat in self._beats():
