@@ -33,7 +33,8 @@ CHATTER = re.compile(
 )
 # How Horovod ends a process that was taken out of an elastic job.
 REMOVED = re.compile(r"\[(\d+)\]<stderr>:.*has been removed from elastic job")
-OWN_PREFIX = re.compile(r"\[0\]<std(out|err)>:")  # rank 0 is the one that speaks
+# Rank 0 is the one that speaks; in an elastic job it may have been started as another.
+OWN_PREFIX = re.compile(r"\[0\]<stderr>:|\[\d+\]<stdout>:")
 
 
 @dataclass(frozen=True)
