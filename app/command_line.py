@@ -74,7 +74,7 @@ _define_seconds("hang_seconds", 300, "Without a sign of any rank: it hangs.")
 _define_seconds("grace_seconds", 30, "To save and stop when told to.")
 flags.DEFINE_integer("faults", 20, "That chaos deals in all.", lower_bound=1)
 _define_seconds("between_seconds", 30, "Mean time from fault to fault.")
-flags.DEFINE_list("kinds", ["kill"], f"Of: {', '.join(chaos.KINDS)}, hosts (with --elastic).")
+flags.DEFINE_list("kinds", ["kill"], f"Faults: {', '.join(chaos.KINDS)}, hosts (with --elastic).")
 flags.DEFINE_integer("chaos_seed", 0, "Of the moments, kinds and victims.")
 
 # Flags that only some commands read.
