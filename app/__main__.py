@@ -31,6 +31,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from app import command_line, errors, experiments, launch, workdir
 from app.command_line import FLAGS
 from app.config import Layout
+from app.parallel import cluster
 from app.recovery import heartbeat, job, preemption
 from app.reporting import chatter
 from input import InputError
@@ -64,7 +65,10 @@ def prepare_command() -> None:
 
 def train_command() -> None:
     """Trains --experiment, or continues --workdir."""
-    experiment, layout = command_line.validated(processes())
+    experiment, layout = command_line.to_train(processes())
+    task = cluster.given() if layout.workers else None
+    if task and task.is_server:
+        return serve(task)
     preemption.listen()
     where, layout = join(layout)
     from app.parallel import replicas
@@ -89,6 +93,14 @@ def train_command() -> None:
         repair=FLAGS.repair,
     )
     loop.train(experiment, layout, where, run)
+
+
+def serve(task: cluster.Cluster) -> None:
+    """A parameter server, or a worker of one: it does what the chief says."""
+    import_tensorflow()
+    from app.parallel import serving
+
+    serving.join(task, FLAGS.trusted_network)
 
 
 def evaluate_command() -> None:
@@ -133,7 +145,7 @@ def trace_command() -> None:
 
 def overhead_command() -> None:
     """Measures the cost of being watched; see app/overhead.py."""
-    experiment, layout = command_line.validated(processes())
+    experiment, layout = command_line.synchronous(processes(), "overhead")
     where, layout = join(layout)
     from app import overhead
 
@@ -180,12 +192,12 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 # What is asked before processes are started, so that wrong flags are told once.
 CHECKS: dict[str, Callable[[], Any]] = {
-    "train": lambda: command_line.validated(launch.processes()),
+    "train": lambda: command_line.to_launch(launch.processes()),
     "evaluate": command_line.to_evaluate,
     "benchmark": lambda: command_line.to_benchmark(launch.processes()),
     "verify": lambda: command_line.to_verify(launch.processes()),
     "trace": lambda: command_line.to_trace(launch.processes()),
-    "overhead": lambda: command_line.validated(launch.processes()),
+    "overhead": lambda: command_line.synchronous(launch.processes(), "overhead"),
 }
 
 

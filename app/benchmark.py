@@ -62,7 +62,7 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Anew each round: no batch was read while something else was measured.
-        return opening.training_batches(experiment, data, where, 0, WARM_STEPS + STEPS)
+        return opening.training_batches(experiment, data, where, range(WARM_STEPS + STEPS))
 
     same = next(read())
     kinds = {
@@ -114,11 +114,11 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     for count in MICRO_BATCHES:
         wide = dataclasses.replace(experiment, global_batch=count * micro_batch * where.size)
         mine = where.micro_batches(wide.num_micro_batches)
-        batch = batch or next(opening.training_batches(wide, data, where, 0, 1))
+        batch = batch or next(opening.training_batches(wide, data, where, range(1)))
         for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
             placement = opening.placed(wide, some, where, data, costs)
             state = State(wide, data.input_spec, data.num_classes, placement)
-            step = opening.make_step(wide, some, state, mine)
+            step = opening.make_step(wide, some, state, mine, range(1))
             begin = time.perf_counter()
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] = time.perf_counter() - begin

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from app import chaos, config, errors, experiments, validation, workdir
 from app.config import Experiment, Layout
+from app.parallel import cluster
 from app.settings import override
 
 FLAGS = flags.FLAGS
@@ -45,6 +46,9 @@ flags.DEFINE_enum("schedule", "1f1b", ["1f1b", "gpipe"], "Order of a stage's mic
 flags.DEFINE_integer("chunks", 1, "Runs of blocks a stage; above 1: interleaved 1f1b.")
 flags.DEFINE_list("cut", [], "Blocks of each stage (or chunk), as 3,4,3; balanced if not given.")
 flags.DEFINE_list("servers", [], "host:port of a stage server a stage, rank 0's first.")
+flags.DEFINE_integer(
+    "parameter_servers", 1, "Of update.kind=parameter_server, on one machine.", lower_bound=1
+)
 flags.DEFINE_integer("port", 0, "Of stage-server.", lower_bound=0, upper_bound=65535)
 flags.DEFINE_bool(
     "trusted_network", False, "Whoever reaches this machine's ports may command the job."
@@ -86,6 +90,7 @@ OF_TRAINING = (
 OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
 READERS: dict[str, tuple[str, ...]] = {flag: ("train", "chaos") for flag in OF_TRAINING}
 READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
+READERS |= {"parameter_servers": ("train",)}
 
 
 def parse(name: str, arguments: Sequence[str]) -> None:
@@ -178,13 +183,25 @@ def described(processes: int, exact: bool) -> Layout:
     )
 
 
-def validated(processes: int) -> tuple[Experiment, Layout]:
-    """What the flags describe, checked as far as it can be without data or TensorFlow."""
+def validated(
+    processes: int, tasks: Callable[[Layout], tuple[int, int]] | None = None
+) -> tuple[Experiment, Layout]:
+    """What the flags describe, checked as far as it can be without data or TensorFlow.
+
+    Args:
+        processes: of the job.
+        tasks: how many workers and servers a parameter-server job has; none: no such job.
+    """
     try:
         kept = workdir.read(Path(FLAGS.workdir)) if FLAGS.workdir else None
         is_given = FLAGS["exact"].present or not kept
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
         experiment, layout = chosen(), described(processes, exact)
+        if tasks and experiment.update.kind == "parameter_server":
+            workers, servers = tasks(layout)
+            layout = dataclasses.replace(
+                layout, processes=1, workers=workers, parameter_servers=servers
+            )
         validation.validate(experiment, layout)
         _check_recovery(layout)
         if "HOROVOD_ELASTIC" in os.environ and not FLAGS.workdir:
@@ -197,6 +214,51 @@ def validated(processes: int) -> tuple[Experiment, Layout]:
         error.speaker = os.environ.get("HOROVOD_LOCAL_RANK", "0") == "0"
         raise
     return experiment, layout
+
+
+def to_launch(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe: a training job about to start on this machine."""
+
+    def starting(layout: Layout) -> tuple[int, int]:
+        if cluster.given():
+            raise errors.UsageError(
+                "TF_CONFIG describes processes that are started one by one, each by `python -m app "
+                "train`: unset it to let ./run.sh start them all on this machine."
+            )
+        return layout.processes, FLAGS.parameter_servers
+
+    return validated(processes, starting)
+
+
+def to_train(processes: int) -> tuple[Experiment, Layout]:
+    """What the flags describe: the training job that this process is of."""
+
+    def described(layout: Layout) -> tuple[int, int]:
+        found = cluster.given()
+        if not found:
+            raise errors.UsageError(
+                "update.kind=parameter_server needs a chief, servers and workers: start them on "
+                "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
+                "this process lacks."
+            )
+        return len(found.tasks["worker"]), len(found.tasks["ps"])
+
+    return validated(processes, described)
+
+
+def synchronous(processes: int, name: str) -> tuple[Experiment, Layout]:
+    """What the flags describe, for a command that measures or compares synchronous steps.
+
+    Raises:
+        UsageError: another update rule.
+    """
+    kind = chosen().update.kind
+    if kind in ("parameter_server", "local_sgd"):
+        raise errors.UsageError(
+            f"{name} takes the synchronous step, not that of update.kind={kind}: leave the kind "
+            "out; compare shows update rules beside each other."
+        )
+    return validated(processes)
 
 
 def _check_recovery(layout: Layout) -> None:
@@ -228,7 +290,7 @@ def to_evaluate() -> tuple[Experiment, Layout]:
 
 def to_trace(processes: int) -> tuple[Experiment, Layout]:
     """What the flags describe: a pipeline."""
-    experiment, layout = validated(processes)
+    experiment, layout = synchronous(processes, "trace")
     if layout.stages < 2:
         raise errors.UsageError(f"trace shows a pipeline: give --stages, not {layout.stages}.")
     return experiment, layout
@@ -236,7 +298,7 @@ def to_trace(processes: int) -> tuple[Experiment, Layout]:
 
 def to_verify(processes: int) -> tuple[Experiment, Layout]:
     """What the flags describe; the matrix has its own schedules, chunks and cuts."""
-    experiment, layout = validated(processes)
+    experiment, layout = synchronous(processes, "verify")
     if layout.servers or layout.cut:
         raise errors.UsageError(
             "verify compares layouts of this machine's devices, balanced: leave --servers and "
@@ -253,7 +315,7 @@ def to_chaos(processes: int) -> list[str]:
             f"--kinds={','.join(FLAGS.kinds)} must be of {', '.join(sorted(known))} (hosts with "
             "--elastic)."
         )
-    chosen(), validated(processes)
+    synchronous(processes, "chaos")
     given = [flag for flag in FLAGS.get_flags_for_module("app.command_line") if flag.present]
     lines = [flag.serialize() for flag in given if flag.name not in (*OF_CHAOS, "workdir")]
     return [line for text in lines for line in text.split("\n")]

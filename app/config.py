@@ -75,9 +75,22 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Update:
-    """How micro-batch gradients become one update: what changes numbers on purpose."""
+    """How micro-batch gradients become one update: what changes numbers on purpose.
 
-    compression: Literal["none", "float16"] = "none"  # of gradients on the wire
+    all_reduce        every step is one sum over all processes
+    parameter_server  workers compute gradients, servers hold the weights (1 process more each)
+    local_sgd         each process trains alone for `local_steps`, then all take the mean
+    adasum            gradients that agree are averaged, others added (arXiv:2006.02924)
+    """
+
+    kind: Literal["all_reduce", "parameter_server", "local_sgd", "adasum"] = "all_reduce"
+    staleness: int | None = 0  # parameter_server: steps one may run ahead; 0: none; none: any
+    local_steps: int = 1  # local_sgd: K; 1 is the synchronous step
+    outer_rate: float = 1.0  # local_sgd: of a round's mean move, as in DiLoCo (arXiv:2311.08105)
+    outer_momentum: float = 0.0  # local_sgd: Nesterov's, of that move
+    compression: Literal["none", "float16", "topk"] = "none"  # all_reduce: of gradients on the wire
+    topk: float = 0.01  # compression=topk: the share of each gradient's elements that is sent
+    error_feedback: bool = True  # what compression left out is added to the next step's
     on_nonfinite: Literal["abort", "skip"] = "abort"  # of a step whose sums are not finite
     skip_budget: int = 10  # steps of a run that may be skipped
 
@@ -124,6 +137,8 @@ class Layout:
     servers: tuple[str, ...] = ()  # host:port of a stage server for each stage of each process
     exact: bool = False  # bit for bit the same weights on any layout without `tensor`
     elastic: bool = False  # processes may die, leave and join while it runs
+    workers: int = 0  # of a parameter-server job
+    parameter_servers: int = 0  # likewise
 
     @property
     def devices(self) -> int:

@@ -61,9 +61,11 @@ class PreemptedError(UserError):
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether Horovod failed because another process did.
+    """Whether Horovod, or a parameter server's client, failed because another process did.
 
     TensorFlow passes on the text alone: Horovod's own, or Gloo's with the place in its sources.
     """
     text = str(error)
+    if type(error).__name__ in ("UnavailableError", "PSUnavailableError", "AbortedError"):
+        return True
     return any(part in text for part in ("Horovod has been shut down", "gloo/", "[gloo"))

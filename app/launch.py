@@ -40,7 +40,9 @@ def main(name: str, arguments: Sequence[str]) -> int:
     if is_training and not FLAGS.workdir:
         command.append(f"--workdir={folder}")
     variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
-    launcher = ranks(processes(), os.environ.get("HOSTS", ""), variables)
+    hosts = os.environ.get("HOSTS", "")
+    is_served = is_training and command_line.chosen().update.kind == "parameter_server"
+    launcher = (served if is_served else ranks)(processes(), hosts, variables)
     limits = Limits(
         restarts=FLAGS.max_restarts if is_training else 0,
         hang=FLAGS.hang_seconds if is_training else float("inf"),
@@ -83,6 +85,31 @@ def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     if others:
         return elastic(np, hosts, variables) if FLAGS.elastic else horovodrun(np, hosts)
     return _on_this_machine(np, variables)
+
+
+def served(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
+    """The launcher of a parameter-server job of `np` workers on this machine.
+
+    Raises:
+        UsageError: other machines.
+    """
+    if hosts:
+        raise UsageError(
+            f"HOSTS={hosts} is of Horovod's jobs: start the tasks of a parameter-server job on "
+            "each machine, with TF_CONFIG (docs/update_rules.md)."
+        )
+    launcher = [sys.executable, "-m", "app.parallel.tfrun", "-np", str(np)]
+    launcher += ["-servers", str(FLAGS.parameter_servers), "--"]
+    if FLAGS.trusted_network:
+        return launcher
+    if not private.is_allowed():
+        raise UsageError(
+            "this kernel allows no private network (unshare --map-root-user --net), and "
+            "TensorFlow's servers listen on every interface and obey whoever reaches them: give "
+            "--trusted_network if only you can reach this machine's ports."
+        )
+    variables["SCALEPROOF_ADDRESSES"] = "127.0.0.1"
+    return [*private.INSIDE, *launcher]
 
 
 def _on_this_machine(np: int, variables: dict[str, str]) -> list[str]:

@@ -27,7 +27,7 @@ def main(
     mine = where.micro_batches(experiment.num_micro_batches)
     step = PipelinedStep(experiment, layout, state, mine)
     # The same examples each time: nothing is compiled anew for the length of a text.
-    batches = list(opening.training_batches(experiment, data, where, 0, 1))
+    batches = list(opening.training_batches(experiment, data, where, range(1)))
     for s in range(WARM_STEPS + 1):
         step.spans = []
         step(s, iter(batches), 1e-6)

@@ -8,10 +8,17 @@ import typing
 from collections.abc import Mapping, Sized
 from typing import Any
 
-from app.config import Experiment, Layout
+from app.config import Experiment, Layout, Update
 from app.errors import DataError, UsageError
 from app.parallel import topology
 from app.settings import is_of, must
+
+# Fields that one update rule alone reads.
+FIELDS = {
+    "all_reduce": ("compression",),
+    "parameter_server": ("staleness",),
+    "local_sgd": ("local_steps", "outer_rate", "outer_momentum"),
+}
 
 
 def validate(experiment: Experiment, layout: Layout) -> None:
@@ -63,13 +70,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UsageError(f"optimization.{name} must be in [0, 1), not {value}.")
-    if e.update.skip_budget < 0:
-        raise UsageError(f"update.skip_budget must be at least 0, not {e.update.skip_budget}.")
-    if layout.exact and e.update.compression != "none":
-        raise UsageError(
-            f"--exact cannot keep update.compression={e.update.compression}: what is rounded on "
-            "the wire depends on the layout; drop one of the two."
-        )
+    validate_update(e, layout)
     validate_limits(e, getattr(e.data, "limits", {}))
 
 
@@ -163,6 +164,87 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
                 f"more (not {p}), and a multiple of {p} micro-batches a process (not "
                 f"{' and '.join(map(str, sorted(shares)))})."
             )
+
+
+def validate_update(experiment: Experiment, layout: Layout) -> None:
+    """Checks the update rule.
+
+    Raises:
+        UsageError: a number out of its range, a field of another rule, or what a rule cannot do.
+    """
+    u, default = experiment.update, Update()
+    if u.skip_budget < 0:
+        raise UsageError(f"update.skip_budget must be at least 0, not {u.skip_budget}.")
+    if u.staleness is not None and u.staleness < 0:
+        raise UsageError(
+            f"update.staleness must be at least 0 (or none: any), not {u.staleness}: 0 is "
+            "synchronous."
+        )
+    if u.local_steps < 1:
+        raise UsageError(f"update.local_steps must be at least 1, not {u.local_steps}.")
+    if not 0 < u.outer_rate < math.inf:
+        raise UsageError(f"update.outer_rate must be above 0 and finite, not {u.outer_rate}.")
+    if not 0 <= u.outer_momentum < 1:
+        raise UsageError(f"update.outer_momentum must be in [0, 1), not {u.outer_momentum}.")
+    if not 0 < u.topk <= 1:
+        raise UsageError(f"update.topk must be in (0, 1], not {u.topk}.")
+    for kind, fields in FIELDS.items():
+        for name in fields:
+            if getattr(u, name) != getattr(default, name) and u.kind != kind:
+                raise UsageError(
+                    f"update.{name}={getattr(u, name)} is of update.kind={kind}, but the kind is "
+                    f"{u.kind}: set update.kind={kind}, or leave update.{name} out."
+                )
+    if layout.exact and (u.kind, u.compression) != ("all_reduce", "none"):
+        rule = f"kind={u.kind}" if u.kind != "all_reduce" else f"compression={u.compression}"
+        raise UsageError(
+            f"--exact cannot keep update.{rule}: what it computes depends on the layout; drop one "
+            "of the two."
+        )
+    if u.kind == "adasum" and layout.processes & (layout.processes - 1):
+        below = 2 ** (layout.processes.bit_length() - 1)
+        raise UsageError(
+            f"update.kind=adasum combines processes in pairs: their number must be a power of two, "
+            f"not {layout.processes}; start {below} or {2 * below}."
+        )
+    if u.kind == "local_sgd" and u.on_nonfinite == "skip":
+        raise UsageError(
+            "update.on_nonfinite=skip needs processes that skip the same step, but those of "
+            "update.kind=local_sgd step alone: set update.on_nonfinite=abort."
+        )
+    if u.kind in ("local_sgd", "parameter_server") and experiment.precision == "float16":
+        raise UsageError(
+            f"precision=float16 scales the loss for all processes alike, step by step, but those "
+            f"of update.kind={u.kind} do not keep step: set precision=bfloat16."
+        )
+    if u.kind == "parameter_server":
+        validate_served(experiment, layout)
+
+
+def validate_served(experiment: Experiment, layout: Layout) -> None:
+    """Checks a layout against the parameter server.
+
+    Raises:
+        UsageError: what it cannot do.
+    """
+    names = {"elastic": layout.elastic, "stages": layout.stages > 1, "tensor": layout.tensor > 1}
+    why = {
+        "elastic": "its workers may die and come back as it is",
+        "stages": "a worker computes the whole model",
+        "tensor": "a worker computes the whole model",
+    }
+    for name, is_given in names.items():
+        if is_given:
+            raise UsageError(
+                f"--{name} is of Horovod's jobs, not of update.kind=parameter_server, where "
+                f"{why[name]}: drop one of the two."
+            )
+    if experiment.update.staleness == 0 and layout.workers > experiment.num_micro_batches:
+        raise UsageError(
+            f"{layout.workers} workers that share each step (update.staleness=0) need as many "
+            f"micro-batches, but there are {experiment.num_micro_batches}: start fewer, set a "
+            "smaller micro_batch, or give update.staleness."
+        )
 
 
 def validate_limits(experiment: Experiment, limits: Mapping[str, int]) -> None:

@@ -136,8 +136,8 @@ def train(
     )
     place = where if layout.processes > 1 else Topology()
     mine = place.micro_batches(experiment.num_micro_batches)
-    step = opening.make_step(experiment, layout, state, mine)
-    batches = opening.training_batches(experiment, data, place, 0, STEPS)
+    step = opening.make_step(experiment, layout, state, mine, range(STEPS))
+    batches = opening.training_batches(experiment, data, place, range(STEPS))
     total = experiment.total_steps(data.num_train)
     before = [v.numpy() for v in state.weights.values()]
     losses, gradients, is_finite = [], {}, True

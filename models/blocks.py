@@ -79,6 +79,17 @@ def forward(
     return x
 
 
+@contextlib.contextmanager
+def reading(blocks: Sequence[keras.Layer], values: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Inside, the blocks' trainable variables have these values, in order; none: their own."""
+    if not values:
+        yield
+        return
+    variables = [v for block in blocks for v in block.trainable_variables]
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        yield
+
+
 def build(
     blocks: Sequence[keras.Layer],
     inputs: tf.Tensor,

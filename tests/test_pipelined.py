@@ -32,8 +32,10 @@ def built(experiment, layout):
     data = experiment.data.open("")
     placement = opening.placed(experiment, layout, Topology(), data)
     state = State(experiment, data.input_spec, data.num_classes, placement)
-    step = opening.make_step(experiment, layout, state, range(experiment.num_micro_batches))
-    return state, step, opening.training_batches(experiment, data, Topology(), 0, 3)
+    step = opening.make_step(
+        experiment, layout, state, range(experiment.num_micro_batches), range(3)
+    )
+    return state, step, opening.training_batches(experiment, data, Topology(), range(3))
 
 
 def trained(experiment, layout, steps=3):

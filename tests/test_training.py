@@ -21,7 +21,7 @@ from app.training.step import Step
 def batches(experiment, processes=1):
     data = experiment.data.open("")
     where = Topology(0, processes)
-    return data, opening.training_batches(experiment, data, where, 0, experiment.steps)
+    return data, opening.training_batches(experiment, data, where, range(experiment.steps))
 
 
 def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):

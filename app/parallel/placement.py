@@ -25,7 +25,8 @@ import tensorflow as tf
 from app.errors import UsageError
 
 LOCAL = "/job:localhost/replica:0/task:0"
-HERE = f"{LOCAL}/device:CPU:0"  # whole names: scopes of tf.device merge
+CHIEF = "/job:chief/replica:0/task:0"  # what it calls this process among parameter servers
+Place = Callable[[], AbstractContextManager[Any]]
 REACH_SECONDS = 5.0  # for a stage server to take a connection
 
 
@@ -37,10 +38,12 @@ class Placement:
         devices: of each stage, by TensorFlow's names; "" is wherever TensorFlow likes. A stage
             with several has a share of each block on each.
         sizes: blocks of each part; part p is on stage p modulo the number of stages.
+        scope: puts each variable where it belongs, if a block is not all in one place.
     """
 
     devices: tuple[tuple[str, ...], ...]
     sizes: tuple[int, ...]
+    scope: Place | None = None
 
     @property
     def num_parts(self) -> int:
@@ -67,13 +70,20 @@ class Placement:
         """Where a part is."""
         return part % len(self.devices)
 
-    def each_block(self) -> list[list[Callable[[], AbstractContextManager[Any]]]]:
+    def each_block(self) -> list[list[Place]]:
         """For each block, where its shares are."""
         return [
-            [functools.partial(tf.device, device) for device in devices]
+            [self.scope or functools.partial(tf.device, device) for device in devices]
             for run, devices in self.runs()
             for _ in run
         ]
+
+
+def here() -> str:
+    """The whole name of this process's CPU, as scopes of tf.device merge."""
+    names = [device.name for device in tf.config.list_logical_devices("CPU")]
+    is_chief = any(name.startswith(CHIEF) for name in names)
+    return f"{CHIEF if is_chief else LOCAL}/device:CPU:0"
 
 
 def local_devices(count: int) -> list[str]:
@@ -124,7 +134,7 @@ def connect(servers: tuple[str, ...], shares: int = 1) -> list[str]:
 
 def horovods(device: str) -> str:
     """Where Horovod's operators run for a stage: beside it, or here if it is elsewhere."""
-    return HERE if device.startswith("/job:stage") else device
+    return here() if device.startswith("/job:stage") else device
 
 
 def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Sequence
-from typing import Literal
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -19,7 +18,6 @@ from app.errors import UsageError, UserError
 from app.parallel.topology import Topology
 
 STALL_SECONDS = 600  # a rank in a collective waits this long for the others to come
-Compression = Literal["none", "float16"]
 
 
 def enter() -> Topology:
@@ -81,12 +79,11 @@ def join(exact: bool = False, devices: int = 1, beside: Topology | None = None) 
     return topology
 
 
-def all_reduce(tensor: tf.Tensor, name: str, compression: Compression = "none") -> tf.Tensor:
+def all_reduce(tensor: tf.Tensor, name: str) -> tf.Tensor:
     """Sum over the processes, in Horovod's order; starts as soon as `tensor` is computed."""
     if _size() == 1:
         return tensor
-    compressor = hvd.Compression.fp16 if compression == "float16" else hvd.Compression.none
-    return hvd.allreduce(tensor, op=hvd.Sum, name=name, compression=compressor)
+    return hvd.allreduce(tensor, op=hvd.Sum, name=name)
 
 
 def all_gather(tensor: tf.Tensor, name: str) -> tf.Tensor:

@@ -30,7 +30,12 @@ CHATTER = re.compile(
     r"|Terminating remaining workers after failure|Horovod background loop uncaught exception"
     r"|(^|>:)(Killed|Terminated|Aborted)( \(core dumped\))?$"
     r"|terminate called after throwing an instance"
+    r"|^W0000 |Failed to (register|remove) function remotely"
+    r"|^This could happen if the remote target has been disconnected"
+    r"|^Additional GRPC error information|^:\{\"created\""
 )
+# What a launcher says of processes that are no ranks: lost on the way, or the end of the job.
+LOST, ENDED = "scaleproof lost: ", "scaleproof ended: "
 # How Horovod ends a process that was taken out of an elastic job.
 REMOVED = re.compile(r"\[(\d+)\]<stderr>:.*has been removed from elastic job")
 # Rank 0 is the one that speaks; in an elastic job it may have been started as another.
@@ -75,6 +80,8 @@ class Job:
         self.failures: list[tuple[int, int]] = []  # (rank, status) in order of time
         self._failed_at = 0.0  # the first of them
         self._num_told = 0
+        self._losses: list[str] = []  # of processes that are no ranks
+        self._cause = ""  # the end of one that ended the job
         self._removed: set[int] = set()  # ranks that the driver of an elastic job wanted gone
         env = {**os.environ, **self.variables, EXIT_FILE: str(self._exits)}
         env |= {heartbeat.FOLDER: str(self.heartbeats)}
@@ -135,12 +142,13 @@ class Job:
         return "\n".join(lines)
 
     def losses(self) -> list[str]:
-        """What befell ranks of an elastic job since the last call, while others went on."""
+        """What was lost since the last call, while others went on."""
+        losses, self._losses = self._losses, []
         if not self.is_elastic or self.process.poll() is not None:
-            return []
+            return losses
         new = self.failures[self._num_told :]
         self._num_told += len(new)
-        return [f"a rank (started as {rank}) {_how(status)}" for rank, status in new]
+        return [f"a rank (started as {rank}) {how(status)}" for rank, status in new]
 
     def evict(self, beat: heartbeat.Beat) -> None:
         """Kills one rank; the others of an elastic job go on."""
@@ -176,6 +184,8 @@ class Job:
         self._folder.cleanup()
 
     def _lost(self, codes: dict[int, int], beats: list[heartbeat.Beat]) -> str:
+        if self._cause:
+            return self._cause
         silent = [b for b in beats if b.pid not in codes]
         for beat in silent:
             if _status(beat.pid) == psutil.STATUS_STOPPED:
@@ -184,7 +194,7 @@ class Job:
         alone = [] if self.launcher else [(0, self.process.returncode or 0)]
         for rank, status in self.failures + alone:
             if status and (rank in places or not beats):
-                return f"{places.get(rank, f'rank {rank}, starting,')} {_how(status)}"
+                return f"{places.get(rank, f'rank {rank}, starting,')} {how(status)}"
         if silent:
             return f"{_name(silent[0])} left without a word"
         return "a rank lost its peers"
@@ -204,6 +214,10 @@ class Job:
             elif left:
                 self._failed_at = self._failed_at or time.monotonic()
                 self.failures.append((int(left[1]), int(left[2])))
+            elif line.startswith(LOST):
+                self._losses.append(line.removeprefix(LOST).strip())
+            elif line.startswith(ENDED):
+                self._cause = line.removeprefix(ENDED).strip()
             elif not CHATTER.search(line):
                 sink.write(OWN_PREFIX.sub("", line, count=1))
                 sink.flush()
@@ -213,7 +227,8 @@ def _name(beat: heartbeat.Beat) -> str:
     return f"rank {beat.rank} (pid {beat.pid}), {beat.doing} after step {beat.step},"
 
 
-def _how(status: int) -> str:
+def how(status: int) -> str:
+    """How a process ended, by its exit status, for a person."""
     number = -status if status < 0 else status - 128
     if number in set(signal.Signals):
         return f"was killed by {signal.Signals(number).name}"

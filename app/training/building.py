@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from app.config import Experiment
-from app.parallel.placement import HERE, Placement
+from app.parallel.placement import Placement, here
 from app.parallel.sharded import Sharded
 from models import ModelError, blocks, shares
 
@@ -44,7 +44,7 @@ def build(
     """Builds each block on its devices; a split model is filled from a whole one."""
     if placement is None or placement.num_shares == 1:
         return _whole(experiment, input_spec, num_classes, placement, pretrained)
-    with tf.device(HERE):  # no device need hold all of it
+    with tf.device(here()):  # no device need hold all of it
         source = _whole(experiment, input_spec, num_classes, None, pretrained)
     start(experiment)
     split = list(experiment.model.blocks(num_classes, shares=placement.num_shares))  # type: ignore[call-arg]

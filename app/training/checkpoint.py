@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import tensorflow as tf
 from app import config
 from app.errors import CheckpointError
 from app.parallel import replicas
-from app.parallel.placement import HERE
+from app.parallel.placement import here
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.recovery.manifest import DamageError
@@ -42,6 +42,8 @@ class Checkpoints:
     Attributes:
         stall: seconds that the last save kept training waiting.
         damaged: what `restore` passed over, a sentence each (on rank 0).
+        missing: steps before the newest that the restored state lacks, which asynchronous
+            training had begun (`app/parallel/ledger.py`).
     """
 
     def __init__(
@@ -51,10 +53,13 @@ class Checkpoints:
         self.about = config.plain(about)
         self.stall = 0.0
         self.damaged: list[str] = []
+        self.missing: list[int] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, metrics: Mapping[str, float]) -> CheckpointError | None:
+    def save(
+        self, step: int, metrics: Mapping[str, float], missing: Sequence[int] = ()
+    ) -> CheckpointError | None:
         """Begins to write the state after `step` steps; at most one is written at a time.
 
         Returns what went wrong with the one before, which the caller may warn of or raise.
@@ -64,7 +69,9 @@ class Checkpoints:
         begin = time.monotonic()
         error = self.wait()
         snapshot = self.state.snapshot()
-        self._writing = self._writer.submit(self._write, step, dict(metrics), snapshot)
+        self._writing = self._writer.submit(
+            self._write, step, dict(metrics), list(missing), snapshot
+        )
         self.stall = time.monotonic() - begin
         return error
 
@@ -96,7 +103,9 @@ class Checkpoints:
         replicas.broadcast([named[name] for name in sorted(named)])
         return int(replicas.broadcast_text(str(step)))
 
-    def _write(self, step: int, metrics: dict[str, float], snapshot: Snapshot) -> None:
+    def _write(
+        self, step: int, metrics: dict[str, float], missing: list[int], snapshot: Snapshot
+    ) -> None:
         final = manifest.folder_of(self.folder, step)
         writing, old = self.folder / f".writing-{step:08d}", self.folder / f".old-{step:08d}"
         try:
@@ -106,6 +115,7 @@ class Checkpoints:
             _write_bundle(writing / "state", snapshot)
             digest = sha256_of(weights_of(snapshot))
             content = {"step": step, "metrics": metrics, "weights_sha256": digest}
+            content |= {"missing": missing} if missing else {}
             manifest.write(writing, {**content, **self.about})
             if final.exists():  # a damaged one, or that of a run that was continued earlier
                 final.rename(old)
@@ -134,6 +144,7 @@ class Checkpoints:
             except DamageError as damage:
                 self.damaged.append(f"{folder} is damaged: {damage}")
                 continue
+            self.missing = content.get("missing", [])
             return step
         if self.damaged:
             raise CheckpointError(
@@ -175,7 +186,7 @@ class Checkpoints:
 
 
 def _write_bundle(prefix: Path, snapshot: Snapshot) -> None:
-    with tf.device(HERE):  # the files are this process's, whatever is on a stage server
+    with tf.device(here()):  # the files are this process's, whatever is on a stage server
         tf.raw_ops.SaveV2(
             prefix=str(prefix), tensor_names=list(snapshot), shape_and_slices=[""] * len(snapshot),
             tensors=list(snapshot.values()),
@@ -200,7 +211,7 @@ def _read_bundle(prefix: Path, state: State) -> None:
             raise CheckpointError(
                 f"{prefix.parent} is of another model:\n  " + "\n  ".join(lines[:20])
             )
-        with tf.device(HERE):
+        with tf.device(here()):
             values = tf.raw_ops.RestoreV2(
                 prefix=str(prefix), tensor_names=list(weights),
                 shape_and_slices=[""] * len(weights), dtypes=[w.dtype for w in weights.values()],

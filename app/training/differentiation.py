@@ -12,6 +12,7 @@ needs; that makes tracing time independent of the number of micro-batches and st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class Record:
     x: Any
     y: list[tf.Tensor]  # what is differentiated
     values: list[tf.Tensor]  # statistics, and of the last part [loss, correct]
+    weights: Sequence[Any] = ()  # what it was computed with, if not the part's own variables
 
 
 class Differentiation:
@@ -67,12 +69,21 @@ class Differentiation:
         self.is_last = index == len(state.parts) - 1
         self.run = tf.function(self._run, reduce_retracing=True) if is_compiled else self._run
 
-    def forward(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, Record]:
-        """Activations [b, ...] to activations, or the data set's inputs to the scaled loss."""
+    def forward(
+        self, x: Any, micro_batch: MicroBatch, weights: Sequence[tf.Tensor] = ()
+    ) -> tuple[Any, Record]:
+        """Activations [b, ...] to activations, or the data set's inputs to the scaled loss.
+
+        Args:
+            x: what comes in.
+            micro_batch: what every part is told.
+            weights: values to take in the place of the part's trainable variables, as where
+                these are far away and read once for many micro-batches.
+        """
         if self.recompute:
             y, values = self.run(x, micro_batch)
             return y, Record(None, x, [], values)
-        return self._record(x, micro_batch)
+        return self._record(x, micro_batch, weights)
 
     def backward(
         self, record: Record, micro_batch: MicroBatch, gradient: Any = None
@@ -91,7 +102,7 @@ class Differentiation:
         assert record.tape is not None
         gradients = record.tape.gradient(
             record.y,
-            [inputs, self.part.trainable],
+            [inputs, record.weights or self.part.trainable],
             output_gradients=gradient,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
@@ -130,11 +141,13 @@ class Differentiation:
                 held[device] = held.get(device, 0) + _bytes(tensor)
         return held
 
-    def _record(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, Record]:
-        with tf.GradientTape() as tape:
-            tape.watch(_differentiable(x))
+    def _record(
+        self, x: Any, micro_batch: MicroBatch, weights: Sequence[tf.Tensor] = ()
+    ) -> tuple[Any, Record]:
+        with tf.GradientTape() as tape, blocks.reading(self.part.blocks, weights):
+            tape.watch([*_differentiable(x), *weights])
             y, values = self.run(x, micro_batch)
-        return y, Record(tape, x, _differentiable(y), values)
+        return y, Record(tape, x, _differentiable(y), values, weights)
 
     def _run(self, x: Any, micro_batch: MicroBatch) -> tuple[Any, list[tf.Tensor]]:
         e, part = self.experiment, self.part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,7 @@ class Feed(Iterator[Batch]):
     Args:
         batches: of this process, in order.
         micro_batches: this process's places in a step.
-        first: the step that the first of them belongs to.
+        order: the steps that they make, one after the other.
         log: where each one's examples are written, if anywhere.
 
     Attributes:
@@ -28,11 +28,12 @@ class Feed(Iterator[Batch]):
     """
 
     def __init__(
-        self, batches: Iterable[Batch], micro_batches: range, first: int, log: Path | None = None
-    ) -> None:
+        self, batches: Iterable[Batch], micro_batches: range, order: Sequence[int],
+        log: Path | None = None,
+    ) -> None:  # fmt: skip
         self.batches, self.micro_batches = iter(batches), micro_batches
         self.ids: dict[int, tf.Tensor] = {}
-        self._count, self._first = 0, first
+        self._count, self._order = 0, order
         self._session = time.time_ns()
         self._log: IO[str] | None = None
         if log:
@@ -48,7 +49,7 @@ class Feed(Iterator[Batch]):
         place, self._count = self.micro_batches[nth], self._count + 1
         self.ids[place] = batch[2]
         if self._log:
-            line = {"step": self._first + ahead + 1, "micro_batch": place}
+            line = {"step": self._order[ahead] + 1, "micro_batch": place}
             line |= {"examples": batch[2].numpy().tolist(), "session": self._session}
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()

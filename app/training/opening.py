@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import tensorflow as tf
 
 from app import config, validation
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
-from app.parallel import replicas, topology
-from app.parallel.placement import Placement, connect, local_devices
+from app.parallel import parameter_server, replicas, topology
+from app.parallel.parameter_server import Greedy
+from app.parallel.placement import Placement, connect, here, local_devices
 from app.parallel.topology import Topology
 from app.recovery import heartbeat
 from app.reporting import chatter
-from app.training import stages
+from app.training import exchange, stages
+from app.training.local import LocalStep
 from app.training.pipelined import PipelinedStep
+from app.training.served import ServedStep
 from app.training.state import State
 from app.training.step import Step
 from input import InputError, packages
@@ -28,6 +32,7 @@ from input.batches import DataSet
 from models import ModelError
 
 Result = TypeVar("Result")
+AnyStep: TypeAlias = Step | PipelinedStep | LocalStep | ServedStep
 
 
 def join(layout: Layout) -> tuple[Topology, Layout]:
@@ -43,6 +48,8 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         # What graph rewriting fuses depends on where a graph is cut.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     agree_on("layout", config.as_dict(layout))
+    if layout.workers:
+        together(parameter_server.connected)
     together(lambda: devices_of(layout, where))  # what is made before servers are known is lost
     with chatter.kept():  # XLA announces itself, once a process
         tf.function(lambda: tf.constant(0), jit_compile=True)()
@@ -106,12 +113,14 @@ class Opened(NamedTuple):
 
     Attributes:
         total: steps of the whole run.
+        mirror: a state of this process's own to evaluate with, where the other is on servers.
     """
 
     experiment: Experiment
     data: DataSet
     state: State
     total: int
+    mirror: State | None = None
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on every rank, before a step joins their sums."""
@@ -135,12 +144,16 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     data = open_data(experiment, data_dir)
     together(lambda: validation.validate_size(experiment, data.num_train))
     source = together(lambda: pretrained(experiment, data_dir))
+    total = experiment.total_steps(data.num_train)
+    if layout.workers:
+        state, mirror = together(lambda: served(experiment, layout, data, source))
+        return Opened(experiment, data, state, total, mirror)
     placement = placed(experiment, layout, where, data)
     heartbeat.beat("building")
     state = together(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
     )
-    return Opened(experiment, data, state, experiment.total_steps(data.num_train))
+    return Opened(experiment, data, state, total)
 
 
 def data_facts(data: DataSet) -> dict[str, Any]:
@@ -200,23 +213,68 @@ def pretrained(experiment: Experiment, data_dir: str) -> Path | None:
     return packages.pretrained(name, data_dir) if name else None
 
 
+def served(
+    experiment: Experiment, layout: Layout, data: DataSet, source: Path | None
+) -> tuple[State, State]:
+    """The state on parameter servers, and one like it in this process.
+
+    Raises:
+        UsageError: a server would hold nothing.
+    """
+    heartbeat.beat("building")
+    greedy = Greedy(layout.parameter_servers)
+    placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
+    state = State(experiment, data.input_spec, data.num_classes, placement, source)
+    if greedy.count < layout.parameter_servers:
+        raise UsageError(
+            f"{layout.parameter_servers} parameter servers need as many variables, but the model "
+            f"has {greedy.count}: start at most {greedy.count} servers."
+        )
+    with tf.device(here()):
+        return state, State(experiment, data.input_spec, data.num_classes)
+
+
 def training_batches(
-    experiment: Experiment, data: DataSet, where: Topology, first: int, last: int
+    experiment: Experiment, data: DataSet, where: Topology, order: Sequence[int]
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """A process's micro-batches of steps [first, last)."""
+    """A process's micro-batches of these steps."""
     total = experiment.num_micro_batches
     mine = where.micro_batches(total)
+    for run in runs(order):
 
-    def number(k: Any) -> Any:
-        return (first + k // len(mine)) * total + mine.start + k % len(mine)
+        def number(k: Any, first: int = run.start) -> Any:
+            return (first + k // len(mine)) * total + mine.start + k % len(mine)
 
-    count = (last - first) * len(mine)
-    return iter(data.train(experiment.seed, experiment.micro_batch, number, count))
+        yield from data.train(experiment.seed, experiment.micro_batch, number, len(run) * len(mine))
+
+
+def runs(order: Sequence[int]) -> Iterator[range]:
+    """Ascending numbers as runs without a gap."""
+    if isinstance(order, range):
+        yield order
+        return
+    for _, run in itertools.groupby(enumerate(order), lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in run]
+        yield range(numbers[0], numbers[-1] + 1)
 
 
 def make_step(
-    experiment: Experiment, layout: Layout, state: State, micro_batches: range
-) -> Step | PipelinedStep:
-    """The step that runs this layout; `micro_batches` are this process's places."""
+    experiment: Experiment, layout: Layout, state: State, micro_batches: range, order: Sequence[int]
+) -> AnyStep:
+    """The step that runs this layout.
+
+    Args:
+        experiment: with its update rule.
+        layout: of the job.
+        state: what it moves.
+        micro_batches: this process's places in a step.
+        order: the steps to come.
+    """
+    if layout.workers:
+        coordinator = parameter_server.connected()
+        return ServedStep(experiment, state, coordinator, layout.workers, order)
     kind = PipelinedStep if layout.devices > 1 or layout.exact else Step
-    return kind(experiment, layout, state, micro_batches)
+    step = kind(experiment, layout, state, micro_batches)
+    if not exchange.is_local(experiment.update):
+        return step
+    return LocalStep(experiment, state, step, layout.processes, order[-1] + 1 if order else 0)

@@ -13,6 +13,7 @@ from app import config
 from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.reporting.clock import Clock
+from app.training import exchange
 from app.training.opening import Opened
 
 
@@ -53,9 +54,18 @@ def write(workdir: Path, result: Mapping[str, Any]) -> None:
 def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[str]:
     """What was done to the numbers on purpose; one process has no wire."""
     told = [f"{skips} steps skipped that were not finite"] if skips else []
-    compression = experiment.update.compression
-    if compression != "none" and layout.processes > 1:
-        told.append(f"gradients rounded to {compression} on the wire")
+    u, n = experiment.update, layout.processes
+    if u.compression != "none" and n > 1:
+        how = "rounded to float16" if u.compression == "float16" else f"cut to {u.topk:.2%}"
+        feedback = "" if u.error_feedback else ", with no error feedback"
+        told.append(f"gradients {how} on the wire of {n} processes{feedback}")
+    if u.kind == "adasum" and n > 1:
+        told.append(f"gradients of {n} processes combined by Adasum")
+    if exchange.is_local(u):
+        told.append(f"{n} processes train alone for {u.local_steps} steps between averagings")
+    if u.kind == "parameter_server" and u.staleness != 0:
+        most = "any number of" if u.staleness is None else f"up to {u.staleness}"
+        told.append(f"{layout.workers} workers compute gradients {most} steps ahead of the weights")
     return told
 
 

@@ -18,7 +18,7 @@ from app.config import Experiment, Layout
 from app.parallel import placement, schedule, topology, tree
 from app.parallel.pipeline import Pipeline, Span
 from app.parallel.schedule import Task
-from app.training import update
+from app.training import exchange, update
 from app.training.differentiation import Differentiation, MicroBatch, Record
 from app.training.state import State
 from app.training.sums import InPlace, Tree
@@ -83,6 +83,15 @@ class PipelinedStep:
         update.settle(e, state, metrics["finite"])
         return metrics
 
+    def is_round(self, done: int) -> bool:
+        """Whether all processes hold the same after `done` steps: always."""
+        return True
+
+    @property
+    def bytes_sent(self) -> float:
+        """By this process in a step, for the sums."""
+        return sum(s.bytes_sent for s in self.sums)
+
     def table(self) -> list[dict[str, Any]]:
         """A row a part and device: where it is, what it is, and the bytes it holds there.
 
@@ -134,8 +143,8 @@ class PipelinedStep:
         names = [f"sum{start + k}" for k in range(lengths[index])]
         if layout.exact:
             return Tree(parts[index], names, nodes(self.experiment, layout), layout.processes)
-        compression = self.experiment.update.compression
-        return InPlace(parts[index], names, layout.processes, compression)
+        args = (self.experiment, layout.processes, parts[index], names, len(self.micro_batches))
+        return InPlace(parts[index], exchange.make(*args))
 
 
 class _Work:
@@ -194,7 +203,7 @@ class _Work:
         """
         if placement.horovods(part.part.device) == part.part.device:
             return message
-        with tf.device(placement.HERE):
+        with tf.device(placement.here()):
             return tf.nest.map_structure(tf.identity, message)
 
     def _told(self, task: Task) -> MicroBatch:

@@ -10,6 +10,7 @@ The ranks never change here: where they may, a run is several sessions.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from app.training.feed import Feed
 from app.training.opening import Opened
 from app.training.optimization import learning_rate
 from app.training.pipelined import PipelinedStep
+from app.training.served import ServedStep
 from app.training.state import State
 from app.training.vote import Wishes
 
@@ -101,11 +103,14 @@ class Session:
         about = {"experiment": config.as_dict(self.experiment), "versions": replicas.versions()}
         folder = run.workdir / "checkpoints"
         self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
-        self.evaluator = Evaluator(self.state, opened.data, self.experiment.micro_batch, where)
+        evaluated = opened.mirror or self.state
+        self.evaluator = Evaluator(evaluated, opened.data, self.experiment.micro_batch, where)
         self._saved_at = time.monotonic()
         self.wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
         self.metrics: Metrics = {}
-        self.last = min(opened.total, run.stop_at_step or opened.total)
+        rounds = math.ceil(run.stop_at_step / self.experiment.update.local_steps)
+        stop = rounds * self.experiment.update.local_steps  # where all hold the same
+        self.last = min(opened.total, stop or opened.total)
 
     def train(self, first: int) -> dict[str, Any]:
         """Trains from `first` steps done to the last; returns what result.json holds.
@@ -122,7 +127,8 @@ class Session:
         try:
             for s in range(first, self.last):
                 self.advance(s)
-                self.between(s + 1, vote.wanted(self.wishes))
+                if self.step.is_round(s + 1):
+                    self.between(s + 1, vote.wanted(self.wishes))
             return self.result(max(first, self.last))
         finally:
             self.close()
@@ -130,19 +136,20 @@ class Session:
     def begin(self, first: int) -> None:
         """Makes what steps from `first` on need, and says so."""
         self.first = first
+        missing = self.checkpoints.missing
+        rest = range(first + len(missing), self.last)
+        order = [*missing, *rest] if missing else rest
         mine = self.where.micro_batches(self.experiment.num_micro_batches)
-        self.step = opening.make_step(self.experiment, self.layout, self.state, mine)
+        self.step = opening.make_step(self.experiment, self.layout, self.state, mine, order)
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for line in self.checkpoints.damaged:
             self.report.say(f"warning: {line}; going on from step {first}")
         args = (self.experiment, self.layout, self.opened.data, self.state, first)
         self.report.say(words.run(*args, self.opened.total))
         self._note_begin(first)
-        batches = opening.training_batches(
-            self.experiment, self.opened.data, self.where, first, self.last
-        )
+        batches = opening.training_batches(self.experiment, self.opened.data, self.where, order)
         log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
-        self.feed = Feed(batches, mine, first, log if self.run.log_examples else None)
+        self.feed = Feed(batches, mine, order, log if self.run.log_examples else None)
 
     def compute(self, s: int) -> tuple[dict[str, Any], float]:
         """Step `s`, from data to weights; returns its metrics and its learning rate."""
@@ -158,16 +165,18 @@ class Session:
         values, rate = self.compute(s)
         self.clock.stop()
         heartbeat.beat("between", done)
-        self.judge(values, done)
+        if self.step.is_round(done):
+            self.judge(values, done)
         self.report.advance(float(values["loss"]))
         is_last = done == self.last
         if is_last or s == self.first or done % self.run.log_every == 0:
-            numbers = {n: float(values[n]) for n in ("loss", "accuracy", "gradient_norm")}
+            told = ("loss", "accuracy", "gradient_norm", "staleness")
+            numbers = {n: float(values[n]) for n in told if n in values}
             epoch = done * e.global_batch / self.opened.data.num_train
             speed = e.global_batch / self.clock.recent()
             self.report.step(
-                {"step": done, "epoch": epoch, **numbers, "learning_rate": rate,
-                 "examples_per_second": speed}, is_last,
+                {"step": done, "epoch": epoch, "seconds": sum(self.clock.steps), **numbers,
+                 "learning_rate": rate, "examples_per_second": speed}, is_last,
             )  # fmt: skip
 
     def judge(self, values: Mapping[str, Any], done: int) -> None:
@@ -199,25 +208,30 @@ class Session:
         raise NumbersError(f"{told}. {way.capitalize()}.").on_every_rank(self.where.is_chief)
 
     def between(self, done: int, wishes: set[str]) -> None:
-        """What follows a step: looking, saving, stopping."""
+        """What follows a step, or a round: looking, saving, stopping."""
         run, is_last, self.metrics = self.run, done == self.last, {}
+        before = done - self.experiment.update.local_steps  # the round before ended there
+
+        def is_due(every: int) -> bool:
+            return bool(every) and done // every > before // every
+
         is_asked = "stop" in wishes
-        if not is_asked and (is_last or _is_due(done, run.evaluate_every)):
+        if not is_asked and (is_last or is_due(run.evaluate_every)):
             metrics = self.evaluate()
             is_asked = metrics is None
             if metrics:
                 self.metrics = metrics
                 self.report.evaluation(done, metrics)
-        is_saved = is_last or is_asked or "save" in wishes or _is_due(done, run.checkpoint_every)
+        is_saved = is_last or is_asked or "save" in wishes or is_due(run.checkpoint_every)
         repaired = None
-        if is_saved or _is_due(done, run.compare_every):
+        if is_saved or is_due(run.compare_every):
             repaired = divergence.check(self.state, self.where, done, run.repair)
             if repaired:
                 self.report.say(f"warning: {repaired}")
         if is_saved:
             self.save(done, is_awaited=is_last or is_asked)
         has_changed = "change" in wishes and not is_last
-        if self.commit and (has_changed or repaired or _is_due(done, run.commit_every)):
+        if self.commit and (has_changed or repaired or is_due(run.commit_every)):
             self.commit(done)
         if has_changed and not is_asked:
             raise MembershipChangedError
@@ -231,7 +245,9 @@ class Session:
         """Begins a checkpoint; waits for the last one, which must succeed."""
         heartbeat.beat("saving")
         self._saved_at = time.monotonic()
-        error = self.checkpoints.save(done, self.metrics.get(self.evaluator.split, {}))
+        metrics = self.metrics.get(self.evaluator.split, {})
+        missing = self.step.ledger.missing() if isinstance(self.step, ServedStep) else ()
+        error = self.checkpoints.save(done, metrics, missing)
         if is_awaited:
             opening.together(lambda: _must(self.checkpoints.wait()))
         elif error:
@@ -241,7 +257,9 @@ class Session:
 
     def evaluate(self) -> Metrics | None:
         """Metrics of the weights and, if they are kept, of their moving averages."""
-        return evaluate_weights(self.evaluator, self.state)
+        if self.opened.mirror:
+            self.opened.mirror.assign(self.state.snapshot())
+        return evaluate_weights(self.evaluator, self.opened.mirror or self.state)
 
     def result(self, done: int) -> dict[str, Any]:
         """The run as it stands, which rank 0 writes."""
@@ -253,6 +271,9 @@ class Session:
         heartbeat.beat("reporting")
         baseline = self.opened.data.baseline() if self.where.is_chief else None
         found = {"metrics": metrics, "stages": table, "baseline": baseline}
+        found |= {"bytes_sent_per_step": self.step.bytes_sent}
+        if isinstance(self.step, ServedStep):
+            found |= self.step.account()
         result = outcome.compose(self.opened, self.layout, self.clock, done, found)
         result["workdir"] = str(self.run.workdir)
         if self.where.is_chief:
@@ -262,6 +283,8 @@ class Session:
 
     def close(self) -> None:
         """Leaves nothing running."""
+        if isinstance(self.step, ServedStep):
+            self.step.close()
         self.checkpoints.wait()
         self.feed.close()
         self.report.close()
@@ -295,10 +318,6 @@ def evaluate_weights(evaluator: Evaluator, state: State) -> Metrics | None:
             found[f"{evaluator.split}_average"] = evaluator()
     metrics = {split: values for split, values in found.items() if values}
     return metrics if len(metrics) == len(found) else None
-
-
-def _is_due(done: int, every: int) -> bool:
-    return bool(every) and done % every == 0
 
 
 def _must(error: Exception | None) -> None:

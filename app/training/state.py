@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Experiment
-from app.parallel.placement import HERE, Placement
+from app.parallel.placement import Placement, here
 from app.parallel.sharded import Sharded, Weight
 from app.training.building import Built, build
 from app.training.optimization import SLOTS
@@ -37,12 +37,12 @@ class Part:
         statistics: weights that follow the mean over the micro-batches, and their momentum.
         slots: for each slot of the optimizer, a variable a trainable one.
         averages: of all variables, in their order; none without `ema_decay`.
+        outer: of the optimizer between rounds (`local.py`), a variable a trainable one, or none.
         names: of the weight that each trainable variable is, or is a shard of.
     """
 
-    def __init__(
-        self, built: Built, run: range, device: str, optimizer: str, has_average: bool
-    ) -> None:
+    def __init__(self, built: Built, run: range, device: str, experiment: Experiment) -> None:
+        o, rule = experiment.optimization, experiment.update
         self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
         self._axes = built.axes
         trainable = [v for block in self.blocks for v in block.trainable_variables]
@@ -56,10 +56,12 @@ class Part:
         self.names = [shares.name(v) for v in trainable]
         self._all_names = [shares.name(v) for v in variables]
         self.slots = [
-            [_beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
-            for _ in SLOTS[optimizer]
+            [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
+            for _ in SLOTS[o.optimizer]
         ]
-        self.averages = [_beside(v, v.read_value()) for v in self.variables if has_average]
+        self.averages = [beside(v, v.read_value()) for v in self.variables if o.ema_decay]
+        has_outer = rule.outer_momentum > 0 or rule.outer_rate != 1
+        self.outer = [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable if has_outer]
 
     @property
     def weights(self) -> dict[str, Weight]:
@@ -72,7 +74,8 @@ class Part:
         if self.averages:
             averages = self._joined(self._all_names, self.averages)
             named |= {f"average/{n}": v for n, v in averages.items()}
-        for slot, variables in zip(slots, self.slots, strict=True):
+        extra = {"outer_momentum": self.outer} if self.outer else {}
+        for slot, variables in [*zip(slots, self.slots, strict=True), *extra.items()]:
             joined = self._joined(self.names, variables)
             named |= {f"{slot}/{n}": v for n, v in joined.items()}
         return named
@@ -111,8 +114,7 @@ class State:
         o = experiment.optimization
         self.optimizer, self.has_average = o.optimizer, o.ema_decay > 0
         self.parts = [
-            Part(built, run, devices[0], o.optimizer, self.has_average)
-            for run, devices in self.placement.runs()
+            Part(built, run, devices[0], experiment) for run, devices in self.placement.runs()
         ]
         initial = 2.0**15 if experiment.precision == "float16" else 1.0
         self.loss_scale = tf.Variable(initial, trainable=False)
@@ -154,7 +156,7 @@ class State:
         Nothing is copied: TensorFlow gives a variable new memory when it changes while a tensor
         that was read of it is still held.
         """
-        with tf.device(HERE):
+        with tf.device(here()):
             return {name: tf.identity(v.read_value()) for name, v in self.named().items()}
 
     def assign(self, snapshot: Mapping[str, tf.Tensor]) -> None:
@@ -196,6 +198,7 @@ def weights_of(snapshot: Snapshot) -> Snapshot:
     return {n.removeprefix(prefix): v for n, v in snapshot.items() if n.startswith(prefix)}
 
 
-def _beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
+def beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
+    """A variable of the same type on the same device."""
     with tf.device(variable.device):
         return tf.Variable(values, trainable=False, dtype=variable.dtype)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.training import update
+from app.training import exchange, update
 from app.training.differentiation import Differentiation, MicroBatch, Values
 from app.training.state import State
 from app.training.sums import InPlace
@@ -42,8 +42,17 @@ class Step:
         self.model = Differentiation(experiment, state, 0)
         count = len(self.part.trainable) + len(self.part.statistics) + 1
         names = [f"sum{i}" for i in range(count)]
-        compression, is_adding = experiment.update.compression, len(micro_batches) > 1
-        self.sums = InPlace(self.part, names, layout.processes, compression, is_adding)
+        args = (experiment, layout.processes, self.part, names, len(micro_batches))
+        self.sums = InPlace(self.part, exchange.make(*args), len(micro_batches) > 1)
+
+    @property
+    def bytes_sent(self) -> float:
+        """By this process in a step, for the sums."""
+        return self.sums.bytes_sent
+
+    def is_round(self, done: int) -> bool:
+        """Whether all processes hold the same after `done` steps: always."""
+        return True
 
     def __call__(
         self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float

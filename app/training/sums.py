@@ -1,6 +1,6 @@
 """Sums over the step's micro-batches, for one part of the model.
 
-`InPlace` adds to accumulators as the micro-batches come, and all-reduces. `Tree` adds along
+`InPlace` adds to accumulators as the micro-batches come, and exchanges. `Tree` adds along
 the fixed tree of `parallel/tree.py`, inside and between processes, so that the sum has the
 same bits on any number of them.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.parallel import placement, replicas, tree
-from app.parallel.replicas import Compression
+from app.training.exchange import AllReduce, nbytes
 from app.training.state import Part
 
 Values = list[Any]  # tensors; a gradient of an embedding table may be tf.IndexedSlices
@@ -23,29 +23,16 @@ class InPlace:
 
     Args:
         part: whose sums.
-        names: of each value on the wire, the same on every process.
-        processes: of the job; 1 sums nothing between processes.
-        compression: of gradients on the wire.
+        exchange: with the other processes.
         is_adding: make accumulators; a single micro-batch needs none.
     """
 
-    def __init__(
-        self,
-        part: Part,
-        names: list[str],
-        processes: int,
-        compression: Compression = "none",
-        is_adding: bool = True,
-    ) -> None:
-        self.names, self.processes = names, processes
-        count = len(part.trainable)
-        self.compressions = [compression if i < count else "none" for i in range(len(names))]
+    def __init__(self, part: Part, exchange: AllReduce, is_adding: bool = True) -> None:
+        self.exchange = exchange
         shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
-        shapes += [tf.TensorShape([2])] * (len(names) - len(shapes))
-        beside = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
-        self.devices = beside + [part.device] * (len(names) - len(beside))
+        shapes += [tf.TensorShape([2])] * (len(exchange.names) - len(shapes))
         self.variables = []
-        for shape, device in zip(shapes, self.devices, strict=True):
+        for shape, device in zip(shapes, exchange.devices, strict=True):
             if is_adding:
                 with tf.device(device):
                     self.variables.append(tf.Variable(tf.zeros(shape), trainable=False))
@@ -69,20 +56,17 @@ class InPlace:
 
     @tf.function
     def reduce(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The sums over all processes."""
-        if self.processes == 1:
-            return sums
-        reduced = []
-        for value, name, compression, device in zip(
-            sums, self.names, self.compressions, self.devices, strict=True
-        ):
-            with tf.device(placement.horovods(device)):
-                reduced.append(replicas.all_reduce(value, name, compression))
-        return reduced
+        """The sums over all processes, as the update rule has it."""
+        return self.exchange(sums)
 
     def total(self) -> list[tf.Tensor]:
         """The sums over the step."""
         return self.reduce(self.take())
+
+    @property
+    def bytes_sent(self) -> float:
+        """By this process in a step."""
+        return self.exchange.bytes_sent
 
 
 class Tree:
@@ -100,6 +84,7 @@ class Tree:
     ) -> None:
         self.names, self.nodes, self.processes = names, nodes, processes
         self.device = part.device
+        self.bytes_sent = 0.0  # by this process in a step, as `exchange` counts
         self._subtrees: list[tuple[tree.Node, list[tf.Tensor]]] = []
 
     def add(self, place: int, values: Values) -> None:
@@ -123,9 +108,11 @@ class Tree:
     @tf.function
     def _total(self, subtrees: list[list[tf.Tensor]]) -> list[tf.Tensor]:
         sums = []
+        self.bytes_sent = 0.0
         for name, values in zip(self.names, zip(*subtrees, strict=True), strict=True):
             each = tf.stack(values)
             if self.processes > 1:
+                self.bytes_sent += (self.processes - 1) * nbytes(each)
                 each = replicas.all_gather(each, name)
             each = tf.unstack(each, num=len(self.nodes))
             sums.append(tree.total(self.nodes, each, tf.add))

@@ -1,0 +1,105 @@
+"""The chief's side of a parameter-server job: reach all tasks, put variables on the servers.
+
+TensorFlow's `ParameterServerStrategy` knows the processes, its `ClusterCoordinator` gives work to
+whichever worker is free, and gives it again when a worker is lost with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from app.errors import UsageError
+from app.parallel import cluster
+from app.parallel.cluster import Cluster
+from app.parallel.placement import Placement
+from app.reporting import chatter
+
+REACH_SECONDS = 15.0  # for all tasks to take a connection: they may start when the chief does
+Coordinator = Any  # tf.distribute.coordinator.ClusterCoordinator
+
+
+class Greedy:
+    """Puts each variable on the server that holds the fewest bytes (TensorFlow's own rule).
+
+    Attributes:
+        held: bytes of each server.
+        count: variables.
+    """
+
+    def __init__(self, servers: int) -> None:
+        self.held, self.count = [0] * servers, 0
+
+    def placement(self, num_blocks: int) -> Placement:
+        """All blocks, their variables on the servers."""
+        scope = functools.partial(tf.variable_creator_scope, self.create)
+        return Placement(((server(0),),), (num_blocks,), scope)
+
+    def create(self, make: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
+        """A variable, as tf.variable_creator_scope has it."""
+        value = arguments.pop("initial_value")
+        value = tf.convert_to_tensor(value() if callable(value) else value, arguments["dtype"])
+        emptiest = self.held.index(min(self.held))
+        self.held[emptiest] += value.shape.num_elements() * value.dtype.size
+        self.count += 1
+        with tf.device(server(emptiest)):
+            return make(initial_value=value, **arguments)
+
+
+def server(index: int) -> str:
+    """The device that holds weights."""
+    return f"/job:ps/replica:0/task:{index}/device:CPU:0"
+
+
+@functools.cache  # once a process
+def connected() -> Coordinator:
+    """The coordinator of the cluster that the environment describes, whose chief this is.
+
+    Raises:
+        UsageError: a task that takes no connection.
+    """
+    found = cluster.given()
+    assert found is not None
+    return connect(found)
+
+
+def connect(described: Cluster) -> Coordinator:
+    """Connects this process, the chief, to all tasks; before TensorFlow makes anything.
+
+    Raises:
+        UsageError: a task that takes no connection.
+    """
+    end = time.monotonic() + REACH_SECONDS
+    for job in ("ps", "worker"):
+        for index, address in enumerate(described.tasks[job]):
+            _reach(address, f"{job} {index}", end)
+    others = {job: list(addresses) for job, addresses in described.tasks.items()}
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(others), rpc_layer="grpc", task_type="chief", task_id=0
+    )
+    logging.getLogger("tensorflow").setLevel(logging.CRITICAL)  # it tells every worker that is lost
+    with chatter.kept():
+        strategy = tf.distribute.ParameterServerStrategy(resolver)
+        return tf.distribute.coordinator.ClusterCoordinator(strategy)
+
+
+def _reach(address: str, name: str, end: float) -> None:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=2).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UsageError(
+                    f"{name} does not answer at {address} ({error.strerror or error}) after "
+                    f"{REACH_SECONDS:.0f} s: start it there with the same command and its own "
+                    "TF_CONFIG, or mend the address."
+                ) from None
+            time.sleep(0.2)

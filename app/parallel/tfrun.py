@@ -1,0 +1,117 @@
+"""Starts the processes of a parameter-server job on this machine: `horovodrun`'s counterpart.
+
+    chief     one; the job ends when it does
+    ps        servers; if one is lost, so are its weights: the job ends, to be started again
+    worker    one that dies is started again, and takes up work where it is
+
+    python -m app.parallel.tfrun -np 2 -servers 1 -- <command of each>
+
+All run the same command, told by TF_CONFIG what they are. Only the chief beats and leaves an
+exit code, as it alone knows how the run goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from app.parallel.cluster import Cluster
+from app.parallel.horovodrun import ADDRESSES
+from app.recovery import heartbeat, private, processes
+from app.recovery.job import ENDED, EXIT_FILE, LOST, how
+
+POLL = 0.2  # seconds
+PAUSE = 1.0  # seconds before a worker is started again
+Task = tuple[str, int]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the job; returns 0 if its chief ended well."""
+    parser = argparse.ArgumentParser(prog="tfrun")
+    parser.add_argument("-np", type=int, required=True, help="workers")
+    parser.add_argument("-servers", type=int, required=True)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    processes.die_with_parent()
+    addresses = os.environ.get(ADDRESSES)
+    if addresses:
+        private.bring_up(addresses.split(","))
+    return Tasks(options.np, options.servers, options.command[1:]).run()
+
+
+class Tasks:
+    """The running processes, by task."""
+
+    def __init__(self, workers: int, servers: int, command: Sequence[str]) -> None:
+        self.command = command
+        counts = {"chief": 1, "ps": servers, "worker": workers}
+        ports = iter(free_ports(sum(counts.values())))
+        self.cluster = Cluster(
+            {job: tuple(f"127.0.0.1:{next(ports)}" for _ in range(n)) for job, n in counts.items()}
+        )
+        tasks = [(job, index) for job, count in counts.items() for index in range(count)]
+        self.running = {task: self.start(task) for task in tasks}
+
+    def run(self) -> int:
+        """Watches them to the end, and leaves none."""
+        while True:
+            time.sleep(POLL)
+            for task, process in self.running.items():
+                status = process.poll()
+                if status is None:
+                    continue
+                if task[0] == "worker" and status < 0:  # with an exit code it would come again
+                    self.tell(LOST, task, " and is started again")
+                    time.sleep(PAUSE)
+                    self.running[task] = self.start(task)
+                    continue
+                if task[0] != "chief":
+                    self.tell(ENDED, task)
+                elif status:
+                    code = status if status > 0 else 128 - status
+                    told = f"Process 0 exit with status code {code}."  # as horovodrun says it
+                    print(told, file=sys.stderr, flush=True)
+                self.end()
+                return int(task[0] != "chief" or status != 0)
+
+    def start(self, task: Task) -> subprocess.Popen[bytes]:
+        """A process of the job."""
+        env = {**os.environ, **self.cluster.environment(*task)}
+        if task[0] != "chief":
+            for name in (heartbeat.FOLDER, EXIT_FILE):
+                env.pop(name, None)
+        return subprocess.Popen(self.command, env=env, preexec_fn=processes.die_with_parent)
+
+    def tell(self, prefix: str, task: Task, more: str = "") -> None:
+        """What became of a server or a worker, for whoever watches the job."""
+        process = self.running[task]
+        name = {"ps": "parameter server", "worker": "worker"}[task[0]]
+        line = f"{prefix}{name} {task[1]} (pid {process.pid}) {how(process.returncode)}{more}"
+        print(line, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Kills what is left: servers and workers hold nothing that is not elsewhere."""
+        for process in self.running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        for process in self.running.values():
+            process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody has now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

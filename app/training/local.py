@@ -1,0 +1,106 @@
+"""Local steps: each process trains alone, and every K steps all take the mean.
+
+    rank 0   step step step step |mean| step step step step |mean|
+    rank 1   step step step step |mean| step step step step |mean|
+
+Everything a step changes is averaged, the optimizer's slots too (arXiv:1905.03817), so that
+after a round all processes hold the same state: that is where a run is looked at, saved and
+stopped, and where a process that was lost can begin. Weights count as many times as the process
+has micro-batches.
+
+With an outer optimizer (DiLoCo, arXiv:2311.08105) the round's mean move is a gradient of its own:
+
+    move = weights before the round - mean of the weights after it
+    u    = outer_momentum * u + move
+    w    = weights before - outer_rate * (move + outer_momentum * u)      Nesterov
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from app.config import Experiment
+from app.parallel import placement, replicas
+from app.training.exchange import nbytes
+from app.training.pipelined import PipelinedStep
+from app.training.state import State, beside
+from app.training.step import Step
+
+
+class LocalStep:
+    """Calling it advances this process by one step, and at the end of a round all of them.
+
+    Args:
+        experiment: whose `update.local_steps` make a round.
+        state: the same on every process at the start.
+        alone: the step of this process.
+        processes: of the job.
+        last: the step that ends the run, and so its last round.
+    """
+
+    def __init__(
+        self, experiment: Experiment, state: State, alone: Step | PipelinedStep, processes: int,
+        last: int,
+    ) -> None:  # fmt: skip
+        self.experiment, self.state, self.alone = experiment, state, alone
+        self.processes, self.last = processes, last
+        self.weight = len(alone.micro_batches) / experiment.num_micro_batches
+        outer = [part for part in state.parts if part.outer]
+        # The weights before the round.
+        self.before = [beside(v, v.read_value()) for part in outer for v in part.trainable]
+        self._round: list[np.ndarray] = []  # [loss, accuracy, norm, is not finite] of its steps
+
+    def __call__(
+        self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
+    ) -> dict[str, tf.Tensor]:
+        """Runs step `step`; at a round's end returns the metrics of all, else this process's."""
+        metrics = self.alone(step, batches, rate)
+        names = ("loss", "accuracy", "gradient_norm")
+        finite = bool(metrics["finite"])
+        self._round.append(np.array([*(float(metrics[n]) for n in names), not finite]))
+        if not self.is_round(step + 1):
+            return metrics
+        self._average()
+        # A loss that is not finite would hide in no mean; its count tells it to all.
+        mean = replicas.add_up(np.mean(self._round, 0) * self.weight, "round")
+        self._round = []
+        found = dict(zip(names, map(tf.constant, mean), strict=False))
+        return {**found, "finite": tf.constant(mean[3] == 0), "skipped": tf.constant(False)}
+
+    def is_round(self, done: int) -> bool:
+        """Whether all processes hold the same after `done` steps."""
+        return done % self.experiment.update.local_steps == 0 or done == self.last
+
+    @property
+    def bytes_sent(self) -> float:
+        """By this process, a step of a round."""
+        share = 2 * (self.processes - 1) / self.processes
+        return share * sum(map(nbytes, self._moving())) / self.experiment.update.local_steps
+
+    def _moving(self) -> list[tf.Variable]:
+        """Everything that a step changes, but for counts, which agree."""
+        parts = self.state.parts
+        slots = [v for part in parts for slot in part.slots for v in slot]
+        return [v for part in parts for v in [*part.variables, *part.averages]] + slots
+
+    @tf.function
+    def _average(self) -> None:
+        for i, variable in enumerate(self._moving()):
+            with tf.device(placement.horovods(variable.device)):
+                own = variable.read_value() * self.weight
+                variable.assign(replicas.all_reduce(own, f"mean{i}"))
+        weights = [v for part in self.state.parts for v in part.trainable if part.outer]
+        momenta = [u for part in self.state.parts for u in part.outer]
+        for weight, u, before in zip(weights, momenta, self.before, strict=True):
+            self._move(weight, u, before)
+
+    def _move(self, weight: tf.Variable, u: tf.Variable, before: tf.Variable) -> None:
+        rule = self.experiment.update
+        with tf.device(weight.device):
+            move = before - weight
+            u.assign(rule.outer_momentum * u + move)
+            weight.assign(before - rule.outer_rate * (move + rule.outer_momentum * u))
+            before.assign(weight)
