@@ -10,6 +10,7 @@ verify     train a few steps on many layouts, and compare each with the serial r
 overhead   what watching, comparing and saving cost, when nothing breaks
 trace      a picture of when each stage ran which micro-batch
 stage-server   lend this machine's devices to stages of a pipeline elsewhere
+compare    train under several update rules, side by side in one report
 chaos      train while faults strike, and compare with a run left alone
 launch COMMAND [flags]   one of train to trace on NP processes, watched over
 """
@@ -165,6 +166,20 @@ def chaos_command() -> int:
     return chaos.main(command, folder, plan)
 
 
+def compare_command() -> int:
+    """Trains under several update rules; see app/compare.py."""
+    np = launch.processes()
+    experiment, given, found = command_line.to_compare(np)
+    import_tensorflow()
+    from app import compare
+
+    data = experiment.data.open(command_line.data_dir())
+    conditions = compare.Conditions(np, FLAGS.slowdown, FLAGS.link_mbit, FLAGS.price, FLAGS.target)
+    folder = Path(FLAGS.workdir or workdir.default(f"compare_{command_line.reference()}"))
+    steps = experiment.total_steps(data.num_train)
+    return compare.main(given, found, conditions, steps, folder)
+
+
 def stage_server_command() -> None:
     """Serves; see app/stage_server.py."""
     if not FLAGS.port:
@@ -186,6 +201,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "trace": trace_command,
     "overhead": overhead_command,
     "stage-server": stage_server_command,
+    "compare": compare_command,
     "chaos": chaos_command,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from app import chaos, config, errors, experiments, validation, workdir
-from app.config import Experiment, Layout
+from app import chaos, config, errors, experiments, rules, validation, workdir
+from app.config import Experiment, Layout, Update
 from app.parallel import cluster
 from app.settings import override
 
@@ -81,6 +82,12 @@ _define_seconds("between_seconds", 30, "Mean time from fault to fault.")
 flags.DEFINE_list("kinds", ["kill"], f"Faults: {', '.join(chaos.KINDS)}, hosts (with --elastic).")
 flags.DEFINE_integer("chaos_seed", 0, "Of the moments, kinds and victims.")
 
+flags.DEFINE_list("updates", ["sync", "async", "bounded:4", "local:8"], "Rules: see app/rules.py.")
+flags.DEFINE_float("slowdown", 1, "Of the last worker, as a straggler.", lower_bound=1)
+flags.DEFINE_float("link_mbit", 0, "Rate of the link that all processes share; 0: as it is.")
+flags.DEFINE_float("price", 0, "Of a device-hour.", lower_bound=0)
+flags.DEFINE_float("target", 0, "Accuracy whose time is looked for.", lower_bound=0, upper_bound=1)
+
 # Flags that only some commands read.
 OF_TRAINING = (
     "elastic", "host_discovery_script", "commit_every", "checkpoint_every", "checkpoint_seconds",
@@ -90,7 +97,9 @@ OF_TRAINING = (
 OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
 READERS: dict[str, tuple[str, ...]] = {flag: ("train", "chaos") for flag in OF_TRAINING}
 READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
-READERS |= {"parameter_servers": ("train",)}
+READERS |= {"parameter_servers": ("train", "compare")}
+OF_COMPARE = ("updates", "slowdown", "link_mbit", "price", "target")
+READERS |= {flag: ("compare",) for flag in OF_COMPARE}
 
 
 def parse(name: str, arguments: Sequence[str]) -> None:
@@ -316,8 +325,36 @@ def to_chaos(processes: int) -> list[str]:
             "--elastic)."
         )
     synchronous(processes, "chaos")
+    return _passed_on(OF_CHAOS)
+
+
+def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]:
+    """The experiment, the flags of all runs, and the rules to compare.
+
+    Raises:
+        UsageError: what cannot be under one of them.
+    """
+    experiment, found = chosen(), rules.parse(FLAGS.updates)
+    if experiment.update != Update():
+        raise errors.UsageError("compare sets update.* itself: leave it out, and give --updates.")
+    for name in ("link_mbit", "slowdown", "price"):
+        if not 0 <= getattr(FLAGS, name) < math.inf:
+            raise errors.UsageError(f"--{name} must be finite and not negative.")
+    if FLAGS.slowdown > 1 and processes == 1:
+        raise errors.UsageError("--slowdown slows one of several workers: set NP=2 or more.")
+    for rule in found:
+        varied = override(experiment, rule.settings)
+        layout = described(processes, False)
+        if varied.update.kind == "parameter_server":
+            layout = dataclasses.replace(layout, processes=1, workers=processes)
+        validation.validate(varied, layout)
+    return experiment, _passed_on(OF_COMPARE), found
+
+
+def _passed_on(own: Sequence[str]) -> list[str]:
+    """The flags that were given, but for a command's own, for the training that it starts."""
     given = [flag for flag in FLAGS.get_flags_for_module("app.command_line") if flag.present]
-    lines = [flag.serialize() for flag in given if flag.name not in (*OF_CHAOS, "workdir")]
+    lines = [flag.serialize() for flag in given if flag.name not in (*own, "workdir")]
     return [line for text in lines for line in text.split("\n")]
 
 

@@ -108,7 +108,7 @@ def served(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
             "TensorFlow's servers listen on every interface and obey whoever reaches them: give "
             "--trusted_network if only you can reach this machine's ports."
         )
-    variables["SCALEPROOF_ADDRESSES"] = "127.0.0.1"
+    variables[private.ADDRESSES] = "127.0.0.1"
     return [*private.INSIDE, *launcher]
 
 
@@ -119,7 +119,7 @@ def _on_this_machine(np: int, variables: dict[str, str]) -> list[str]:
     names = [f"127.0.0.{i + 1}" for i in range(most)] if is_private else ["localhost", "127.0.0.1"]
     variables["SCALEPROOF_LOOPBACK"] = "1"
     if is_private:
-        variables["SCALEPROOF_ADDRESSES"] = ",".join(names if FLAGS.elastic else names[:1])
+        variables[private.ADDRESSES] = ",".join(names if FLAGS.elastic else names[:1])
     elif not FLAGS.trusted_network:
         print(
             "warning: this kernel allows no private network (unshare --map-root-user --net): "

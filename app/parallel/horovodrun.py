@@ -24,7 +24,6 @@ from horovod.runner.util import network
 
 from app.recovery import private, processes
 
-ADDRESSES = "SCALEPROOF_ADDRESSES"  # of a private network, 127.0.0.1 first
 LOOPBACK = "SCALEPROOF_LOOPBACK"  # set: no other machine takes part
 NEEDED = re.compile(r"(HOROVOD|NCCL|TF|XLA|KERAS|CUDA|OMP|GLIBC|SCALEPROOF|PYTHON)_?[A-Z0-9_]*$")
 SEARCHED = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
@@ -50,9 +49,7 @@ def listen_on_loopback() -> None:
 def main(arguments: list[str]) -> int:
     """Runs the job; returns 1 if a process of it failed (the ranks say why)."""
     processes.die_with_parent()
-    addresses = os.environ.get(ADDRESSES)
-    if addresses:
-        private.bring_up(addresses.split(","))
+    private.enter()
     is_local = bool(os.environ.get(LOOPBACK))
     if is_local:
         listen_on_loopback()

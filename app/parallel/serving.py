@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from app import straggler
 from app.errors import UsageError
 from app.parallel.cluster import Cluster
 from app.recovery import private
@@ -57,6 +58,8 @@ def join(task: Cluster, is_trusted: bool) -> None:
     must_be_safe(int(port), is_trusted, {"ps": "parameter server"}.get(task.job, task.job))
     beside = sum(address.startswith(f"{host}:") for address in task.tasks["worker"])
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, beside))
+    if task.job == "worker":
+        straggler.start(task.index)
     server = serve(task.tasks, task.job, task.index, threads, 1, exact=False)
     with chatter.kept():  # it tells of every connection
         server.join()

@@ -22,7 +22,6 @@ import time
 from collections.abc import Sequence
 
 from app.parallel.cluster import Cluster
-from app.parallel.horovodrun import ADDRESSES
 from app.recovery import heartbeat, private, processes
 from app.recovery.job import ENDED, EXIT_FILE, LOST, how
 
@@ -39,9 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     processes.die_with_parent()
-    addresses = os.environ.get(ADDRESSES)
-    if addresses:
-        private.bring_up(addresses.split(","))
+    private.enter()
     return Tasks(options.np, options.servers, options.command[1:]).run()
 
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from app import config
+from app import config, straggler
 from app.config import Experiment, Layout
 from app.errors import MembershipChangedError, NumbersError, PreemptedError
 from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.recovery import heartbeat, preemption
+from app.recovery import heartbeat, preemption, private
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
@@ -136,6 +136,7 @@ class Session:
     def begin(self, first: int) -> None:
         """Makes what steps from `first` on need, and says so."""
         self.first = first
+        self._sent = private.traffic()
         missing = self.checkpoints.missing
         rest = range(first + len(missing), self.last)
         order = [*missing, *rest] if missing else rest
@@ -168,6 +169,8 @@ class Session:
         if self.step.is_round(done):
             self.judge(values, done)
         self.report.advance(float(values["loss"]))
+        if s == self.first and not self.layout.workers:
+            straggler.start(self.where.rank)  # what it compiles is done
         is_last = done == self.last
         if is_last or s == self.first or done % self.run.log_every == 0:
             told = ("loss", "accuracy", "gradient_norm", "staleness")
@@ -271,7 +274,8 @@ class Session:
         heartbeat.beat("reporting")
         baseline = self.opened.data.baseline() if self.where.is_chief else None
         found = {"metrics": metrics, "stages": table, "baseline": baseline}
-        found |= {"bytes_sent_per_step": self.step.bytes_sent}
+        sent = private.traffic() - self._sent
+        found |= {"bytes_sent_per_step": self.step.bytes_sent, "network_bytes": sent or None}
         if isinstance(self.step, ServedStep):
             found |= self.step.account()
         result = outcome.compose(self.opened, self.layout, self.clock, done, found)

@@ -1,0 +1,118 @@
+"""`compare`: one experiment under several update rules, on the same data and seed, in one report.
+
+    sync        ................ result.json, metrics.jsonl  \
+    async       ............                                  > compare.html, compare.png, .svg
+    bounded:4   .............                                /
+
+The runs follow each other, each alone on the machine. One that is done is not run again: the same
+command with --workdir goes on, or adds a rule.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import straggler
+from app.errors import DONE, UsageError
+from app.recovery import private, processes
+from app.reporting import comparison
+from app.rules import Rule
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all rules run under.
+
+    Attributes:
+        workers: processes that compute.
+        slowdown: of the last of them; 1: none.
+        mbit: of the link that all share; 0: as it is.
+        price: of a worker's device, an hour; 0: not asked.
+        target: the accuracy whose time is looked for; 0: a point below the synchronous one.
+        evaluations: of each run, at equal distances.
+    """
+
+    workers: int
+    slowdown: float = 1.0
+    mbit: float = 0.0
+    price: float = 0.0
+    target: float = 0.0
+    evaluations: int = 10
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes it so."""
+        found = {"NP": str(self.workers)}
+        if self.slowdown > 1:
+            found[straggler.VARIABLE] = f"{self.workers - 1}:{self.slowdown}"
+        if self.mbit:
+            found[private.LINK] = str(self.mbit)
+        return found
+
+
+def main(
+    flags: Sequence[str], rules: Sequence[Rule], conditions: Conditions, steps: int, folder: Path
+) -> int:
+    """Trains under each rule, and writes the report; returns the exit code of the first failure.
+
+    Args:
+        flags: of all runs.
+        rules: to compare.
+        conditions: of all runs.
+        steps: of a run.
+        folder: below which each run has its workdir.
+    """
+    if conditions.mbit:
+        must_shape(conditions.mbit)
+    folder.mkdir(parents=True, exist_ok=True)
+    every = max(1, steps // conditions.evaluations)
+    for rule in rules:
+        begin = time.monotonic()
+        place = folder / comparison.place(rule)
+        if not (place / "result.json").exists():
+            code = train(flags, rule, conditions, every, place)
+            if code != DONE:
+                log = place.with_suffix(".log")
+                print(f"{rule.name}: failed with exit code {code}; {log} says why.", flush=True)
+                return code
+        told = comparison.line(comparison.read(rule, folder))
+        print(f"{rule.name:12} {told} ({time.monotonic() - begin:.0f} s)", flush=True)
+    runs = [comparison.read(rule, folder) for rule in rules]
+    comparison.write(runs, conditions, folder)
+    print(f"report: {folder / 'compare.html'}, {folder / 'compare.png'}, .svg")
+    return DONE
+
+
+def train(flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, place: Path) -> int:
+    """One run, its output beside its workdir."""
+    settings = [f"--set={setting}" for setting in rule.settings]
+    command = [sys.executable, "-m", "app", "launch", "train", *flags, *settings]
+    command += [f"--workdir={place}", f"--evaluate_every={every}", "--log_every=1"]
+    with place.with_suffix(".log").open("w") as log:
+        return subprocess.run(
+            command, env=os.environ | conditions.environment, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, preexec_fn=processes.die_with_parent,
+        ).returncode  # fmt: skip
+
+
+def must_shape(mbit: float) -> None:
+    """Tries it, before anything is run.
+
+    Raises:
+        UsageError: this machine cannot.
+    """
+    code = f"from app.recovery import private as p; p.bring_up(['127.0.0.1']); p.shape({mbit})"
+    command = [*private.INSIDE, sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["?"])[-1]
+        raise UsageError(
+            f"--link_mbit={mbit:g} needs a private network and tc (package iproute2) with the "
+            f"kernel's token bucket filter, which this machine lacks: {reason}."
+        )

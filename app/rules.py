@@ -1,0 +1,127 @@
+"""Update rules by short names, as `compare --updates=sync,async,bounded:4,local:8` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to keep workers together.
+
+    Attributes:
+        name: as it was given.
+        settings: of the experiment, beside its own.
+        about: what is done, for a reader who knows none of it.
+        risk: why its accuracy may fall behind, and what helps.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    about: str
+    risk: str
+
+
+# By name: settings and words; {} is the number after the colon, with its default and type.
+_SERVED, _LOCAL = "update.kind=parameter_server", "update.kind=local_sgd"
+_STALE = (
+    "gradients are computed on weights that others have changed meanwhile, the staler the more "
+    "workers there are: a lower learning rate or a longer warm-up helps"
+)
+_APART = (
+    "the replicas walk apart between averagings, and an average of them is not where one of them "
+    "would be: fewer local steps, or a lower learning rate"
+)
+_CUT = (
+    "what is left out reaches the weights steps later, or in a short run never: send more of it, "
+    "or train for more steps"
+)
+_EQUAL = "the same sums in another order: the difference is rounding, as another seed would give"
+RULES: dict[str, tuple[tuple[str, ...], float | None, str, str]] = {
+    "sync": ((), None, "every step, gradients are summed over all workers (all-reduce)", _EQUAL),
+    "ps": (
+        (_SERVED, "update.staleness=0"), None,
+        "a parameter server holds the weights; all workers share each step and wait for each other",
+        _EQUAL,
+    ),
+    "async": (
+        (_SERVED, "update.staleness=none"), None,
+        "a parameter server holds the weights; each worker takes a step and waits for nobody",
+        _STALE,
+    ),
+    "bounded": (
+        (_SERVED, "update.staleness={}"), 4,
+        "as async, but no step begins more than {} ahead of the oldest that is not applied", _STALE,
+    ),
+    "local": (
+        (_LOCAL, "update.local_steps={}"), 8,
+        "each worker trains alone for {} steps, then all take the mean of their weights", _APART,
+    ),
+    "diloco": (
+        (_LOCAL, "update.local_steps={}", "update.outer_rate=0.7", "update.outer_momentum=0.9"), 8,
+        "as local with {} steps, and the mean move of a round is a gradient for an outer Nesterov "
+        "momentum of 0.9 at rate 0.7 (DiLoCo)",
+        f"an outer momentum needs many rounds; also, {_APART}",
+    ),
+    "adasum": (
+        ("update.kind=adasum",), None,
+        "of each pair of workers, gradients that agree are averaged and others added",
+        "where gradients differ it takes longer steps than the mean: a lower learning rate",
+    ),
+    "float16": (
+        ("update.compression=float16",), None,
+        "as sync, with gradients rounded to 16 bits on the wire; what is cut off is sent later",
+        _CUT,
+    ),
+    "topk": (
+        ("update.compression=topk", "update.topk={}"), 0.01,
+        "as sync, but each worker sends only {} of each gradient's elements, the largest; the "
+        "others are added to its next gradient",
+        _CUT,
+    ),
+}  # fmt: skip
+
+
+def parse(names: Sequence[str]) -> list[Rule]:
+    """The rules that these names mean.
+
+    Raises:
+        UsageError: an unknown one, one that is given twice, or a number that is none.
+    """
+    if len(names) < 2:
+        raise UsageError(
+            f"--updates={','.join(names)} must name 2 rules or more to compare, of "
+            f"{', '.join(RULES)}."
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--updates names {name} twice.")
+    return [_rule(name) for name in names]
+
+
+def _rule(name: str) -> Rule:
+    kind, separator, text = name.partition(":")
+    if kind not in RULES:
+        raise UsageError(f"--updates: there is no rule {name!r}; there are {', '.join(RULES)}.")
+    settings, default, about, risk = RULES[kind]
+    if default is None and separator:
+        raise UsageError(f"--updates: {kind} takes no number, but {name!r} gives it one.")
+    number = _number(name, text, default) if separator and default is not None else default
+    words = f"{number:.2%}" if kind == "topk" else str(number)
+    return Rule(name, tuple(s.format(number) for s in settings), about.format(words), risk)
+
+
+def _number(name: str, text: str, default: float) -> float:
+    try:
+        number = type(default)(text)
+    except ValueError:
+        number = -1
+    if number <= 0:
+        raise UsageError(
+            f"--updates: {name!r} must have a number above 0 after the colon, as "
+            f"{name.partition(':')[0]}:{default}."
+        )
+    return number
