@@ -240,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
         if not errors.is_lost_peer(error):
             leave(errors.BUG)
             raise
-        rank = os.environ.get("HOROVOD_RANK", "?")
+        rank = os.environ.get("HOROVOD_RANK", "0")
         print(f"error: rank {rank} lost a peer and stops; the peer says why.", file=sys.stderr)
     return errors.DONE if leave(code) and everywhere else code
 

@@ -261,13 +261,17 @@ def synchronous(processes: int, name: str) -> tuple[Experiment, Layout]:
     Raises:
         UsageError: another update rule.
     """
-    kind = chosen().update.kind
+    _must_be_synchronous(chosen(), name)
+    return validated(processes)
+
+
+def _must_be_synchronous(experiment: Experiment, name: str) -> None:
+    kind = experiment.update.kind
     if kind in ("parameter_server", "local_sgd"):
         raise errors.UsageError(
             f"{name} takes the synchronous step, not that of update.kind={kind}: leave the kind "
             "out; compare shows update rules beside each other."
         )
-    return validated(processes)
 
 
 def _check_recovery(layout: Layout) -> None:
@@ -344,7 +348,7 @@ def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]
         raise errors.UsageError("--slowdown slows one of several workers: set NP=2 or more.")
     for rule in found:
         varied = override(experiment, rule.settings)
-        layout = described(processes, False)
+        layout = described(processes, FLAGS.exact)
         if varied.update.kind == "parameter_server":
             layout = dataclasses.replace(layout, processes=1, workers=processes)
         validation.validate(varied, layout)
@@ -363,6 +367,7 @@ def to_benchmark(processes: int) -> tuple[Experiment, Layout]:
     if FLAGS.exact:
         raise errors.UsageError("benchmark measures the fast way: leave --exact out.")
     experiment, layout = chosen("resnet50_synthetic"), described(processes, False)
+    _must_be_synchronous(experiment, "benchmark")
     each = config.MEASURED_MICRO_BATCHES if layout.devices > 1 else 1
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * each * processes, steps=1, epochs=None

@@ -58,6 +58,7 @@ def text(): return replace(tiny(), model=Transformer(layers=4, width=16, heads=2
 )
 TEXT = "--experiment=sentiment_reviews"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
+SERVED = "--set=update.kind=parameter_server"
 
 # As typed: variables, a command if it is not `train`, flags; and what the message must hold.
 BAD: dict[str, list[str]] = {
@@ -177,6 +178,29 @@ BAD: dict[str, list[str]] = {
     f"{TEXT} --tensor=2 --exact": ["--tensor=2", "--exact", "drop one"],
     f"{TEXT} --tensor=2 --set=optimization.optimizer=lars": ["--tensor=2", "lars", "adamw"],
     "--exact --set=update.compression=float16": ["--exact", "float16", "drop one"],
+    # Update rules.
+    "--set=update.staleness=-1": ["update.staleness", "at least 0", "-1"],
+    "--set=update.kind=local_sgd --set=update.local_steps=0": ["update.local_steps", "not 0"],
+    "--set=update.local_steps=8": ["update.local_steps=8", "update.kind=local_sgd", "all_reduce"],
+    "--set=update.staleness=4": ["update.staleness=4", "update.kind=parameter_server"],
+    "--set=update.kind=adasum --set=update.compression=topk": ["compression=topk", "all_reduce"],
+    "--set=update.kind=async": ["update.kind=async", "parameter_server"],
+    "--set=update.outer_momentum=1": ["update.outer_momentum", "[0, 1)"],
+    "--set=update.outer_rate=0": ["update.outer_rate", "above 0"],
+    "--set=update.topk=0": ["update.topk", "(0, 1]"],
+    "NP=3 --set=update.kind=adasum": ["adasum", "power of two", "not 3", "start 2 or 4"],
+    f"{SERVED} --elastic": ["--elastic", "parameter_server", "drop one"],
+    f"{SERVED} --stages=2": ["--stages", "parameter_server", "drop one"],
+    f"{SERVED} --exact": ["--exact", "parameter_server", "drop one"],
+    f"{SERVED} --set=precision=float16": ["float16", "parameter_server", "bfloat16"],
+    f"NP=5 {SERVED}": ["5 workers", "4", "update.staleness"],
+    f"{SERVED} --parameter_servers=0": ["--parameter_servers=0"],
+    f"HOSTS=a:2 {SERVED}": ["HOSTS=a:2", "TF_CONFIG"],
+    f"TF_CONFIG={{}} {SERVED}": ["TF_CONFIG", "cluster"],
+    f"benchmark {SERVED}": ["benchmark", "update.kind=parameter_server", "compare"],
+    "verify --set=update.kind=local_sgd": ["verify", "local_sgd", "leave"],
+    "--set=update.kind=local_sgd --exact": ["--exact", "local_sgd", "drop one"],
+    "--set=update.kind=local_sgd --set=update.on_nonfinite=skip": ["on_nonfinite", "local_sgd"],
     "--servers=a:1": ["--servers=a:1", "--stages"],
     "--stages=2 --servers=a:1": ["--servers", "need 4"],
     "NP=1 --stages=2 --servers=a:1,b": ["--servers", "host:port", "'b'"],
@@ -268,6 +292,10 @@ GOOD = [
     "--workdir=run",
     "--workdir=made/on/the/way",
     "evaluate --workdir=run",
+    SERVED,
+    f"NP=3 {SERVED} --set=update.staleness=none --parameter_servers=2",
+    "NP=3 --set=update.kind=local_sgd --set=update.local_steps=8",
+    "NP=4 --set=update.kind=adasum",
 ]
 
 
@@ -306,7 +334,7 @@ def user(tmp_path_factory):
 def launch(line: str, folder: Path):
     """`python -m app launch ...` under guard, as `line` says it."""
     words = shlex.split(line)
-    variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS="))]
+    variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS=", "TF_CONFIG="))]
     words = words[len(variables) :]
     if not words or words[0].startswith("-") or words[0] == "foo":
         words = ["train", *words]

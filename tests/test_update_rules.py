@@ -8,20 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from ranks import ROOT, TINY, app
+from ranks import ROOT, TINY, app, start
 
-from app.config import Update
+from app import rules, validation
+from app.config import Layout, Update
 from app.errors import UsageError
-from app.parallel import cluster, replicas
+from app.parallel import cluster, parameter_server, replicas
 from app.parallel.ledger import Ledger
 from app.parallel.parameter_server import Greedy
-from app.training import exchange
+from app.settings import override
+from app.training import exchange, opening
 
 DENSE = """
 from dataclasses import dataclass
@@ -40,6 +41,14 @@ def dense():
         global_batch=8, micro_batch=4, steps=3000,
         optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.01))
 """
+
+
+@pytest.fixture
+def user(tmp_path):
+    """A folder of a user's, with experiments in files of his own."""
+    (tmp_path / "mine.py").write_text(TINY)
+    (tmp_path / "dense.py").write_text(DENSE)
+    return tmp_path
 
 
 # The ledger: integers only.
@@ -143,14 +152,22 @@ def test_adasum_averages_what_agrees_and_adds_what_does_not():
 
 
 def test_variables_go_where_there_is_room(monkeypatch):
-    from app.parallel import parameter_server
-
     monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index}")
     greedy = Greedy(2)
     with tf.variable_creator_scope(greedy.create):
         for size in (100, 40, 30, 20):
             tf.Variable(tf.zeros([size]), dtype=tf.float32)
     assert greedy.held == [400, 360] and greedy.count == 4
+
+
+def test_more_servers_than_variables_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index % 4}")
+    data = tiny.data.open("")
+    state, mirror = opening.served(tiny, Layout(workers=1, parameter_servers=4), data, None)
+    assert len({v.device for v in state.weights.values()}) == 4
+    assert len({v.device for v in mirror.weights.values()}) == 1
+    with pytest.raises(UsageError, match=r"1000 parameter servers need .* has \d+: start at most"):
+        opening.served(tiny, Layout(workers=1, parameter_servers=1000), data, None)
 
 
 # A cluster's description.
@@ -188,15 +205,62 @@ def test_a_cluster_is_described_to_each_of_its_tasks():
     assert cluster.given({}) is None
 
 
+def compare(user, *flags, np="2"):
+    return start([sys.executable, "-m", "app", "compare", *flags], user, NP=np)
+
+
+# Names of rules, and what a comparison can be asked.
+
+
+def test_rules_by_name_are_settings(tiny):
+    found = rules.parse([*rules.RULES, "bounded:2", "topk:0.5"])
+    assert [rule.name for rule in found][:2] == ["sync", "ps"]
+    kinds = {rule.name: override(tiny, rule.settings).update for rule in found}
+    assert kinds["async"].staleness is None and kinds["bounded:2"].staleness == 2
+    assert kinds["diloco"].outer_momentum == 0.9 and kinds["topk:0.5"].topk == 0.5
+    for rule in found:
+        validation.validate(override(tiny, rule.settings), Layout())
+
+
+NO_COMPARISON = {
+    "--updates=sync": ["sync", "2 rules"],
+    "--updates=sync,sink": ["'sink'", "async"],
+    "--updates=sync,sync": ["sync twice"],
+    "--updates=sync,bounded:0": ["'bounded:0'", "above 0"],
+    "--updates=sync,async:3": ["async takes no number", "'async:3'"],
+    "--updates=sync,local --set=update.topk=0.5": ["update.*", "--updates"],
+    "--updates=sync,adasum NP=3": ["adasum", "not 3"],
+    "--slowdown=0.5": ["--slowdown=0.5"],
+    "--slowdown=3 NP=1": ["--slowdown", "NP=2"],
+    "--price=nan": ["--price", "finite"],
+    "--keep=3 --elastic": ["--keep", "compare"],
+}
+
+
+@pytest.mark.parametrize("line", NO_COMPARISON)
+def test_a_comparison_that_cannot_be_is_told_at_once(user, line):
+    *flags, last = line.split()
+    np = last.removeprefix("NP=") if last.startswith("NP=") else "2"
+    flags = flags if last.startswith("NP=") else [*flags, last]
+    done = compare(user, "--experiment=mine.py:tiny", *flags, np=np)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in NO_COMPARISON[line]), done.stderr
+
+
+def test_a_straggler_stops_and_goes_on():
+    victim = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    slower = subprocess.Popen(
+        [sys.executable, "-m", "app.straggler", str(victim.pid), "4"], cwd=ROOT
+    )
+    try:
+        time.sleep(1)
+        seen = {psutil.Process(victim.pid).status() for _ in range(200) if not time.sleep(0.01)}
+        assert psutil.STATUS_STOPPED in seen and len(seen) > 1
+    finally:
+        victim.kill(), slower.kill(), victim.wait(), slower.wait()
+
+
 # Real jobs.
-
-
-@pytest.fixture
-def user(tmp_path):
-    """A folder of a user's, with experiments in files of his own."""
-    (tmp_path / "mine.py").write_text(TINY)
-    (tmp_path / "dense.py").write_text(DENSE)
-    return tmp_path
 
 
 def train(user, np, name, *flags, experiment="mine.py:tiny", launch=True):
@@ -233,8 +297,10 @@ def test_synchronous_parameter_server_training_is_serial_training(user):
     assert one["staleness"] == two["staleness"] == {"0": 6}
     assert one["updates_applied"] == two["updates_applied"] == 6
     assert (one["shares_given"], two["shares_given"]) == (6, 12)
-    assert one["shares_computed"], two["shares_computed"] == (6, 12)
+    assert (one["shares_computed"], two["shares_computed"]) == (6, 12)
     assert not one["changes_numbers"] and one["layout"]["workers"] == 1
+    done = app(1, user, "evaluate", "--workdir=two")  # anywhere, by one process
+    assert json.loads(done.stdout)["test"]["accuracy"] == two["metrics"]["test"]["accuracy"]
 
 
 @pytest.mark.ranks
@@ -273,16 +339,15 @@ def test_adasum_and_top_k_train_and_say_so(user):
 
 
 def tasks(job, below):
-    """Pids of a parameter-server job's tasks of one kind, below a process."""
+    """Pids and addresses of a parameter-server job's tasks of one kind, below a process."""
     found = {}
     for process in psutil.Process(below).children(recursive=True):
         try:
-            text = process.environ().get("TF_CONFIG", "{}")
+            task = cluster.given(process.environ())
         except psutil.Error:
             continue
-        task = json.loads(text).get("task", {})
-        if task.get("type") == job:
-            found[task["index"]] = process.pid
+        if task and task.job == job:
+            found[task.index] = process.pid, task.address
     return found
 
 
@@ -307,9 +372,12 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
         try:
             metrics = user / "run/metrics.jsonl"
             wait_for(metrics, '"step": 300')
-            os.kill(tasks("worker", job.pid)[1], signal.SIGKILL)
+            for address in [a for j in cluster.JOBS for _, a in tasks(j, job.pid).values()]:
+                with pytest.raises(ConnectionRefusedError):  # its network is its own
+                    socket.create_connection(address.split(":"), timeout=2)
+            os.kill(tasks("worker", job.pid)[1][0], signal.SIGKILL)
             wait_for(metrics, '"step": 1300')
-            os.kill(tasks("ps", job.pid)[0], signal.SIGKILL)
+            os.kill(tasks("ps", job.pid)[0][0], signal.SIGKILL)
             assert job.wait(240) == 0, (user / "log").read_text()[-3000:]
         finally:
             if job.poll() is None:
@@ -348,8 +416,31 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
 
 
 @pytest.mark.ranks
-def test_more_servers_than_variables_are_refused(user):
-    flags = ["launch", "train", "--experiment=dense.py:dense", SERVED, "--parameter_servers=3"]
-    done = app(1, user, *flags, "--workdir=run")
-    assert done.returncode == 2 and "3 parameter servers" in done.stderr and "has 2" in done.stderr
-    assert not Path(user / "run/metrics.jsonl").exists()
+def test_compare_writes_a_report_and_goes_on_with_it(user):
+    flags = ["--experiment=dense.py:dense", "--set=steps=20", "--workdir=side", "--price=3"]
+    done = compare(user, *flags, "--updates=sync,bounded:2", "--slowdown=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((user / "side/compare.json").read_text())
+    assert [row["rule"] for row in rows] == ["sync", "bounded:2"]
+    assert rows[0]["speed"] == 1 and rows[0]["behind"] == 0 and rows[0]["mean_staleness"] is None
+    assert rows[1]["most_staleness"] is not None and rows[1]["changes_numbers"]
+    assert all(row["bytes_per_step"] > 0 and row["examples_per_second"] > 0 for row in rows)
+    page = (user / "side/compare.html").read_text()
+    assert page.count("<svg") == 2 and "One of the 2 workers is slowed" in page
+    assert "at 3 a device-hour" in page and (user / "side/compare.png").stat().st_size > 10_000
+    # The same folder again: what is done is kept, a rule more is run.
+    written = (user / "side/sync/result.json").stat().st_mtime
+    done = compare(user, *flags, "--updates=sync,local:5", "--link_mbit=200")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (user / "side/sync/result.json").stat().st_mtime == written
+    rows = json.loads((user / "side/compare.json").read_text())
+    assert [row["rule"] for row in rows] == ["sync", "local:5"]
+
+
+@pytest.mark.ranks
+def test_a_rule_that_fails_is_named(user):
+    (user / "wild.py").write_text(DENSE.replace("learning_rate=0.01", "learning_rate=1e38"))
+    flags = ["--experiment=wild.py:dense", "--set=steps=20", "--updates=local:5,sync"]
+    done = compare(user, *flags, "--workdir=side")
+    assert done.returncode == 5 and "local:5: failed with exit code 5" in done.stdout
+    assert "must be finite" in (user / "side/local-5.log").read_text()

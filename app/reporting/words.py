@@ -24,17 +24,33 @@ def run(
         len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
         for rank in range(layout.processes)
     ]
+    each = f"{max(shares)} to {min(shares)} each"
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    where = (
+        served(experiment, layout)
+        if layout.workers
+        else f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} threads a process"
+    )
     cut = f"\n{pipeline(layout, state, min(shares))}" if layout.devices > 1 else ""
     return (
         f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
         f"{data.evaluation_split} examples, {experiment.precision}"
         f"{', exact' if layout.exact else ''}\n"
         f"global batch {experiment.global_batch} = {experiment.num_micro_batches} micro-batches of "
-        f"{experiment.micro_batch} on {layout.processes} process"
-        f"{'es' if layout.processes > 1 else ''} ({max(shares)} to {min(shares)} each), "
-        f"{tf.config.threading.get_intra_op_parallelism_threads()} threads a process, "
-        f"steps {first + 1} to {total}{cut}"
+        f"{experiment.micro_batch} on {where}, steps {first + 1} to {total}{cut}"
     )
+
+
+def served(experiment: Experiment, layout: Layout) -> str:
+    """The tasks of a parameter-server job, and what a worker does."""
+    staleness = experiment.update.staleness
+    if staleness == 0:
+        how = "share each step"
+    else:
+        ahead = "any number of" if staleness is None else f"at most {staleness}"
+        how = f"take a step each, {ahead} steps ahead of the oldest that is not applied"
+    servers = _count(layout.parameter_servers, "parameter server")
+    return f"{_count(layout.workers, 'worker')} that {how}, weights on {servers}"
 
 
 def closing(result: dict[str, Any]) -> str:
@@ -81,6 +97,10 @@ def stages(table: list[dict[str, Any]]) -> list[str]:
             f"{sizes[0]:8.1f} {sizes[1]:9.1f} {row['micro_batches_alive']:5} {sizes[2]:11.1f}"
         )
     return [*lines, "(MB; activations of the most micro-batches alive at once)"]
+
+
+def _count(number: int, name: str, plural: str = "s") -> str:
+    return f"{number} {name}{plural if number > 1 else ''}"
 
 
 def short(device: str) -> str:

@@ -79,6 +79,7 @@ class ServedStep:
     Attributes:
         ledger: which steps have begun and which are applied.
         given: shares of steps that were given out.
+        examples: of the step that was applied last, by place in the step.
         computed: shares that were computed; more than were given, if workers died.
     """
 
@@ -99,6 +100,8 @@ class ServedStep:
         self._ready: queue.Queue[tuple[int, Slot] | BaseException] = queue.Queue()
         self._threads: list[threading.Thread] = []
         self.given = 0
+        self.examples: dict[int, tf.Tensor] = {}
+        self._examples: dict[int, dict[int, tf.Tensor]] = {}  # of each step that has begun
 
     def __call__(
         self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
@@ -196,13 +199,17 @@ class ServedStep:
         """The next micro-batches, and their numbers."""
         self.given += 1
         first = step * self.experiment.num_micro_batches
-        batches = [next(self._batches)[:2] for _ in places]
-        return batches, [tf.constant(first + place, tf.int64) for place in places]
+        numbers = [tf.constant(first + place, tf.int64) for place in places]
+        batches = [next(self._batches) for _ in places]
+        ids = {place: ids for place, (_, _, ids) in zip(places, batches, strict=True)}
+        self._examples.setdefault(step, {}).update(ids)
+        return [(inputs, targets) for inputs, targets, _ in batches], numbers
 
     def _applied(
         self, step: int, slots: list[list[tf.Variable]], rate: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         metrics = self._apply(slots, rate)
+        self.examples = self._examples.pop(step)
         return {**metrics, "staleness": tf.constant(self.ledger.apply(step))}
 
     @tf.function

@@ -186,7 +186,8 @@ class Session:
         """Every rank sees the same sums, so every rank stops or none does."""
         if values["finite"] or values["skipped"]:  # the latter for the float16 loss scale
             return
-        ids = {place: i.numpy().tolist() for place, i in self.feed.ids.items()}
+        last = self.step.examples if isinstance(self.step, ServedStep) else self.feed.ids
+        ids = {place: i.numpy().tolist() for place, i in last.items()}
         numbers = {n: float(values[n]) for n in ("loss", "gradient_norm")}
         path = self.run.workdir / "nonfinite.jsonl"
         line = {"step": done, "rank": self.where.rank, **_told(numbers), "micro_batches": ids}
