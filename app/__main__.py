@@ -29,9 +29,9 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from app import command_line, errors, experiments, launch, workdir
-from app.command_line import FLAGS
+from app import command_line, errors, experiments, flags, launch, workdir
 from app.config import Layout
+from app.flags import FLAGS
 from app.parallel import cluster
 from app.recovery import heartbeat, job, preemption
 from app.reporting import chatter
@@ -68,8 +68,13 @@ def train_command() -> None:
     """Trains --experiment, or continues --workdir."""
     experiment, layout = command_line.to_train(processes())
     task = cluster.given() if layout.workers else None
-    if task and task.is_server:
-        return serve(task)
+    if task:
+        import_tensorflow()
+        from app.parallel import serving
+
+        serving.must_be_safe(task, FLAGS.trusted_network)
+        if task.is_server:
+            return serving.join(task)
     preemption.listen()
     where, layout = join(layout)
     from app.parallel import replicas
@@ -94,14 +99,6 @@ def train_command() -> None:
         repair=FLAGS.repair,
     )
     loop.train(experiment, layout, where, run)
-
-
-def serve(task: cluster.Cluster) -> None:
-    """A parameter server, or a worker of one: it does what the chief says."""
-    import_tensorflow()
-    from app.parallel import serving
-
-    serving.join(task, FLAGS.trusted_network)
 
 
 def evaluate_command() -> None:
@@ -262,12 +259,12 @@ def run(arguments: Sequence[str]) -> int:
     if is_launch:
         name, *rest = rest or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(f"{__doc__}\n{FLAGS.module_help('app.command_line')}")
+        print(f"{__doc__}\n{FLAGS.module_help('app.flags')}")
         return errors.DONE
     known = CHECKS if is_launch else COMMANDS
     if name not in known:
         raise errors.UsageError(f"no command {name!r}: use one of {', '.join(known)}.")
-    command_line.parse(name, rest)
+    flags.parse(name, rest)
     if is_launch:
         CHECKS[name]()
         return launch.main(name, rest)

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from app import launch
-from app.command_line import FLAGS
 from app.diagnosis import installed, machine, network, storage, trial
 from app.diagnosis.finding import Finding, warning
 from app.errors import UsageError, UserError
+from app.flags import FLAGS
 
 
 def main(workdir: Path, data_dir: Path) -> None:

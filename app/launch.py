@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app import command_line, machines, workdir
-from app.command_line import FLAGS
 from app.errors import UsageError
+from app.flags import FLAGS
 from app.recovery import private
 from app.recovery.job import Job
 from app.recovery.supervisor import Limits, Supervisor

@@ -20,7 +20,7 @@ def main(port: int, exact: bool, is_trusted: bool, devices: int = 1) -> None:
     Raises:
         UsageError: it would be open to others, or the port is taken.
     """
-    serving.must_be_safe(port, is_trusted, "stage server")
+    serving.must_be_unreachable(port, is_trusted, "stage server")
     threads = 1 if exact else len(os.sched_getaffinity(0))
     server = serving.serve({"stage": [f"localhost:{port}"]}, "stage", 0, threads, devices, exact)
     print(f"stage server on port {port}, {threads} threads{', exact' if exact else ''}", flush=True)

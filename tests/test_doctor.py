@@ -374,7 +374,7 @@ TRIAL = """
 import functools, sys
 from pathlib import Path
 from app import doctor
-from app.command_line import FLAGS
+from app.flags import FLAGS
 from app.diagnosis import installed, trial
 FLAGS(["doctor"])
 script, limit, is_whole = sys.argv[1], float(sys.argv[2]), len(sys.argv) > 3

@@ -20,7 +20,18 @@ from app.recovery import private
 from app.reporting import chatter
 
 
-def must_be_safe(port: int, is_trusted: bool, name: str) -> None:
+def must_be_safe(task: Cluster, is_trusted: bool) -> None:
+    """Looks before a task of a parameter-server job listens; its chief does so too.
+
+    Raises:
+        UsageError: it would be open to others, or the port is taken.
+    """
+    name = {"ps": "parameter server"}.get(task.job, task.job)
+    port = task.address.rpartition(":")[2]
+    must_be_unreachable(int(port), is_trusted, f"{name} of a parameter-server job")
+
+
+def must_be_unreachable(port: int, is_trusted: bool, name: str) -> None:
     """Looks before anything listens.
 
     Args:
@@ -46,16 +57,12 @@ def must_be_safe(port: int, is_trusted: bool, name: str) -> None:
             raise UsageError(f"port {port} cannot be used: {error.strerror}.") from None
 
 
-def join(task: Cluster, is_trusted: bool) -> None:
-    """A task of a parameter-server job, until it is ended.
+def join(task: Cluster) -> None:
+    """A server or a worker of a parameter-server job, until it is ended.
 
     Workers of one machine share its cores; a server mostly waits.
-
-    Raises:
-        UsageError: it would be open to others, or the port is taken.
     """
-    host, _, port = task.address.rpartition(":")
-    must_be_safe(int(port), is_trusted, {"ps": "parameter server"}.get(task.job, task.job))
+    host = task.address.rpartition(":")[0]
     beside = sum(address.startswith(f"{host}:") for address in task.tasks["worker"])
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, beside))
     if task.job == "worker":
