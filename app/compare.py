@@ -109,9 +109,11 @@ def must_shape(mbit: float) -> None:
     """
     code = f"from app.recovery import private as p; p.bring_up(['127.0.0.1']); p.shape({mbit})"
     command = [*private.INSIDE, sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["?"])[-1]
+    reason = "unshare --map-root-user --net is not allowed"
+    if private.is_allowed():
+        done = subprocess.run(command, capture_output=True, text=True)
+        reason = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+    if reason:
         raise UsageError(
             f"--link_mbit={mbit:g} needs a private network and tc (package iproute2) with the "
             f"kernel's token bucket filter, which this machine lacks: {reason}."

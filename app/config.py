@@ -125,7 +125,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the experiment runs. No field of it changes the trained weights."""
+    """Where the experiment runs. No field of it changes the trained weights.
+
+    Under the synchronous update rules, that is: where processes step alone, or compress what they
+    send, their number is part of what is computed (`docs/update_rules.md`).
+    """
 
     processes: int = 1
     stages: int = 1  # of a process: the model is cut in as many runs of blocks

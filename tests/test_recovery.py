@@ -13,6 +13,7 @@ import pytest
 from app import errors
 from app.errors import UsageError
 from app.recovery import heartbeat, lock, manifest, private, processes
+from app.recovery.job import ENDED, LOST, End, Job
 from app.recovery.manifest import DamageError
 
 ROOT = Path(__file__).parent.parent
@@ -131,6 +132,30 @@ def test_restarts_without_progress_are_limited(tmp_path):
     code, text = job.end()
     assert code == errors.LOST_PEER and job.attempts == 3  # and two restarts
     assert "Given up after 2 restarts" in text
+
+
+def test_replicas_that_differ_again_and_again_are_given_up(tmp_path):
+    job = Supervised(tmp_path, f"leave({errors.DIVERGED})")
+    assert job.end()[0] == errors.DIVERGED and job.attempts == 3
+
+
+def test_what_a_launcher_says_of_servers_and_workers_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{LOST}worker 1 was killed", "a word of the chief", f"{ENDED}parameter server 0 died"]
+    told = "; ".join(f"print({line!r}, file=sys.stderr)" for line in lines)
+    script = f"import sys, time; {told}; sys.stderr.flush(); time.sleep(0.5); sys.exit(1)"
+    job = Job([], [sys.executable, "-c", script])
+    try:
+        end = time.monotonic() + 20
+        while not (losses := job.losses()):
+            assert time.monotonic() < end
+        assert losses == ["worker 1 was killed"] and not job.losses()
+        job.process.wait(20)
+        for reader in job._readers:
+            reader.join(5)
+        assert job.end() == End(errors.LOST_PEER, "parameter server 0 died")
+    finally:
+        job.kill()
 
 
 def test_a_new_checkpoint_counts_as_progress(tmp_path):

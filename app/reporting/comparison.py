@@ -171,7 +171,9 @@ def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
     assert fastest is not None
     words = [
         f"{fastest['rule']} has the highest throughput, {fastest['examples_per_second']:.1f} "
-        f"examples a second, {fastest['speed']:.2f} times that of {base['rule']}."
+        "examples a second"
+        + (f", {fastest['speed']:.2f} times that of {base['rule']}" if fastest != base else "")
+        + "."
     ]
     soonest = best("seconds_to_target", min)
     words.append(
@@ -182,9 +184,11 @@ def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
     )
     least = best("bytes_per_step", min)
     if least and base["bytes_per_step"]:
+        share = least["bytes_per_step"] / base["bytes_per_step"]
         words.append(
-            f"{least['rule']} moves the fewest bytes, {least['bytes_per_step'] / 1e6:.2f} MB a "
-            f"step, {least['bytes_per_step'] / base['bytes_per_step']:.2f} of {base['rule']}'s."
+            f"{least['rule']} moves the fewest bytes, {least['bytes_per_step'] / 1e6:.2f} MB a step"
+            + (f", {share:.2f} of {base['rule']}'s" if least != base else "")
+            + "."
         )
     return words
 
@@ -239,8 +243,10 @@ def bars(runs: Sequence[Trained]) -> Any:
         stale.bar(left, heights, width, color=colors[i], label=run.rule.name)
     stale.set_xlabel("staleness: updates by others meanwhile")
     stale.set_ylabel("% of updates")
+    stale.xaxis.get_major_locator().set_params(integer=True)
+    stale.margins(y=0.25)
     if served:
-        stale.legend()
+        stale.legend(loc="upper right")
     else:
         stale.text(0.5, 0.5, "no rule here has any", ha="center", transform=stale.transAxes)
     return figure
