@@ -171,7 +171,9 @@ def compare_command() -> int:
     from app import compare
 
     data = experiment.data.open(command_line.data_dir())
-    conditions = compare.Conditions(np, FLAGS.slowdown, FLAGS.link_mbit, FLAGS.price, FLAGS.target)
+    conditions = compare.Conditions(
+        np, FLAGS.slowdown, FLAGS.link_mbit, FLAGS.price, FLAGS.target, FLAGS.evaluations
+    )
     folder = Path(FLAGS.workdir or workdir.default(f"compare_{command_line.reference()}"))
     steps = experiment.total_steps(data.num_train)
     return compare.main(given, found, conditions, steps, folder)

@@ -80,7 +80,10 @@ def validated(
         is_given = FLAGS["exact"].present or not kept
         exact = FLAGS.exact if is_given else bool(kept and kept["layout"]["exact"])
         experiment, layout = chosen(), described(processes, exact)
-        if tasks and experiment.update.kind == "parameter_server":
+        is_served = experiment.update.kind == "parameter_server"
+        if tasks and not is_served:
+            _must_be_served(experiment)
+        if tasks and is_served:
             workers, servers = tasks(layout)
             layout = dataclasses.replace(
                 layout, processes=1, workers=workers, parameter_servers=servers
@@ -97,6 +100,21 @@ def validated(
         error.speaker = os.environ.get("HOROVOD_LOCAL_RANK", "0") == "0"
         raise
     return experiment, layout
+
+
+def _must_be_served(experiment: Experiment) -> None:
+    """Checks that nothing was asked that a parameter server alone can do.
+
+    Raises:
+        UsageError: it would be ignored.
+    """
+    given = "--parameter_servers" if FLAGS["parameter_servers"].present else ""
+    given = given or ("TF_CONFIG with a ps" if '"ps"' in os.environ.get("TF_CONFIG", "") else "")
+    if given:
+        raise errors.UsageError(
+            f"{given} is of update.kind=parameter_server, but the kind is "
+            f"{experiment.update.kind}: set it, or leave the other out."
+        )
 
 
 def to_launch(processes: int) -> tuple[Experiment, Layout]:
@@ -124,9 +142,18 @@ def to_train(processes: int) -> tuple[Experiment, Layout]:
                 "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
                 "this process lacks."
             )
+        if FLAGS["parameter_servers"].present:  # run.sh's processes inherit it
+            _must_agree(FLAGS.parameter_servers, len(found.tasks["ps"]))
         return len(found.tasks["worker"]), len(found.tasks["ps"])
 
     return validated(processes, described)
+
+
+def _must_agree(given: int, described: int) -> None:
+    if given != described:
+        raise errors.UsageError(
+            f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
+        )
 
 
 def synchronous(processes: int, name: str) -> tuple[Experiment, Layout]:
@@ -215,11 +242,18 @@ def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]
     experiment, found = chosen(), rules.parse(FLAGS.updates)
     if experiment.update != Update():
         raise errors.UsageError("compare sets update.* itself: leave it out, and give --updates.")
-    for name in ("link_mbit", "slowdown", "price"):
+    for name in ("link_mbit", "slowdown", "price", "target"):
         if not 0 <= getattr(FLAGS, name) < math.inf:
             raise errors.UsageError(f"--{name} must be finite and not negative.")
     if FLAGS.slowdown > 1 and processes == 1:
         raise errors.UsageError("--slowdown slows one of several workers: set NP=2 or more.")
+    if FLAGS.link_mbit and (processes == 1 or FLAGS.trusted_network):
+        raise errors.UsageError(
+            "--link_mbit shapes the private network of a job: set NP=2 or more, and leave "
+            "--trusted_network out."
+        )
+    if os.environ.get("HOSTS") or cluster.given():
+        raise errors.UsageError("compare runs on this machine: unset HOSTS and TF_CONFIG.")
     for rule in found:
         varied = override(experiment, rule.settings)
         layout = described(processes, FLAGS.exact)

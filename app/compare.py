@@ -10,13 +10,16 @@ command with --workdir goes on, or adds a rule.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app import straggler
 from app.errors import DONE, UsageError
@@ -46,6 +49,14 @@ class Conditions:
     evaluations: int = 10
 
     @property
+    def of_runs(self) -> dict[str, float]:
+        """What a run depends on; price and target are the report's."""
+        return {
+            "NP": self.workers, "slowdown": self.slowdown, "link_mbit": self.mbit,
+            "evaluations": self.evaluations,
+        }  # fmt: skip
+
+    @property
     def environment(self) -> dict[str, str]:
         """What makes it so."""
         found = {"NP": str(self.workers)}
@@ -71,6 +82,7 @@ def main(
     if conditions.mbit:
         must_shape(conditions.mbit)
     folder.mkdir(parents=True, exist_ok=True)
+    must_be_alike(folder, {"flags": list(flags), **conditions.of_runs})
     every = max(1, steps // conditions.evaluations)
     for rule in rules:
         begin = time.monotonic()
@@ -78,8 +90,8 @@ def main(
         if not (place / "result.json").exists():
             code = train(flags, rule, conditions, every, place)
             if code != DONE:
-                log = place.with_suffix(".log")
-                print(f"{rule.name}: failed with exit code {code}; {log} says why.", flush=True)
+                told = f"failed with exit code {code}; {place}.log says why"
+                print(f"{rule.name}: {told}.", flush=True)
                 return code
         told = comparison.line(comparison.read(rule, folder))
         print(f"{rule.name:12} {told} ({time.monotonic() - begin:.0f} s)", flush=True)
@@ -90,15 +102,42 @@ def main(
 
 
 def train(flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, place: Path) -> int:
-    """One run, its output beside its workdir."""
+    """One run from its beginning, its output beside its workdir.
+
+    It is not restarted: its clock and counters would be those of the last attempt.
+    """
+    shutil.rmtree(place, ignore_errors=True)
     settings = [f"--set={setting}" for setting in rule.settings]
     command = [sys.executable, "-m", "app", "launch", "train", *flags, *settings]
-    command += [f"--workdir={place}", f"--evaluate_every={every}", "--log_every=1"]
-    with place.with_suffix(".log").open("w") as log:
+    command += [
+        f"--workdir={place}",
+        f"--evaluate_every={every}",
+        "--log_every=1",
+        "--max_restarts=0",
+    ]
+    with Path(f"{place}.log").open("w") as log:
         return subprocess.run(
             command, env=os.environ | conditions.environment, stdin=subprocess.DEVNULL, stdout=log,
             stderr=log, preexec_fn=processes.die_with_parent,
         ).returncode  # fmt: skip
+
+
+def must_be_alike(folder: Path, ours: dict[str, Any]) -> None:
+    """Remembers what all runs of a folder were run under.
+
+    Raises:
+        UsageError: those that are there were run under something else.
+    """
+    path = folder / "conditions.json"
+    theirs = json.loads(path.read_text()) if path.exists() else ours
+    lines = [f"{name}: {ours[name]} here, {theirs[name]} there" for name in ours
+             if ours[name] != theirs[name]]  # fmt: skip
+    if lines:
+        raise UsageError(
+            f"{folder} holds a comparison under other conditions: {'; '.join(lines)}. Give the "
+            "same, or another --workdir."
+        )
+    path.write_text(json.dumps(ours) + "\n")
 
 
 def must_shape(mbit: float) -> None:

@@ -83,6 +83,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_float("slowdown", 1, "Of the last worker, as a straggler.", lower_bound=1)
 flags.DEFINE_float("link_mbit", 0, "Rate of the link that all processes share; 0: as it is.")
+flags.DEFINE_integer("evaluations", 10, "Of each run that is compared.", lower_bound=1)
 flags.DEFINE_float("price", 0, "Of a device-hour.", lower_bound=0)
 flags.DEFINE_float("target", 0, "Accuracy whose time is looked for.", lower_bound=0, upper_bound=1)
 
@@ -95,8 +96,8 @@ OF_TRAINING = (
 OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
 READERS: dict[str, tuple[str, ...]] = {flag: ("train", "chaos") for flag in OF_TRAINING}
 READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
-READERS |= {"parameter_servers": ("train", "compare")}
-OF_COMPARE = ("updates", "slowdown", "link_mbit", "price", "target")
+READERS |= {"parameter_servers": ("train",)}
+OF_COMPARE = ("updates", "slowdown", "link_mbit", "evaluations", "price", "target")
 READERS |= {flag: ("compare",) for flag in OF_COMPARE}
 
 

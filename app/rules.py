@@ -64,7 +64,9 @@ RULES: dict[str, tuple[tuple[str, ...], float | None, str, str]] = {
         (_LOCAL, "update.local_steps={}", "update.outer_rate=0.7", "update.outer_momentum=0.9"), 8,
         "as local with {} steps, and the mean move of a round is a gradient for an outer Nesterov "
         "momentum of 0.9 at rate 0.7 (DiLoCo)",
-        f"an outer momentum needs many rounds; also, {_APART}",
+        "the outer momentum lengthens rounds that move alike up to 0.7 / (1 - 0.9) = 7 times, and "
+        "needs tens of rounds to settle: a lower learning rate, more rounds, or a smaller "
+        "update.outer_momentum",
     ),
     "adasum": (
         ("update.kind=adasum",), None,

@@ -195,6 +195,27 @@ def validate_update(experiment: Experiment, layout: Layout) -> None:
                     f"update.{name}={getattr(u, name)} is of update.kind={kind}, but the kind is "
                     f"{u.kind}: set update.kind={kind}, or leave update.{name} out."
                 )
+    if u.compression != "topk" and u.topk != default.topk:
+        raise UsageError(
+            f"update.topk={u.topk} is of update.compression=topk, but it is {u.compression}: set "
+            "that, or leave update.topk out."
+        )
+    if u.compression == "none" and not u.error_feedback:
+        raise UsageError(
+            "update.error_feedback is of update.compression, which is none: set float16 or topk, "
+            "or leave it out."
+        )
+    if u.compression != "none" and u.error_feedback and experiment.precision == "float16":
+        raise UsageError(
+            f"precision=float16 changes the loss scale, which what update.compression="
+            f"{u.compression} left out for later would not follow: set precision=bfloat16, or "
+            "update.error_feedback=false."
+        )
+    if u.kind == "adasum" and layout.elastic:
+        raise UsageError(
+            "--elastic changes the number of processes, which update.kind=adasum needs to be a "
+            "power of two: drop one of the two."
+        )
     if layout.exact and (u.kind, u.compression) != ("all_reduce", "none"):
         rule = f"kind={u.kind}" if u.kind != "all_reduce" else f"compression={u.compression}"
         raise UsageError(

@@ -70,6 +70,20 @@ def test_a_ledger_counts_staleness_and_knows_what_is_missing():
         ledger.apply(3)  # never twice
 
 
+def test_a_run_that_goes_on_remembers_what_is_missing():
+    # Saved after 100 steps, of which 97 and 98 were not: 99 to 101 were applied ahead of them.
+    ledger = Ledger([97, 98, *range(102, 106)], None, furthest=101)
+    assert ledger.missing() == [97, 98]  # begun or not
+    assert ledger.begin() == 97 and ledger.missing() == [97, 98]
+    ledger.apply(97)
+    assert ledger.missing() == [98]
+    assert [ledger.begin(), ledger.begin()] == [98, 102]
+    ledger.apply(102)
+    assert ledger.missing() == [98]
+    ledger.apply(98)
+    assert ledger.missing() == []
+
+
 def test_a_bound_holds_back_who_is_ahead():
     ledger = Ledger([2, 5, 6, 7, 8], 4)  # of a run that went on
     assert [ledger.begin() for _ in range(3)] == [2, 5, 6]
@@ -236,6 +250,9 @@ NO_COMPARISON = {
     "--slowdown=0.5": ["--slowdown=0.5"],
     "--slowdown=3 NP=1": ["--slowdown", "NP=2"],
     "--price=nan": ["--price", "finite"],
+    "--target=nan": ["--target", "finite"],
+    "--link_mbit=100 NP=1": ["--link_mbit", "NP=2"],
+    "--link_mbit=100 --trusted_network": ["--link_mbit", "--trusted_network"],
     "--keep=3 --elastic": ["compare does not read", "leave it out"],
 }
 
@@ -304,7 +321,7 @@ SGD = "--set=optimization.weight_decay=0"
 @pytest.mark.ranks
 def test_synchronous_parameter_server_training_is_serial_training(user):
     train(user, 1, "serial", launch=False)
-    one = train(user, 1, "one", SERVED, "--log_examples")
+    one = train(user, 1, "one", SERVED, "--set=update.staleness=none")  # nobody to be stale for
     two = train(user, 2, "two", SERVED, "--parameter_servers=3", "--set=update.staleness=0")
     for name in ("one", "two"):
         assert_same(user, "serial", name, rtol=2e-4, atol=2e-6)
@@ -312,7 +329,7 @@ def test_synchronous_parameter_server_training_is_serial_training(user):
     assert one["updates_applied"] == two["updates_applied"] == 6
     assert (one["shares_given"], two["shares_given"]) == (6, 12)
     assert (one["shares_computed"], two["shares_computed"]) == (6, 12)
-    assert not one["changes_numbers"] and one["layout"]["workers"] == 1
+    assert not two["changes_numbers"] and two["layout"]["workers"] == 2
     done = app(1, user, "evaluate", "--workdir=two")  # anywhere, by one process
     assert json.loads(done.stdout)["test"]["accuracy"] == two["metrics"]["test"]["accuracy"]
 
@@ -376,7 +393,7 @@ def wait_for(path, text, limit=120):
 def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     command = [sys.executable, "-m", "app", "launch", "train", SERVED,
                "--experiment=dense.py:dense", "--set=update.staleness=none", "--workdir=run",
-               "--checkpoint_every=250",
+               "--checkpoint_every=25", "--keep=99",
                "--log_examples", "--log_every=10"]  # fmt: skip
     env = os.environ | {"NP": "2", "PYTHONPATH": str(ROOT)}
     with (user / "log").open("w") as log:
@@ -401,11 +418,16 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     result = json.loads((user / "run/result.json").read_text())
     assert result["steps"] == result["updates_applied"] == 1500
     assert sum(result["staleness"].values()) == result["shares_given"] <= result["shares_computed"]
-    # Every micro-batch of every step, by the last session that gave it out.
-    lines = map(json.loads, (user / "run/examples-0.jsonl").read_text().splitlines())
-    assert {(line["step"], line["micro_batch"]) for line in lines} == {
-        (s + 1, m) for s in range(1500) for m in range(2)
-    }
+    # The worker's death was no restart; after the server's, what was missing, then the rest.
+    events = list(map(json.loads, (user / "run/recovery.jsonl").read_text().splitlines()))
+    assert [event["event"] for event in events] == ["session", "loss", "restart", "session"]
+    first = events[-1]["first"]
+    manifest = json.loads((user / f"run/checkpoints/step-{first:08d}/manifest.json").read_text())
+    missing = manifest.get("missing", [])
+    lines = list(map(json.loads, (user / "run/examples-0.jsonl").read_text().splitlines()))
+    given = [line["step"] - 1 for line in lines if line["session"] == lines[-1]["session"]]
+    assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 1500)]
+    assert sum(result["staleness"].values()) == 1500 - first
 
 
 @pytest.mark.ranks
@@ -444,20 +466,22 @@ def test_compare_writes_a_report_and_goes_on_with_it(user):
     page = (user / "side/compare.html").read_text()
     assert page.count("<svg") == 2 and "One of the 2 workers is slowed" in page
     assert "at 3 a device-hour" in page and (user / "side/compare.png").stat().st_size > 10_000
-    # The same folder again: what is done is kept, a rule more is run.
-    link = ["--link_mbit=200"] if shutil.which("tc") else []
+    # The same folder again: what is done is kept, a rule more is run, on equal terms alone.
     written = (user / "side/sync/result.json").stat().st_mtime
-    done = compare(user, *flags, "--updates=sync,local:5", *link)
+    done = compare(user, *flags, "--updates=sync,local:5", "--slowdown=2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (user / "side/sync/result.json").stat().st_mtime == written
     rows = json.loads((user / "side/compare.json").read_text())
     assert [row["rule"] for row in rows] == ["sync", "local:5"]
+    done = compare(user, *flags, "--updates=sync,local:5")
+    assert done.returncode == 2 and "slowdown: 1.0 here, 2.0 there" in done.stderr
 
 
 @pytest.mark.ranks
 def test_a_rule_that_fails_is_named(user):
     (user / "wild.py").write_text(DENSE.replace("learning_rate=0.01", "learning_rate=1e38"))
     flags = ["--experiment=wild.py:dense", "--set=steps=20", "--updates=local:5,sync"]
+    flags += ["--link_mbit=200"] if shutil.which("tc") else []
     done = compare(user, *flags, "--workdir=side")
     assert done.returncode == 5 and "local:5: failed with exit code 5" in done.stdout
     assert "must be finite" in (user / "side/local-5.log").read_text()

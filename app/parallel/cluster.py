@@ -67,7 +67,7 @@ def _parsed(text: str) -> Cluster:
     try:
         config = json.loads(text)
         tasks = {job: tuple(addresses) for job, addresses in config["cluster"].items()}
-        job, index = config["task"]["type"], config["task"]["index"]
+        job, index = str(config["task"]["type"]), config["task"]["index"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{VARIABLE} must describe a cluster as {EXAMPLE}, but it cannot be read "

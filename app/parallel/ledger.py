@@ -1,8 +1,7 @@
 """Which steps of a parameter-server run have begun and which are applied: exact, in one place.
 
-    step      0  1  2  3  4  5  6            staleness bound 3
-    worker 0  |applied |  | begun      |     step 6 may begin when step 3 is applied:
-    worker 1     |applied|applied|begun      a worker is at most 3 steps ahead of the slowest
+    worker 0  |applied 0|begun 2 ............     bound 3: step 6 may begin when 2 is applied,
+    worker 1  |applied 1|applied 3|applied 4|     a worker is at most 3 steps ahead of the slowest
 
 A step is begun once and applied once, whatever happens to the worker that computes it. The
 staleness of an update is the number of others that were applied while it was computed.
@@ -10,9 +9,10 @@ staleness of an update is the number of others that were applied while it was co
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class Ledger:
@@ -21,29 +21,30 @@ class Ledger:
     Args:
         order: the steps to do, ascending.
         bound: most that a step may be ahead of the first one that is not applied; none: any.
+        furthest: the last step that was applied before; -1: none. Those of `order` that come
+            before it were under way when the run was saved.
 
     Attributes:
         staleness: how many updates had which.
     """
 
-    def __init__(self, order: Iterable[int], bound: int | None) -> None:
-        self._todo = iter(order)
-        self._next = next(self._todo, None)
+    def __init__(self, order: Sequence[int], bound: int | None, furthest: int = -1) -> None:
+        self._order, self._place = order, 0  # of the next to begin
+        self._furthest = furthest
         self.bound = bound
         self.staleness: Counter[int] = Counter()
         self._begun: dict[int, int] = {}  # step -> updates applied before it began
         self._applied = 0
-        self._furthest = -1  # step that is applied
         self._is_closed = False
         self._changed = threading.Condition()
 
     def begin(self) -> int | None:
         """The next step, once it may begin; None if there is none left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._next is None or self._may())
-            if self._is_closed or self._next is None:
+            self._changed.wait_for(lambda: self._is_closed or self._may())
+            if self._is_closed or self._place == len(self._order):
                 return None
-            step, self._next = self._next, next(self._todo, None)
+            step, self._place = self._order[self._place], self._place + 1
             self._begun[step] = self._applied
             return step
 
@@ -64,7 +65,9 @@ class Ledger:
     def missing(self) -> list[int]:
         """Steps that are not applied though a later one is, ascending."""
         with self._changed:
-            return sorted(step for step in self._begun if step < self._furthest)
+            todo = (self._order[i] for i in range(self._place, len(self._order)))
+            waiting = itertools.takewhile(lambda step: step < self._furthest, todo)
+            return sorted(step for step in self._begun if step < self._furthest) + list(waiting)
 
     def close(self) -> None:
         """Lets nothing begin any more."""
@@ -73,6 +76,7 @@ class Ledger:
             self._changed.notify_all()
 
     def _may(self) -> bool:
-        first = min(self._begun, default=self._next)
-        assert first is not None and self._next is not None
-        return self.bound is None or self._next - first <= self.bound
+        """Whether the next step may begin; also if there is none."""
+        if self.bound is None or not self._begun or self._place == len(self._order):
+            return True
+        return self._order[self._place] - min(self._begun) <= self.bound

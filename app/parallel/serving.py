@@ -94,4 +94,5 @@ def serve(
     with chatter.kept():
         cluster = tf.train.ClusterSpec({name: list(addresses) for name, addresses in tasks.items()})
         options = tf.compat.v1.ConfigProto(device_count={"CPU": devices})
+        options.gpu_options.allow_growth = True  # another task may be on the same GPU
         return tf.distribute.Server(cluster, job_name=job, task_index=index, config=options)

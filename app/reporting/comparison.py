@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 POINTS_BEHIND = 0.02  # of accuracy: more than this is explained
-WARM_STEPS = 5  # compiling is not throughput
+WARM_STEPS = 10  # compiling is not throughput, nor is a round's first mean
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2",
           "#7f7f7f", "#bcbd22")  # fmt: skip
 

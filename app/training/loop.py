@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def evaluate(
     Raises:
         CheckpointError: there is none, or it cannot be restored.
     """
-    opened = opening.open_run(experiment, layout, where, data_dir)
+    alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number may evaluate
+    opened = opening.open_run(experiment, alone, where, data_dir)
     about = {"experiment": config.as_dict(experiment)}
     checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
     step = checkpoints.restore()

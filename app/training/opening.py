@@ -259,8 +259,9 @@ def runs(order: Sequence[int]) -> Iterator[range]:
 
 
 def make_step(
-    experiment: Experiment, layout: Layout, state: State, micro_batches: range, order: Sequence[int]
-) -> AnyStep:
+    experiment: Experiment, layout: Layout, state: State, micro_batches: range,
+    order: Sequence[int], furthest: int = -1,
+) -> AnyStep:  # fmt: skip
     """The step that runs this layout.
 
     Args:
@@ -269,10 +270,11 @@ def make_step(
         state: what it moves.
         micro_batches: this process's places in a step.
         order: the steps to come.
+        furthest: the last that is applied already.
     """
     if layout.workers:
         coordinator = parameter_server.connected()
-        return ServedStep(experiment, state, coordinator, layout.workers, order)
+        return ServedStep(experiment, state, coordinator, layout.workers, order, furthest)
     kind = PipelinedStep if layout.devices > 1 or layout.exact else Step
     step = kind(experiment, layout, state, micro_batches)
     if not exchange.is_local(experiment.update):

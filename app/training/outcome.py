@@ -62,7 +62,8 @@ def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[
     if u.kind == "adasum" and n > 1:
         told.append(f"gradients of {n} processes combined by Adasum")
     if exchange.is_local(u):
-        told.append(f"{n} processes train alone for {u.local_steps} steps between averagings")
+        who = f"{n} process{'es' * (n > 1)}"
+        told.append(f"{who} train alone for {u.local_steps} steps between averagings")
     if u.kind == "parameter_server" and u.staleness != 0:
         most = "any number of" if u.staleness is None else f"up to {u.staleness}"
         told.append(f"{layout.workers} workers compute gradients {most} steps ahead of the weights")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from app.training.exchange import AllReduce, nbytes
 from app.training.state import State
 from app.training.sums import InPlace
 
+RETRY_SECONDS = 60.0  # for a share to be given to a worker that lives
 Share = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
 
 
@@ -75,6 +77,7 @@ class ServedStep:
         coordinator: gives work to workers.
         workers: how many.
         order: the steps to apply.
+        furthest: the last that is applied already.
 
     Attributes:
         ledger: which steps have begun and which are applied.
@@ -85,11 +88,11 @@ class ServedStep:
 
     def __init__(
         self, experiment: Experiment, state: State, coordinator: Coordinator, workers: int,
-        order: Sequence[int],
+        order: Sequence[int], furthest: int = -1,
     ) -> None:  # fmt: skip
         self.experiment, self.state, self.coordinator = experiment, state, coordinator
         bound = experiment.update.staleness
-        self.ledger = Ledger(order, bound)
+        self.ledger = Ledger(order, bound, furthest)
         self.model = Differentiation(experiment, state, 0)
         with tf.device(server(0)):
             self.computed = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -156,7 +159,7 @@ class ServedStep:
             share = self._share(step, places)
             given.append(self.coordinator.schedule(slot.compute, args=share))
         for result in given:
-            result.get()
+            await_share(result)
         return self._applied(step, [slot.sums for slot in self.slots], rate)
 
     def _apart(self, rate: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -182,7 +185,7 @@ class ServedStep:
             while (begun := self._begin()) is not None:
                 step, share = begun
                 slot.is_free.clear()
-                self.coordinator.schedule(slot.compute, args=share).get()
+                await_share(self.coordinator.schedule(slot.compute, args=share))
                 self._ready.put((step, slot))
                 slot.is_free.wait()
         except BaseException as error:  # the caller's to raise
@@ -219,3 +222,20 @@ class ServedStep:
             with tf.device(values[0].device):
                 sums.append(tf.add_n([value.read_value() for value in values]))
         return update.apply(self.experiment, self.state, [sums], rate)
+
+
+def await_share(result: Any) -> None:
+    """Waits until a worker has left a share.
+
+    The coordinator gives it to another if the worker is lost; whoever looks in between finds
+    the lost one's answer, and looks again.
+    """
+    end = time.monotonic() + RETRY_SECONDS
+    while True:
+        try:
+            result.get()
+            return
+        except tf.errors.UnavailableError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)

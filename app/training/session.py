@@ -141,12 +141,13 @@ class Session:
         rest = range(first + len(missing), self.last)
         order = [*missing, *rest] if missing else rest
         mine = self.where.micro_batches(self.experiment.num_micro_batches)
-        self.step = opening.make_step(self.experiment, self.layout, self.state, mine, order)
+        args = (self.experiment, self.layout, self.state, mine, order)
+        self.step = opening.make_step(*args, furthest=rest.start - 1)
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for line in self.checkpoints.damaged:
             self.report.say(f"warning: {line}; going on from step {first}")
-        args = (self.experiment, self.layout, self.opened.data, self.state, first)
-        self.report.say(words.run(*args, self.opened.total))
+        told = (self.experiment, self.layout, self.opened.data, self.state, first)
+        self.report.say(words.run(*told, self.opened.total))
         self._note_begin(first)
         batches = opening.training_batches(self.experiment, self.opened.data, self.where, order)
         log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
@@ -199,6 +200,12 @@ class Session:
             f"step {done}: loss {numbers['loss']} and gradient norm {numbers['gradient_norm']} "
             f"must be finite; no weight was changed by this step, its examples are in {path}"
         )
+        if update.local_steps > 1:
+            told = (
+                f"one of the {update.local_steps} local steps up to step {done}: loss "
+                f"{numbers['loss']} and gradient norm {numbers['gradient_norm']} must be finite; "
+                f"the last one's examples are in {path}"
+            )
         if update.on_nonfinite == "skip" and skips <= update.skip_budget:
             self.report.say(
                 f"warning: {told} ({skips} of {update.skip_budget} that may be skipped)"
