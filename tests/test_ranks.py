@@ -103,7 +103,7 @@ def test_benchmark_gives_every_figure(user):
 
 def test_float16_on_the_wire_is_told(user):
     result = train(user, 2, "fp16", "--set=update.compression=float16", "--set=steps=2")
-    assert result["changes_numbers"] == ["gradients rounded to float16 on the wire"]
+    assert result["changes_numbers"] == ["gradients rounded to float16 on the wire of 2 processes"]
 
 
 @pytest.mark.parametrize(

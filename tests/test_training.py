@@ -183,7 +183,7 @@ def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, cap
     saved, committed = [], []
     monkeypatch.setattr(overhead, "PERIOD", 2)
     monkeypatch.setattr(overhead, "ROUNDS", 1)
-    monkeypatch.setattr(Checkpoints, "save", lambda self, step, _: saved.append(step))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *_: saved.append(step))
     monkeypatch.setattr(Commit, "take", lambda self, step: committed.append(step))
     overhead.main(tiny, Layout(), joined, "", tmp_path)
     told = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-2:])
