@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ class Session:
         mine = self.where.micro_batches(self.experiment.num_micro_batches)
         args = (self.experiment, self.layout, self.state, mine, order)
         self.step = opening.make_step(*args, furthest=rest.start - 1)
+        if isinstance(self.step, ServedStep):
+            self.clock.average = statistics.mean
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for line in self.checkpoints.damaged:
             self.report.say(f"warning: {line}; going on from step {first}")
