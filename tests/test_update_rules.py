@@ -440,6 +440,7 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
     begin = time.monotonic()
     done = app(1, user, *flags, "--trusted_network", **chief)
     assert done.returncode == 2 and f"ps 0 does not answer at 127.0.0.1:{free}" in done.stderr
+    assert "after 10 s" in done.stderr  # and some to import TensorFlow: under 20 in all
     assert "Traceback" not in done.stderr and time.monotonic() - begin < 60
     if private.reachable_interfaces():
         done = app(1, user, *flags, **chief)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from app.errors import UsageError
 
 VARIABLE = "TF_CONFIG"
+PATIENCE = "SCALEPROOF_REACH_SECONDS"  # environment variable: for other tasks to listen
 JOBS = ("chief", "ps", "worker")
 EXAMPLE = (
     '{"cluster": {"chief": ["a:2222"], "ps": ["b:2222"], "worker": ["c:2222"]}, '

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from app.parallel.cluster import Cluster
 from app.parallel.placement import Placement
 from app.reporting import chatter
 
-REACH_SECONDS = 15.0  # for all tasks to take a connection: they may start when the chief does
+REACH_SECONDS = 10.0  # for all tasks to take a connection: they may start when the chief does
 Coordinator = Any  # tf.distribute.coordinator.ClusterCoordinator
 
 
@@ -75,10 +76,11 @@ def connect(described: Cluster) -> Coordinator:
     Raises:
         UsageError: a task that takes no connection.
     """
-    end = time.monotonic() + REACH_SECONDS
+    patience = float(os.environ.get(cluster.PATIENCE, REACH_SECONDS))
+    end = time.monotonic() + patience
     for job in ("ps", "worker"):
         for index, address in enumerate(described.tasks[job]):
-            _reach(address, f"{job} {index}", end)
+            _reach(address, f"{job} {index}", end, patience)
     others = {job: list(addresses) for job, addresses in described.tasks.items()}
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(others), rpc_layer="grpc", task_type="chief", task_id=0
@@ -89,7 +91,7 @@ def connect(described: Cluster) -> Coordinator:
         return tf.distribute.coordinator.ClusterCoordinator(strategy)
 
 
-def _reach(address: str, name: str, end: float) -> None:
+def _reach(address: str, name: str, end: float, patience: float) -> None:
     host, _, port = address.rpartition(":")
     while True:
         try:
@@ -99,7 +101,7 @@ def _reach(address: str, name: str, end: float) -> None:
             if time.monotonic() > end:
                 raise UsageError(
                     f"{name} does not answer at {address} ({error.strerror or error}) after "
-                    f"{REACH_SECONDS:.0f} s: start it there with the same command and its own "
+                    f"{patience:.0f} s: start it there with the same command and its own "
                     "TF_CONFIG, or mend the address."
                 ) from None
             time.sleep(0.2)

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from app.parallel.cluster import Cluster
+from app.parallel.cluster import PATIENCE, Cluster
 from app.recovery import heartbeat, private, processes
 from app.recovery.job import ENDED, EXIT_FILE, LOST, how
 
@@ -80,6 +80,7 @@ class Tasks:
     def start(self, task: Task) -> subprocess.Popen[bytes]:
         """A process of the job."""
         env = {**os.environ, **self.cluster.environment(*task)}
+        env[PATIENCE] = "60"  # they start together, and one that ends is seen here
         if task[0] != "chief":
             for name in (heartbeat.FOLDER, EXIT_FILE):
                 env.pop(name, None)
