@@ -108,7 +108,7 @@ launch() {
   # Large pages for large tensors: a step on a CPU does not wait for 4 KiB at a time.
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   case ${1:-} in
-    train | evaluate | benchmark | overhead | trace | verify) exec python -m app launch "$@" ;;
+    train | evaluate | predict | benchmark | overhead | trace | verify) exec python -m app launch "$@" ;;
     *) exec python -m app "$@" ;;
   esac
 }

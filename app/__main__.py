@@ -5,7 +5,11 @@ doctor     what is wrong for training on this machine, and how to mend it
 prepare    write an experiment's data set where training finds it
 train      train an experiment, or continue the run in --workdir
 evaluate   evaluate the newest checkpoint of --workdir
+predict    predict --input with the newest checkpoint of --workdir
+export     write it as a SavedModel that needs nothing of this project
+serve      answer HTTP requests with an exported --model
 benchmark  measure steps, input, scaling, all-reduce and stages on this machine
+benchmark inference   predictions a second and their latency, by layout and batch
 verify     train a few steps on many layouts, and compare each with the serial run
 overhead   what watching, comparing and saving cost, when nothing breaks
 trace      a picture of when each stage ran which micro-batch
@@ -17,9 +21,11 @@ launch COMMAND [flags]   one of train to trace on NP processes, watched over
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,10 +38,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from app import command_line, errors, experiments, flags, launch, workdir
 from app.config import Layout
 from app.flags import FLAGS
-from app.parallel import cluster
+from app.inference import standard
+from app.parallel import cluster, topology
 from app.recovery import heartbeat, job, preemption
 from app.reporting import chatter
 from input import InputError
+from input.raw import Limits
 from models import ModelError
 
 
@@ -105,12 +113,81 @@ def evaluate_command() -> None:
     """Evaluates the newest checkpoint of --workdir."""
     experiment, layout = command_line.to_evaluate()
     where, layout = join(layout)
-    from app.training import loop
+    from app.training import trained
 
     folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
-    metrics = loop.evaluate(experiment, layout, where, folder, data_dir)
+    metrics = trained.evaluate(experiment, layout, where, folder, data_dir)
     if metrics:
         print(json.dumps(metrics, indent=1))
+
+
+def predict_command() -> None:
+    """Predicts; see app/inference/predict.py."""
+    experiment, layout = command_line.to_predict()
+    source, output = command_line.predicted()
+    if processes() > 1 and standard.STANDARD in (source, output):
+        raise errors.UsageError(
+            "horovodrun's ranks share no standard input or output: name files, or use ./run.sh "
+            "predict."
+        )
+    own = hold_cores(FLAGS.threads)
+    with standard.as_files(source, output, FLAGS.format) as (source, output):
+        where, layout = join(layout, exact=True)
+        from app.inference import predict
+
+        job = predict.Job(
+            source=source,
+            output=Path(output),
+            form=FLAGS.format,
+            field=FLAGS.field,
+            top=FLAGS.top,
+            weights=FLAGS.weights,
+            batch=FLAGS.batch_size or experiment.micro_batch,
+            threads=len(own),
+            limits=Limits(FLAGS.max_pixels, FLAGS.max_text),
+        )
+        folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
+        predict.main(experiment, layout, where, folder, data_dir, job)
+
+
+def export_command() -> None:
+    """Exports; see app/inference/export.py."""
+    experiment, output = command_line.to_export()
+    where, layout = join(Layout())
+    from app.inference import export
+    from app.training import trained
+
+    folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
+    run = trained.restore(experiment, layout, where, folder, data_dir)
+    limits = Limits(FLAGS.max_pixels, FLAGS.max_text)
+    command = shlex.join(["./run.sh", *sys.argv[1:]])
+    export.main(experiment, run, output, FLAGS.weights, FLAGS.variants, limits, command)
+
+
+def serve_command() -> None:
+    """Serves an exported model; see app/serving/server.py."""
+    if not FLAGS.model:
+        raise errors.UsageError("serve needs --model=<folder that export wrote>.")
+    hold_cores(FLAGS.threads)
+    from app.serving import server
+
+    server.main(
+        server.Settings(
+            model=Path(FLAGS.model),
+            name=FLAGS.name,
+            host=FLAGS.host,
+            port=FLAGS.port or 8501,
+            threads=FLAGS.threads,
+            max_batch=FLAGS.max_batch,
+            batch_wait_ms=FLAGS.batch_wait_ms,
+            queue=FLAGS.queue,
+            max_body_bytes=int(FLAGS.max_body_mb * 1e6),
+            max_pixels=FLAGS.max_pixels,
+            max_text=FLAGS.max_text,
+            request_seconds=FLAGS.request_seconds,
+            grace_seconds=FLAGS.grace_seconds,
+        )
+    )
 
 
 def benchmark_command() -> None:
@@ -120,6 +197,37 @@ def benchmark_command() -> None:
     from app import benchmark
 
     benchmark.main(experiment, layout, where, command_line.data_dir())
+
+
+def benchmark_inference_command() -> int:
+    """Measures prediction on many layouts; see app/inference/benchmark.py."""
+    command_line.to_measure()
+    from app.inference import benchmark
+
+    cores = len(os.sched_getaffinity(0))
+    stages = FLAGS.stages if FLAGS["stages"].present else 2
+    folder = Path(FLAGS.output or workdir.default(f"inference_{command_line.reference()}"))
+    flags = command_line.passed_on(("stages", "output"))
+    return benchmark.main(flags, cores, stages, folder)
+
+
+def benchmark_cell_command() -> None:
+    """Measures prediction on one layout; see app/inference/cell.py."""
+    experiment, layout, sizes = command_line.to_measure()
+    own = hold_cores(FLAGS.threads)
+    where, layout = join(layout, exact=True)
+    from app.inference import cell
+    from app.training import opening, trained
+
+    data_dir = command_line.data_dir()
+    if FLAGS.workdir:
+        folder = Path(FLAGS.workdir)
+        opened = trained.restore(experiment, layout, where, folder, data_dir).opened
+    else:
+        alone = dataclasses.replace(layout, processes=1)
+        opened = opening.open_run(experiment, alone, where, data_dir)
+    lanes = max(1, len(own) // layout.stages)
+    cell.main(opened, where, lanes, sizes, Path(FLAGS.output))
 
 
 def verify_command() -> None:
@@ -195,7 +303,12 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "prepare": prepare_command,
     "train": train_command,
     "evaluate": evaluate_command,
+    "predict": predict_command,
+    "export": export_command,
+    "serve": serve_command,
     "benchmark": benchmark_command,
+    "benchmark inference": benchmark_inference_command,
+    "benchmark cell": benchmark_cell_command,
     "verify": verify_command,
     "trace": trace_command,
     "overhead": overhead_command,
@@ -209,7 +322,9 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 CHECKS: dict[str, Callable[[], Any]] = {
     "train": lambda: command_line.to_launch(launch.processes()),
     "evaluate": command_line.to_evaluate,
+    "predict": command_line.to_predict,
     "benchmark": lambda: command_line.to_benchmark(launch.processes()),
+    "benchmark cell": command_line.to_measure,
     "verify": lambda: command_line.to_verify(launch.processes()),
     "trace": lambda: command_line.to_trace(launch.processes()),
     "overhead": lambda: command_line.synchronous(launch.processes(), "overhead"),
@@ -263,6 +378,8 @@ def run(arguments: Sequence[str]) -> int:
     if name in ("--help", "-h", "help"):
         print(f"{__doc__}\n{FLAGS.module_help('app.flags')}")
         return errors.DONE
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     known = CHECKS if is_launch else COMMANDS
     if name not in known:
         raise errors.UsageError(f"no command {name!r}: use one of {', '.join(known)}.")
@@ -278,12 +395,22 @@ def processes() -> int:
     return int(os.environ.get("HOROVOD_SIZE", 1))
 
 
-def join(layout: Layout) -> tuple[Any, Layout]:
-    """Imports TensorFlow, and joins the job."""
+def hold_cores(most: int) -> list[int]:
+    """Keeps this process to its share of the cores, or to `most` of them; returns them."""
+    size = int(os.environ.get("HOROVOD_LOCAL_SIZE", 1))
+    rank = int(os.environ.get("HOROVOD_LOCAL_RANK", 0))
+    own = topology.cores(os.sched_getaffinity(0), size, rank, most)
+    os.sched_setaffinity(0, own)
+    return own
+
+
+def join(layout: Layout, exact: bool = False) -> tuple[Any, Layout]:
+    """Imports TensorFlow, and joins the job; `exact` even if the layout is not."""
     import_tensorflow()
     from app.training import opening
 
-    return opening.join(layout)
+    where, joined = opening.join(dataclasses.replace(layout, exact=exact or layout.exact))
+    return where, dataclasses.replace(joined, exact=layout.exact)
 
 
 def import_tensorflow() -> None:

@@ -100,10 +100,7 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     to its share of the cores: operators that do not depend on each other would take them all
     (one stage of an encoder was seen to keep 1.4 of 2 cores busy with one thread an operator).
     """
-    cores = sorted(os.sched_getaffinity(0))
-    own = [
-        cores[i] for i in topology.share(len(cores), where.local_size, where.local_rank)
-    ] or cores
+    own = topology.cores(os.sched_getaffinity(0), where.local_size, where.local_rank)
     few = own[: max(1, len(own) // layout.devices)]
     micro_batch, stages = experiment.micro_batch, layout.stages
     data = opening.open_data(experiment, data_dir)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app import chaos, config, errors, experiments, rules, validation, workdir
 from app.config import Experiment, Layout, Update
 from app.flags import FLAGS, OF_CHAOS, OF_COMPARE
+from app.inference.standard import STANDARD
 from app.parallel import cluster
 from app.settings import override
+
+# Of an exported model (`app/inference/variants.py`, `litert.py`).
+VARIANTS = ("float32", "bfloat16", "float16", "int8", "litert", "litert_int8")
 
 
 def data_dir() -> str:
@@ -196,10 +201,109 @@ def _check_recovery(layout: Layout) -> None:
 
 def to_evaluate() -> tuple[Experiment, Layout]:
     """What the flags describe; any number of processes can evaluate it."""
+    _must_be_run("evaluate")
+    return validated(1)
+
+
+def to_predict() -> tuple[Experiment, Layout]:
+    """What the flags describe: a run, and a layout to predict with it.
+
+    Raises:
+        UsageError: no run, no input, or a layout that prediction does not have.
+    """
+    _must_be_run("predict")
+    source, output = predicted()
+    if output != STANDARD and Path(output).suffix not in (".jsonl", ".csv"):
+        raise errors.UsageError(
+            f"--output={output} must end in .jsonl or .csv, or be - for standard output."
+        )
+    if output != STANDARD:
+        workdir.writable(Path(output).parent)
+    if FLAGS.format and (source.startswith("split:") or Path(source).is_dir()):
+        raise errors.UsageError(
+            f"--format={FLAGS.format} is of a file, but --input={source} is none: leave it out."
+        )
+    for name in ("schedule", "chunks", "tensor", "recompute", "exact"):
+        if FLAGS[name].present:
+            raise errors.UsageError(
+                f"--{name} is of training; prediction has --stages, --cut and --servers, and is "
+                "always exact: leave it out."
+            )
+    experiment, layout = validated(1)
+    _must_have_weights(experiment)
+    return experiment, layout
+
+
+def predicted() -> tuple[str, str]:
+    """--input and --output, which is beside the run if it is not given.
+
+    Raises:
+        UsageError: no input.
+    """
+    source = FLAGS.input
+    if not source:
+        raise errors.UsageError(
+            "predict needs --input: a folder of images, a .txt, .csv, .tsv or .jsonl, "
+            "split:<name>, or - for standard input."
+        )
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(source.removeprefix("split:")).stem)
+    beside = Path(FLAGS.workdir) / "predictions" / f"{name}.jsonl"
+    return source, FLAGS.output or (STANDARD if source == STANDARD else str(beside))
+
+
+def to_measure() -> tuple[Experiment, Layout, list[int]]:
+    """What the flags describe for `benchmark inference`, and the sizes of batches.
+
+    Raises:
+        UsageError: sizes that are none; more threads than there are cores.
+    """
+    try:
+        sizes = [int(text) for text in FLAGS.batch_sizes]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise errors.UsageError(
+            f"--batch_sizes={','.join(FLAGS.batch_sizes)} must be numbers of at least 1, as 1,8,32."
+        )
+    if FLAGS.workdir and workdir.read(Path(FLAGS.workdir)) is None:
+        raise errors.UsageError(
+            f"--workdir={FLAGS.workdir} is no run: give one, or --experiment for its initial "
+            "weights."
+        )
+    return *validated(1), sizes
+
+
+def to_export() -> tuple[Experiment, Path]:
+    """What the flags describe: a run, and where it is exported to.
+
+    Raises:
+        UsageError: no run, or a variant that does not exist.
+    """
+    _must_be_run("export")
+    wrong = [name for name in FLAGS.variants if name not in VARIANTS]
+    if wrong or not FLAGS.variants or len(set(FLAGS.variants)) < len(FLAGS.variants):
+        raise errors.UsageError(
+            f"--variants={','.join(FLAGS.variants)} must be of {', '.join(VARIANTS)}, each once."
+        )
+    output = Path(FLAGS.output or Path("exports") / reference().rpartition(":")[2])
+    workdir.writable(output)
+    experiment, _ = validated(1)
+    _must_have_weights(experiment)
+    return experiment, output
+
+
+def _must_have_weights(experiment: Experiment) -> None:
+    if FLAGS.weights == "average" and not experiment.optimization.ema_decay:
+        raise errors.UsageError(
+            "--weights=average needs a moving average of the weights, which this run does not keep "
+            "(optimization.ema_decay is 0): leave it out."
+        )
+
+
+def _must_be_run(name: str) -> None:
     if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
         given = f", and {FLAGS.workdir} is none" if FLAGS.workdir else ""
-        raise errors.UsageError(f"evaluate needs --workdir=<folder of a run>{given}.")
-    return validated(1)
+        raise errors.UsageError(f"{name} needs --workdir=<folder of a run>{given}.")
 
 
 def to_trace(processes: int) -> tuple[Experiment, Layout]:
@@ -230,7 +334,7 @@ def to_chaos(processes: int) -> list[str]:
             "--elastic)."
         )
     synchronous(processes, "chaos")
-    return _passed_on(OF_CHAOS)
+    return passed_on((*OF_CHAOS, "workdir"))
 
 
 def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]:
@@ -260,13 +364,13 @@ def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]
         if varied.update.kind == "parameter_server":
             layout = dataclasses.replace(layout, processes=1, workers=processes)
         validation.validate(varied, layout)
-    return experiment, _passed_on(OF_COMPARE), found
+    return experiment, passed_on((*OF_COMPARE, "workdir")), found
 
 
-def _passed_on(own: Sequence[str]) -> list[str]:
-    """The flags that were given, but for a command's own, for the training that it starts."""
+def passed_on(own: Sequence[str]) -> list[str]:
+    """The flags that were given, but for a command's own, for the jobs that it starts."""
     given = [flag for flag in FLAGS.get_flags_for_module("app.flags") if flag.present]
-    lines = [flag.serialize() for flag in given if flag.name not in (*own, "workdir")]
+    lines = [flag.serialize() for flag in given if flag.name not in own]
     return [line for text in lines for line in text.split("\n")]
 
 

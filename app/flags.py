@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -14,8 +15,16 @@ from app import chaos, errors, rules
 FLAGS = flags.FLAGS
 
 
-class Seconds(flags.FloatParser):
+class Bounded(flags.FloatParser):
     """The bounds of absl's own parser let NaN pass."""
+
+    def is_outside_bounds(self, value: float) -> bool:
+        """See base class."""
+        return math.isnan(value) or super().is_outside_bounds(value)
+
+
+class Seconds(flags.FloatParser):
+    """Likewise."""
 
     syntactic_help = "a number of seconds, at least 1"
 
@@ -26,6 +35,12 @@ class Seconds(flags.FloatParser):
 
 def _define_seconds(name: str, default: float, help: str) -> None:
     flags.DEFINE(Seconds(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def _define_number(
+    name: str, default: float, help: str, least: float, most: float | None = None
+) -> None:
+    flags.DEFINE(Bounded(least, most), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function.")
@@ -44,7 +59,9 @@ flags.DEFINE_list("servers", [], "host:port of a stage server a stage, rank 0's 
 flags.DEFINE_integer(
     "parameter_servers", 1, "Of update.kind=parameter_server, on one machine.", lower_bound=1
 )
-flags.DEFINE_integer("port", 0, "Of stage-server.", lower_bound=0, upper_bound=65535)
+flags.DEFINE_integer(
+    "port", 0, "Of stage-server; of serve, 8501 if not given.", lower_bound=0, upper_bound=65535
+)
 flags.DEFINE_bool(
     "trusted_network", False, "Whoever reaches this machine's ports may command the job."
 )
@@ -81,11 +98,39 @@ flags.DEFINE_list(
     ["sync", "async", "bounded:4", "local:8"],
     f"Rules to compare: {', '.join(rules.RULES)}.",
 )
-flags.DEFINE_float("slowdown", 1, "Of the last worker, as a straggler.", lower_bound=1)
+_define_number("slowdown", 1, "Of the last worker, as a straggler.", 1)
 flags.DEFINE_float("link_mbit", 0, "Rate of the link that all processes share; 0: as it is.")
 flags.DEFINE_integer("evaluations", 10, "Of each run that is compared.", lower_bound=1)
-flags.DEFINE_float("price", 0, "Of a device-hour.", lower_bound=0)
-flags.DEFINE_float("target", 0, "Accuracy whose time is looked for.", lower_bound=0, upper_bound=1)
+_define_number("price", 0, "Of a device-hour.", 0)
+_define_number("target", 0, "Accuracy whose time is looked for.", 0, 1)
+
+flags.DEFINE_string("input", None, "To predict: a folder, a file, split:<name>, or - .")
+flags.DEFINE_string("output", None, "Where predictions (.jsonl, .csv or -) or an export go.")
+flags.DEFINE_enum(
+    "format", None, ["txt", "csv", "tsv", "jsonl"], "Of --input; by its name if not given."
+)
+flags.DEFINE_string("field", None, "Column or key of --input that holds the text, or a path.")
+flags.DEFINE_integer("top", 5, "Classes told of a prediction, likeliest first.", lower_bound=1)
+flags.DEFINE_enum(
+    "weights", "best", ["best", "trained", "average"],
+    "Those of the last step or their moving average; best: the average, if one is kept.",
+)  # fmt: skip
+flags.DEFINE_integer("batch_size", 0, "Items at once; 0: the micro-batch.", lower_bound=0)
+flags.DEFINE_integer("threads", 0, "Cores of a process; 0: its share.", lower_bound=0)
+flags.DEFINE_list(
+    "variants", ["float32"], "To export: float32, bfloat16, float16, int8, litert, litert_int8."
+)
+flags.DEFINE_string("model", None, "To serve: a folder that export wrote.")
+flags.DEFINE_string("name", None, "Of the served model; its own if not given.")
+flags.DEFINE_string("host", "127.0.0.1", "Address to serve on; 0.0.0.0: every one.")
+flags.DEFINE_integer("max_batch", 32, "Instances that serve computes at once.", lower_bound=1)
+_define_number("batch_wait_ms", 2, "That a batch waits for more instances.", 0)
+flags.DEFINE_integer("queue", 256, "Instances that may wait; more: 429.", lower_bound=1)
+_define_number("max_body_mb", 16, "Of a request.", 0.001)
+flags.DEFINE_integer("max_pixels", 50_000_000, "Of an image, by its header.", lower_bound=1)
+flags.DEFINE_integer("max_text", 100_000, "Bytes of a text in UTF-8.", lower_bound=1)
+_define_seconds("request_seconds", 30, "For a request to arrive.")
+flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "That benchmark inference measures.")
 
 # Flags that only some commands read.
 OF_TRAINING = (
@@ -95,10 +140,31 @@ OF_TRAINING = (
 )  # fmt: skip
 OF_CHAOS = ("faults", "between_seconds", "kinds", "chaos_seed")
 READERS: dict[str, tuple[str, ...]] = {flag: ("train", "chaos") for flag in OF_TRAINING}
-READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server",)}
+READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server", "serve")}
 READERS |= {"parameter_servers": ("train",)}
 OF_COMPARE = ("updates", "slowdown", "link_mbit", "evaluations", "price", "target")
 READERS |= {flag: ("compare",) for flag in OF_COMPARE}
+OF_INFERENCE = ("input", "format", "field", "top")
+READERS |= {flag: ("predict",) for flag in OF_INFERENCE}
+OF_SERVER = ("model", "name", "host", "max_batch", "batch_wait_ms", "queue", "max_body_mb",
+             "request_seconds")  # fmt: skip
+READERS |= {flag: ("serve",) for flag in OF_SERVER}
+MEASURES = ("benchmark inference", "benchmark cell")
+READERS |= {
+    "output": ("predict", "export", *MEASURES),
+    "weights": ("predict", "export"),
+    "variants": ("export",),
+    "batch_size": ("predict",),
+    "threads": ("predict", "serve", "benchmark cell"),
+    "max_pixels": ("predict", "export", "serve"),
+    "max_text": ("predict", "export", "serve"),
+    "batch_sizes": MEASURES,
+}
+
+# Commands that read no flag but these.
+ONLY: dict[str, tuple[str, ...]] = {
+    "serve": (*OF_SERVER, "port", "threads", "max_pixels", "max_text", "grace_seconds"),
+}
 
 
 def parse(name: str, arguments: Sequence[str]) -> None:
@@ -121,6 +187,8 @@ def parse(name: str, arguments: Sequence[str]) -> None:
         raise errors.UsageError(f"{name} takes flags only, not {left[0]!r}.")
     for flag in FLAGS.get_flags_for_module("app.flags"):
         readers = READERS.get(flag.name, (name,))
+        if name in ONLY and flag.name not in ONLY[name] and name in readers:
+            readers = ("the other commands",)
         if flag.present and flag.value in ("", []):
             raise errors.UsageError(f"--{flag.name}= is empty: give it a value, or leave it out.")
         if flag.present and name not in readers:

@@ -10,6 +10,7 @@ from pathlib import Path
 from app import command_line, machines, workdir
 from app.errors import UsageError
 from app.flags import FLAGS
+from app.inference import standard
 from app.recovery import private
 from app.recovery.job import Job
 from app.recovery.supervisor import Limits, Supervisor
@@ -32,7 +33,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     Raises:
         UsageError: a job that cannot be started so.
     """
-    command = [sys.executable, "-m", "app", name, *arguments]
+    command = [sys.executable, "-m", "app", *name.split(), *arguments]
     folder = Path(FLAGS.workdir or workdir.default(command_line.reference()))
     is_training = name == "train"
     if is_training or name == "trace":
@@ -52,7 +53,11 @@ def main(name: str, arguments: Sequence[str]) -> int:
     def start() -> Job:
         return Job(command, launcher, variables, FLAGS.elastic)
 
-    return Supervisor(start, folder, limits).run()
+    if name != "predict":
+        return Supervisor(start, folder, limits).run()
+    with standard.as_files(*command_line.predicted(), FLAGS.format) as (source, output):
+        command += [f"--input={source}", f"--output={output}"]
+        return Supervisor(start, Path(f"{output}.partial"), limits).run()
 
 
 def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from input import InputError
+from input.raw import Limits
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -26,6 +27,9 @@ class DataSet(Protocol):
         input_spec: of a batch of inputs; None where sizes differ from batch to batch.
         limits: the least that fields of the model may be, by name.
         digest: of what the order of examples depends on beside seed and count.
+        classes: names of the targets.
+        kind: of what a client has of an example, `image` or `text`; "": only its inputs.
+        training, held_out: the splits' examples as they are stored (`sources.py`).
     """
 
     num_classes: int
@@ -35,6 +39,10 @@ class DataSet(Protocol):
     input_spec: tf.TensorSpec
     limits: Mapping[str, int] = MappingProxyType({})
     digest: str = ""
+    classes: tuple[str, ...] = ()
+    kind: str = ""
+    training: Any = None
+    held_out: Any = None
 
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
@@ -55,6 +63,13 @@ class DataSet(Protocol):
         Each example once; whole batches, filled up with examples of weight 0.
         """
         ...
+
+    def preprocess(self, raw: tf.Tensor, limits: Limits) -> tf.Tensor:
+        """What clients have, string [b], to inputs as in evaluation; as a graph, for any b.
+
+        What is beyond the limits fails there: an exported model is on its own.
+        """
+        raise NotImplementedError
 
     def baseline(self) -> dict[str, Any] | None:
         """What a simple model gives on the same splits: name, accuracy; None: not asked."""

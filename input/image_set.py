@@ -20,18 +20,21 @@ from input import pixels
 from input.batches import Batch, Batches, DataSet, numpy_function, padded
 from input.images import Images
 from input.order import Order
+from input.raw import Limits
 from input.sources import Source
 
 
 class ImageSet(DataSet):
     """A prepared set: its training split in the experiment's order, its evaluation split."""
 
+    kind = "image"
+
     def __init__(
         self, config: Images, train: Source, evaluation: Source, evaluation_split: str
     ) -> None:
         self.config, self.evaluation_split = config, evaluation_split
-        self._train, self._evaluation = train, evaluation
-        self.num_classes = train.num_classes
+        self.training, self.held_out = train, evaluation
+        self.classes, self.num_classes = train.classes, len(train.classes)
         self.num_train, self.num_evaluation = len(train), len(evaluation)
         self.input_spec = tf.TensorSpec([None, config.size, config.size, 3])
 
@@ -44,7 +47,7 @@ class ImageSet(DataSet):
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
             n = int(number)
             ids = order.examples(n)
-            images, labels = self._train.fetch(ids)
+            images, labels = self.training.fetch(ids)
             return np.array(images, object), np.array(labels, np.int64), ids, order.places(n)
 
         def example(encoded: tf.Tensor, label: tf.Tensor, i: tf.Tensor, place: tf.Tensor) -> Any:
@@ -70,14 +73,14 @@ class ImageSet(DataSet):
         dataset = tf.data.Dataset.zip(dataset, ks).map(
             lambda batch, k: finish(batch[0], batch[1], batch[2], k)
         )
-        return self._batches(dataset, self._train, lambda k: order.examples(int(numbers(k))))
+        return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
     def evaluation(self, micro_batch: int, share: range) -> Batches:
         """See `DataSet`."""
         ids, weights = padded(share, micro_batch)
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
-            images, labels = self._evaluation.fetch(some)
+            images, labels = self.held_out.fetch(some)
             return np.array(images, object), np.array(labels, np.int64)
 
         def example(encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> Batch:
@@ -95,8 +98,28 @@ class ImageSet(DataSet):
             .batch(micro_batch, drop_remainder=True)
         )
         return self._batches(
-            dataset, self._evaluation, lambda k: ids[k * micro_batch : (k + 1) * micro_batch]
+            dataset, self.held_out, lambda k: ids[k * micro_batch : (k + 1) * micro_batch]
         )
+
+    def preprocess(self, raw: tf.Tensor, limits: Limits) -> tf.Tensor:
+        """See `DataSet`."""
+
+        def example(encoded: tf.Tensor) -> tf.Tensor:
+            return pixels.evaluation(self.config, pixels.within(encoded, limits.pixels))
+
+        return tf.map_fn(example, raw, fn_output_signature=self._one)
+
+    def preprocess_arrays(self, images: tf.Tensor) -> tf.Tensor:
+        """Decoded images, uint8 [b, H, W, 3], to inputs."""
+
+        def example(image: tf.Tensor) -> tf.Tensor:
+            return pixels.evaluation_of_array(self.config, image)
+
+        return tf.map_fn(example, images, fn_output_signature=self._one)
+
+    @property
+    def _one(self) -> tf.TensorSpec:
+        return tf.TensorSpec(self.input_spec.shape[1:])
 
     @staticmethod
     def _batches(

@@ -45,11 +45,23 @@ def evaluation(config: Images, encoded: tf.Tensor) -> tf.Tensor:
     """
     if config.augmentation != "imagenet":
         return normalise(config, resize(decode(encoded), config.size))
-    shape = image_shape(encoded)
+    window = central(config, image_shape(encoded))
+    return normalise(config, resize(decode_window(encoded, window), config.size))
+
+
+def evaluation_of_array(config: Images, image: tf.Tensor) -> tf.Tensor:
+    """The same of an image that is decoded, uint8 [H, W, 3]."""
+    if config.augmentation == "imagenet":
+        window = central(config, tf.shape(image))
+        image = tf.image.crop_to_bounding_box(image, *tf.unstack(window))
+    return normalise(config, resize(image, config.size))
+
+
+def central(config: Images, shape: tf.Tensor) -> tf.Tensor:
+    """[top, left, height, width] of the centre crop of an image of this shape."""
     side = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
     side = tf.cast(tf.round(side * config.size / (config.size + 32)), tf.int32)
-    window = [(shape[0] - side) // 2, (shape[1] - side) // 2, side, side]
-    return normalise(config, resize(decode_window(encoded, tf.stack(window)), config.size))
+    return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
 
 
 def random_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -74,6 +86,32 @@ def image_shape(encoded: tf.Tensor) -> tf.Tensor:
         lambda: tf.io.extract_jpeg_shape(encoded),
         lambda: tf.shape(decode(encoded)),
     )
+
+
+def within(encoded: tf.Tensor, most: int) -> tf.Tensor:
+    """An encoded image, if its header says that it has at most so many pixels.
+
+    A PNG begins with a signature of 8 bytes, and an IHDR chunk whose length and name are 8 more;
+    width and height follow, 4 bytes each, the highest first (ISO/IEC 15948, 11.2.1).
+    """
+
+    def of_png() -> tf.Tensor:
+        sizes = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.uint8, little_endian=False)
+        powers = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
+        return tf.reduce_sum(tf.reshape(tf.cast(sizes, tf.int64), [2, 4]) * powers, 1)
+
+    size = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64),
+        of_png,
+    )
+    is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
+    known = tf.debugging.Assert(tf.io.is_jpeg(encoded) | is_png, ["neither a JPEG nor a PNG image"])
+    few = tf.debugging.Assert(
+        tf.reduce_prod(size) <= most, [f"the image has more than {most} pixels:", size]
+    )
+    with tf.control_dependencies([x for x in (known, few) if x is not None]):
+        return tf.identity(encoded)
 
 
 def decode_window(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:

@@ -28,9 +28,9 @@ EVALUATION_SPLITS = ("test", "validation", "val")
 
 
 class Source(Protocol):
-    """One split: encoded images, or texts, by id."""
+    """One split: encoded images, or texts, by id; `classes` are the names of the labels."""
 
-    num_classes: int
+    classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
@@ -166,7 +166,7 @@ class Tfds:
             raise InputError(
                 f"{builder.info.name}: {label_key!r} is {features[label_key]}, no class label."
             )
-        self.num_classes = features[label_key].num_classes
+        self.classes = tuple(features[label_key].names)
         self.path = f"{builder.data_path}, split {split}"
         self.records: Any = builder.as_data_source(split=split, decoders=decoders)
 
@@ -187,7 +187,8 @@ class Synthetic:
     """A few random JPEG images over and over: no files, the cost of real decoding."""
 
     def __init__(self, num_examples: int, num_classes: int) -> None:
-        self.num_examples, self.num_classes = num_examples, num_classes
+        self.num_examples = num_examples
+        self.classes = tuple(map(str, range(num_classes)))
         rows = np.random.default_rng(0).integers(0, 256, [16, 32, 32, 3], np.uint8)
         large = np.repeat(np.repeat(rows, 8, axis=1), 8, axis=2)
         self.images = [tf.io.encode_jpeg(image).numpy() for image in large]
@@ -197,7 +198,7 @@ class Synthetic:
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Example i is image i mod 16, of class i mod num_classes."""
-        return [self.images[i % 16] for i in ids], [int(i) % self.num_classes for i in ids]
+        return [self.images[i % 16] for i in ids], [int(i) % len(self.classes) for i in ids]
 
     def name(self, example: int) -> str:
         """Its id."""
@@ -209,7 +210,7 @@ class Folder:
 
     def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
         self.root = Path(config.dataset).expanduser().resolve()
-        self.num_classes = len(index["classes"])
+        self.classes = tuple(index["classes"])
         self.files: list[tuple[str, int]] = index["splits"][split]
 
     def __len__(self) -> int:

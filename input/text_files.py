@@ -49,7 +49,7 @@ class TextFile:
     def __init__(
         self, path: Path, rows: list[tuple[int, str, str]], classes: tuple[str, ...]
     ) -> None:
-        self.path, self.rows, self.num_classes = path, rows, len(classes)
+        self.path, self.rows, self.classes = path, rows, classes
         if not rows:
             raise InputError(f"{path} has no texts.")
         number = {label: i for i, label in enumerate(classes)}

@@ -26,6 +26,7 @@ import tensorflow as tf
 from input import InputError, packages, sources, text_files
 from input.batches import Batch, Batches, DataSet, numpy_function, padded
 from input.order import Order
+from input.raw import Limits
 from input.sources import Source
 from input.text import Text
 from input.wordpiece import WordPiece
@@ -74,6 +75,7 @@ class TextSet(DataSet):
     """A prepared set: its training split in the experiment's order, its evaluation split."""
 
     input_spec = tf.TensorSpec([None, None], tf.int32)
+    kind = "text"
 
     def __init__(self, config: Text, data_dir: str, is_measured: bool = True) -> None:
         self.config = config
@@ -81,7 +83,8 @@ class TextSet(DataSet):
         self.wordpiece = WordPiece(folder, config.max_length)
         self.limits = {"vocabulary": self.wordpiece.size, **config.limits}
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
-        self.num_classes = self.training.num_classes
+        self.classes = self.training.classes
+        self.num_classes = len(self.classes)
         self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
         which = [config.dataset, config.train_split, config.evaluation_file]
         which += [config.text_field, str(self.num_train), self.wordpiece.digest]
@@ -129,6 +132,13 @@ class TextSet(DataSet):
         return self._batches(
             dataset, self.held_out, lambda k: ids[k * micro_batch : (k + 1) * micro_batch]
         )
+
+    def preprocess(self, raw: tf.Tensor, limits: Limits) -> tf.Tensor:
+        """See `DataSet`; longer texts are cut to `max_length` tokens."""
+        told = f"a text has more than {limits.text} bytes"
+        check = tf.debugging.assert_less_equal(tf.strings.length(raw), limits.text, told)
+        with tf.control_dependencies([check] if check is not None else []):
+            return self.wordpiece(tf.identity(raw))
 
     def _lengths(self) -> np.ndarray:
         """Of the training texts, as `prepare` wrote them; a file may have changed since."""

@@ -60,6 +60,9 @@ TEXT = "--experiment=sentiment_reviews"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
 SERVED = "--set=update.kind=parameter_server"
 
+WITHOUT_RANKS = ("export", "serve", "benchmark inference")
+PREDICT = "predict --workdir=run --input=x.txt"
+
 # As typed: variables, a command if it is not `train`, flags; and what the message must hold.
 BAD: dict[str, list[str]] = {
     # Flags.
@@ -303,6 +306,50 @@ GOOD = [
     "NP=4 --set=update.kind=adasum",
 ]
 
+BAD |= {
+    "predict": ["predict needs --workdir"],
+    "predict --workdir=nowhere --input=x.txt": ["predict needs --workdir", "nowhere is none"],
+    "predict --workdir=run": ["predict needs --input", "split:<name>"],
+    f"{PREDICT} --output=x.json": ["--output=x.json", ".jsonl or .csv"],
+    f"{PREDICT} --output=mine.py/x.jsonl": ["cannot write to mine.py"],
+    f"{PREDICT} --format=xml": ["--format=xml", "jsonl"],
+    "predict --workdir=run --input=split:test --format=csv": ["--format=csv is of a file"],
+    f"{PREDICT} --weights=average": ["moving average", "ema_decay"],
+    f"{PREDICT} --chunks=2": ["--chunks is of training"],
+    f"{PREDICT} --exact": ["--exact is of training"],
+    f"{PREDICT} --stages=30": ["--stages", "18"],
+    f"{PREDICT} --top=0": ["--top=0", "positive integer"],
+    f"{PREDICT} --batch_size=-1": ["--batch_size=-1"],
+    f"{PREDICT} --variants=int8": ["--variants is a flag of export"],
+    f"{PREDICT} --set=seed=3": ["seed", "another experiment"],
+    "export": ["export needs --workdir"],
+    "export --workdir=run --variants=int4": ["--variants=int4", "int8"],
+    "export --workdir=run --variants=int8,int8": ["each once"],
+    "export --workdir=run --variants=": ["--variants= is empty"],
+    "export --workdir=run --output=mine.py/x": ["cannot write to mine.py"],
+    "export --workdir=run --input=x": ["--input is a flag of predict"],
+    "serve": ["serve needs --model"],
+    "serve --model=nowhere": ["nowhere"],
+    "serve --model=run": ["run"],
+    "serve --model=run --port=70000": ["--port=70000", "65535"],
+    "serve --model=run --max_batch=0": ["--max_batch=0"],
+    "serve --model=run --queue=0": ["--queue=0"],
+    "serve --model=run --max_body_mb=nan": ["--max_body_mb=nan"],
+    "serve --model=run --batch_wait_ms=-1": ["--batch_wait_ms=-1"],
+    "serve --model=run --experiment=mine.py:tiny": ["--experiment", "serve does not read"],
+    "serve --model=run --stages=2": ["--stages", "serve does not read"],
+    "benchmark inference --batch_sizes=0": ["--batch_sizes=0", "at least 1"],
+    "benchmark inference --batch_sizes=a": ["--batch_sizes=a", "1,8,32"],
+    "benchmark inference --workdir=nowhere": ["--workdir=nowhere is no run"],
+    "benchmark inference --threads=2": ["--threads is a flag of"],
+    "benchmark other": ["flags only", "'other'"],
+}  # fmt: skip
+GOOD += [
+    PREDICT,
+    f"{PREDICT} --stages=4 --threads=2 --top=1 --output=x.csv",
+    "predict --workdir=run --input=split:test --batch_size=7",
+]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def joined():
@@ -341,6 +388,7 @@ def launch(line: str, folder: Path):
     words = shlex.split(line)
     variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS=", "TF_CONFIG="))]
     words = words[len(variables) :]
+    prefix = [] if " ".join(words).startswith(WITHOUT_RANKS) else ["launch"]
     if not words or words[0].startswith("-") or words[0] == "foo":
         words = ["train", *words]
     hidden = ("NP", "HOSTS", "HOROVOD_", "SCALEPROOF_", "TFDS_")
@@ -348,7 +396,7 @@ def launch(line: str, folder: Path):
     env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {name: value for name, _, value in variables}
     return subprocess.run(
-        [sys.executable, "-c", GUARDED, "launch", *words], cwd=folder, env=env, timeout=60,
+        [sys.executable, "-c", GUARDED, *prefix, *words], cwd=folder, env=env, timeout=60,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
 

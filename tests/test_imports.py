@@ -42,6 +42,11 @@ def test_parallel_knows_no_training():
     assert not any(f.startswith("app/parallel/") for f in users("app.training", "models", "input"))
 
 
+def test_serving_needs_nothing_of_training():
+    training = users("horovod", "models", "app.training", "app.parallel", "app.inference")
+    assert not any(f.startswith("app/serving/") for f in training)
+
+
 def test_integers_need_no_tensorflow():
     free = [
         "app/command_line.py",

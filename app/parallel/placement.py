@@ -137,6 +137,17 @@ def horovods(device: str) -> str:
     return here() if device.startswith("/job:stage") else device
 
 
+def fetched(device: str, message: Any) -> Any:
+    """A stage's message where the next can take it: from a stage server it is fetched first.
+
+    Two servers that exchange it themselves wait for each other's tasks, and may for ever.
+    """
+    if horovods(device) == device:
+        return message
+    with tf.device(here()):
+        return tf.nest.map_structure(tf.identity, message)
+
+
 def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[int, ...]:
     """Blocks of each part, so that the slowest part is as fast as can be.
 

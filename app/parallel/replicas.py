@@ -53,10 +53,13 @@ def join(exact: bool = False, devices: int = 1, beside: Topology | None = None) 
     """
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(STALL_SECONDS))
     topology = beside or enter()
-    threads = 1 if exact else topology.threads(len(os.sched_getaffinity(0)), devices)
+    cores = len(os.sched_getaffinity(0))
+    threads = 1 if exact else topology.threads(cores, devices)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # One a device at least, and another that can start an all-reduce or copy.
-    tf.config.threading.set_inter_op_parallelism_threads(max(devices + 1, threads))
+    # One a device at least, and another that can start an all-reduce or copy; as many as there
+    # are cores, for several batches at once.
+    most = max(devices + 1, topology.threads(cores))
+    tf.config.threading.set_inter_op_parallelism_threads(most)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         places = [(topology.local_rank * devices + i) % len(gpus) for i in range(devices)]

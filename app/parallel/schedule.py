@@ -57,6 +57,24 @@ def orders(kind: str, stages: int, chunks: int, micro_batches: int) -> list[list
     return result
 
 
+def forward_only(stages: int, lanes: int, micro_batches: int) -> list[list[Task]]:
+    """Tasks where nothing is trained: a worker a stage and lane, stage by stage.
+
+    Lanes are several micro-batches at once on one stage, where it has several cores:
+
+        2 stages, 2 lanes
+          stage 0   F0 F2 F4 ..
+                    F1 F3 F5 ..
+          stage 1   .. F0 F2 F4
+                    .. F1 F3 F5
+    """
+    return [
+        [Task("F", stage, m) for m in range(lane, micro_batches, lanes)]
+        for stage in range(stages)
+        for lane in range(lanes)
+    ]
+
+
 def _task(kind: Literal["F", "B"], k: int, stage: int, stages: int, chunks: int) -> Task:
     """The k-th forward or backward of a stage."""
     if chunks == 1:

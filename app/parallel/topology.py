@@ -10,7 +10,7 @@ Runs are contiguous, so that a process owns whole subtrees of the exact sum (`tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -19,6 +19,13 @@ def share(total: int, parts: int, index: int) -> range:
     size, longer = divmod(total, parts)
     start = index * size + min(index, longer)
     return range(start, start + size + (index < longer))
+
+
+def cores(available: Collection[int], parts: int, index: int, most: int = 0) -> list[int]:
+    """Those of the `index`-th of `parts` processes; `most` of them, if it is given."""
+    every = sorted(available)
+    own = [every[i] for i in share(len(every), parts, index)] or every
+    return own[: most or None]
 
 
 def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:

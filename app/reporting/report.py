@@ -27,10 +27,10 @@ class Report:
             return
         self._metrics = (workdir / "metrics.jsonl").open("a")
         self._events = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        terminal = _terminal()
-        if terminal:
+        file = terminal()
+        if file:
             self._bar = tqdm(
-                total=total_steps, initial=first_step, unit="step", file=terminal, leave=False
+                total=total_steps, initial=first_step, unit="step", file=file, leave=False
             )
 
     def say(self, line: str) -> None:
@@ -91,7 +91,7 @@ class Report:
         self._events.close()
 
 
-def _terminal() -> TextIO | None:
+def terminal() -> TextIO | None:
     """Where a bar can be drawn: run.sh names its terminal, as horovodrun's ranks have none."""
     if sys.stderr.isatty():
         return sys.stderr

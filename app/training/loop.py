@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 from app import config, workdir
 from app.config import Experiment, Layout
-from app.errors import CheckpointError, UsageError
+from app.errors import UsageError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.recovery import lock
 from app.reporting.clock import Clock
 from app.training import opening
-from app.training.checkpoint import Checkpoints
-from app.training.evaluation import Evaluator
-from app.training.session import Run, Session, evaluate_weights
+from app.training.session import Run, Session
 
 
 def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> dict[str, Any]:
@@ -40,27 +36,6 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         session = Session(opened, layout, where, run, clock)
         opening.together(lambda: claim(experiment, layout, where, run, stack))
         return session.train(session.checkpoints.restore())
-
-
-def evaluate(
-    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
-) -> dict[str, Any] | None:
-    """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be restored.
-    """
-    alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number may evaluate
-    opened = opening.open_run(experiment, alone, where, data_dir)
-    about = {"experiment": config.as_dict(experiment)}
-    checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
-    step = checkpoints.restore()
-    if not step:
-        error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
-        raise error.on_every_rank(speaker=where.is_chief)
-    evaluator = Evaluator(opened.state, opened.data, experiment.micro_batch, where)
-    metrics = evaluate_weights(evaluator, opened.state)
-    return {"step": step, **(metrics or {})} if where.is_chief else None
 
 
 def claim(

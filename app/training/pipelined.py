@@ -173,7 +173,7 @@ class _Work:
         specs = tf.nest.map_structure(_spec, (x, told))
         if step.widest[task.part] is None or _elements(specs) > _elements(step.widest[task.part]):
             step.widest[task.part] = specs
-        return self._sent(part, y)
+        return placement.fetched(part.part.device, y)
 
     def backward(self, task: Task, gradient: Any) -> Any:
         part, record = self.step.parts[task.part], self.records[task.part].pop(task.micro_batch)
@@ -183,7 +183,7 @@ class _Work:
             gradient, values = part.backward(record, self._told(task), gradient)
             place = tf.constant(self.step.micro_batches[task.micro_batch])
             self.step.sums[task.part].add(place, values)
-        return self._sent(part, gradient)
+        return placement.fetched(part.part.device, gradient)
 
     def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
         """For each part of the stage: sums over all processes, and the gradients' squares."""
@@ -194,17 +194,6 @@ class _Work:
                 sums = self.step.sums[i].total()
                 result[i] = sums, self.step.squares[i](part, sums)
         return result
-
-    @staticmethod
-    def _sent(part: Differentiation, message: Any) -> Any:
-        """Fetches a message from a stage server; the next stage's sends it on from here.
-
-        Two servers that exchange it themselves wait for each other's tasks, and may for ever.
-        """
-        if placement.horovods(part.part.device) == part.part.device:
-            return message
-        with tf.device(placement.here()):
-            return tf.nest.map_structure(tf.identity, message)
 
     def _told(self, task: Task) -> MicroBatch:
         """Only the last part looks at the targets: to others they need not be sent."""

@@ -1,0 +1,27 @@
+"""The model card: what a model is, where it comes from, and how it did (arXiv:1810.03993)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+TEMPLATE = Path(__file__).with_name("card.md")
+
+
+def text(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
+    """README.md of an exported model.
+
+    Args:
+        facts: of the run and of the model.
+        seen: how each variant did (`export.Seen`).
+    """
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    template = environment.from_string(TEMPLATE.read_text())
+    return template.render(**facts, seen=seen, as_json=lambda value: json.dumps(value, indent=1))

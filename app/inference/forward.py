@@ -1,0 +1,101 @@
+"""The forward pass of a trained model: batches stream through its stages, several at once.
+
+An operator has one thread, and a process keeps its cores busy with a batch each (a lane). So the
+numbers depend on neither cores, processes nor stages: a batch meets the same operators everywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app.parallel import placement, schedule
+from app.parallel.pipeline import Pipeline, StageStoppedError
+from app.parallel.schedule import Task
+from app.training.state import Part, State
+from models import blocks
+
+Read = Callable[[int], Any]  # from a batch's number to inputs; None: there are none
+Done = Callable[[int, np.ndarray | None], None]  # takes its probabilities [B, K]
+
+
+class Forward:
+    """Compiled, a function a stage.
+
+    Args:
+        state: the model on its devices.
+        spec: of a batch of inputs.
+        lanes: batches at once on a stage.
+    """
+
+    def __init__(self, state: State, spec: tf.TensorSpec, lanes: int) -> None:
+        self.parts, self.lanes = state.parts, lanes
+        self.functions: list[Any] = []
+        for part in state.parts:
+            function = _compiled(part, spec, is_last=part is state.parts[-1])
+            outputs = function.get_concrete_function().structured_outputs
+            spec = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), outputs)
+            self.functions.append(function)
+
+    def __call__(self, count: int, read: Read, done: Done) -> None:
+        """Runs `count` batches.
+
+        Args:
+            count: of them.
+            read: called once for each, in about their order, by as many threads as lanes.
+            done: called once for each, by as many threads.
+        """
+        orders = schedule.forward_only(len(self.parts), self.lanes, count)
+        Pipeline(orders, len(self.parts))(_Work(self, read, done))
+
+
+def _compiled(part: Part, spec: Any, is_last: bool) -> Any:
+    def run(x: Any) -> Any:
+        with tf.device(part.device):
+            y = blocks.forward(part.blocks, x, False, tf.zeros([2], tf.int32), part.first)
+            return tf.nn.softmax(tf.cast(y, tf.float32)) if is_last else y
+
+    return tf.function(run, input_signature=[spec])
+
+
+class _Work:
+    """Batches on their way; so many that no stage waits, and no more are held."""
+
+    def __init__(self, model: Forward, read: Read, done: Done) -> None:
+        self.model, self.read, self.done = model, read, done
+        self.room = threading.Semaphore(2 * len(model.parts) * model.lanes)
+        self.failed = False
+
+    def forward(self, task: Task, x: Any) -> Any:
+        try:
+            return self._forward(task, x)
+        except BaseException:
+            self.failed = True
+            self.room.release()  # who waits for room learns of it too
+            raise
+
+    def _forward(self, task: Task, x: Any) -> Any:
+        if task.part == 0:
+            self.room.acquire()
+            if self.failed:
+                raise StageStoppedError
+            x = self.read(task.micro_batch)
+        part = self.model.parts[task.part]
+        if x is not None:
+            with tf.device(part.device):
+                x = tf.nest.map_structure(tf.identity, x)  # to this device, once
+            x = placement.fetched(part.device, self.model.functions[task.part](x))
+        if task.part == len(self.model.parts) - 1:
+            self.done(task.micro_batch, None if x is None else x.numpy())
+            self.room.release()
+        return x
+
+    def backward(self, task: Task, gradient: Any) -> Any:
+        raise AssertionError("nothing is trained here")
+
+    def finish(self, stage: int) -> None:
+        """Nothing is summed."""

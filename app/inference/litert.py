@@ -1,0 +1,58 @@
+"""A trained model for LiteRT (TensorFlow Lite), by TensorFlow's own converter."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from app.inference.servable import Model
+from app.reporting import chatter
+from input.batches import DataSet
+
+FILE = "model.tflite"
+
+
+def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
+    """Writes a model from inputs [1, ...] to logits [1, K], and the names of the classes.
+
+    Decoding and tokenisation are left to the caller: LiteRT has no operators for them. With
+    `is_int8` weights are int8, and activations where an operator can, as they come (dynamic range).
+    """
+    spec = tf.TensorSpec([1, *data.input_spec.shape[1:]], data.input_spec.dtype, "inputs")
+    function = tf.function(model.logits, input_signature=[spec]).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if is_int8 else []
+    with chatter.kept():
+        content = converter.convert()
+    folder.mkdir(parents=True)
+    (folder / FILE).write_bytes(content)
+    (folder / "classes.txt").write_text("\n".join(data.classes) + "\n")
+
+
+class Interpreter:
+    """Runs what `save` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings(), chatter.kept():
+            warnings.simplefilter("ignore")  # that a later TensorFlow will have it in a package
+            self._lite = tf.lite.Interpreter(str(folder / FILE))
+            self._lite.allocate_tensors()
+        (self._input,), (self._output,) = (
+            self._lite.get_input_details(), self._lite.get_output_details()
+        )  # fmt: skip
+
+    def logits(self, inputs: tf.Tensor) -> np.ndarray:
+        """Of a batch of inputs, one after the other, float32 [b, K]."""
+        return np.concatenate([self._one(x) for x in inputs.numpy()])
+
+    def _one(self, x: np.ndarray) -> np.ndarray:
+        place = self._input["index"]
+        if tuple(self._lite.get_input_details()[0]["shape"]) != (1, *x.shape):
+            self._lite.resize_tensor_input(place, (1, *x.shape))
+            self._lite.allocate_tensors()
+        self._lite.set_tensor(place, x[np.newaxis])
+        self._lite.invoke()
+        return np.array(self._lite.get_tensor(self._output["index"]))

@@ -1,0 +1,133 @@
+"""The output of a prediction: shards, each done by one rank, joined in the input's order.
+
+    out.jsonl.partial/job.json      what is predicted, by which weights
+                     /00000.jsonl   shard 0: renamed to this name when all of it was written
+                     /00002.jsonl
+    out.jsonl                       all of them, at the end; the folder is gone then
+
+A shard is a run of items whose place does not depend on the number of ranks: one that is done need
+not be done again, whoever did it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app import config
+from app.errors import UsageError
+
+SHARDS = 64  # about so many a job
+MOST_BATCHES = 64  # of a shard
+
+Row = Mapping[str, Any]  # of one item
+
+
+class Shards:
+    """Of one job.
+
+    Args:
+        output: the file at the end, .jsonl or .csv.
+        items: how many.
+        batch: items computed at once; a shard is whole batches.
+        columns: of a .csv.
+    """
+
+    def __init__(self, output: Path, items: int, batch: int, columns: Sequence[str]) -> None:
+        self.output, self.items, self.columns = output, items, list(columns)
+        self.folder = output.with_name(f"{output.name}.partial")
+        batches = -(-items // batch)
+        self.size = batch * min(MOST_BATCHES, -(-batches // SHARDS))
+        self.count = -(-items // self.size)
+
+    def claim(self, job: Mapping[str, Any]) -> None:
+        """Begins the job, or goes on with it.
+
+        Raises:
+            UsageError: the output exists, cannot be written, or was begun as another job.
+        """
+        if self.output.exists():
+            raise UsageError(f"{self.output} exists: remove it, or give another --output.")
+        path, ours = self.folder / "job.json", config.plain(job)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            theirs = json.loads(path.read_text()) if path.exists() else ours
+            lines = config.differences(ours, theirs)
+            if lines:
+                raise UsageError(
+                    f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same, "
+                    "remove it, or give another --output."
+                )
+            path.write_text(json.dumps(ours, indent=1) + "\n")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot use {self.folder} ({error}): give another --output."
+            ) from None
+
+    def todo(self) -> list[int]:
+        """Shards that are not done."""
+        return [i for i in range(self.count) if not self._path(i).exists()]
+
+    def places(self, shard: int) -> range:
+        """Its items."""
+        return range(shard * self.size, min((shard + 1) * self.size, self.items))
+
+    def write(self, shard: int, rows: Iterable[Row]) -> None:
+        """Keeps a shard that is done.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        path = self._path(shard)
+        partial = path.with_name(f".{path.name}")
+        try:
+            partial.write_text(self._text(rows), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path} ({error.strerror}): make room, or let it be written; the "
+                "same command goes on with what is missing."
+            ) from None
+
+    def join(self) -> None:
+        """Writes the output, and removes the shards.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        partial = self.folder / "joined"
+        try:
+            with partial.open("wb") as file:
+                if self._is_csv:
+                    file.write(self._line(self.columns).encode())
+                for shard in range(self.count):
+                    file.write(self._path(shard).read_bytes())
+            partial.replace(self.output)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.output} ({error.strerror}): make room, or let it be written."
+            ) from None
+        shutil.rmtree(self.folder)
+
+    @property
+    def _is_csv(self) -> bool:
+        return self.output.suffix == ".csv"
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"{shard:05d}{self.output.suffix}"
+
+    def _text(self, rows: Iterable[Row]) -> str:
+        if not self._is_csv:
+            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return "".join(self._line([row.get(c, "") for c in self.columns]) for row in rows)
+
+    @staticmethod
+    def _line(values: Sequence[Any]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(values)
+        return text.getvalue()

@@ -1,0 +1,35 @@
+"""Standard input and output as files, which several ranks can share, read again and join."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+STANDARD = "-"
+OUTPUT = "standard_output.jsonl"  # the file in its place
+
+
+@contextlib.contextmanager
+def as_files(source: str, output: str, form: str | None) -> Iterator[tuple[str, str]]:
+    """Yields `source` and `output`, with a file in the place of each `-`.
+
+    What was written for standard output is written there at the end.
+    """
+    if STANDARD not in (source, output):
+        yield source, output
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if source == STANDARD:
+            source = str(Path(folder) / f"standard_input.{form or 'txt'}")
+            with open(source, "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        written = Path(folder) / OUTPUT
+        yield source, str(written) if output == STANDARD else output
+        if written.exists():
+            with written.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()

@@ -1,0 +1,111 @@
+"""The version of an exported model that is to be served, found and checked without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import DataError, UsageError
+
+EXTRA = Path("assets.extra", "scaleproof.json")
+
+
+@dataclass(frozen=True)
+class About:
+    """What an export says of its model; all of it may be missing.
+
+    Attributes:
+        name: under which it is served.
+        kind: `text`, `image`, or None: nothing is known of its inputs.
+        classes: their names.
+        variant: in which numbers it computes.
+        step: of the training run it was taken from.
+    """
+
+    name: str | None = None
+    kind: str | None = None
+    classes: tuple[str, ...] = ()
+    variant: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The version that is to be served."""
+
+    folder: Path
+    name: str
+    version: int
+    about: About
+
+
+def find(model: Path, name: str | None = None) -> Found:
+    """The newest version in a folder of versions, or the version folder itself.
+
+    Raises:
+        UsageError: there is none.
+        DataError: it is damaged.
+    """
+    try:
+        folder, version = newest(model)
+        if not (folder / "saved_model.pb").read_bytes()[:1]:
+            raise DataError(f"{folder / 'saved_model.pb'} is empty: export the model again.")
+        about = read_about(folder / EXTRA)
+    except OSError as error:
+        raise UsageError(f"--model={model} cannot be read: {error.strerror}.") from None
+    is_version = folder.name.isdecimal()
+    name = name or about.name or (folder.parent if is_version else folder).name
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"a model's name is part of its address, so {name!r} must be letters, digits and _.- "
+            "only: give another --name."
+        )
+    return Found(folder, name, version, about)
+
+
+def newest(model: Path) -> tuple[Path, int]:
+    """The folder and number of the version to serve; a folder without a number is version 1.
+
+    Raises:
+        UsageError: there is none.
+    """
+    model = model.expanduser().resolve()
+    if not model.is_dir():
+        what = "is a file" if model.exists() else "does not exist"
+        raise UsageError(f"--model={model} {what}: give a folder that `./run.sh export` wrote.")
+    if (model / "saved_model.pb").is_file():
+        return model, int(model.name) if model.name.isdecimal() else 1
+    versions = {int(p.name): p for p in model.iterdir() if p.name.isdecimal() and p.is_dir()}
+    newest = max(versions, default=0)
+    if not versions or not (versions[newest] / "saved_model.pb").is_file():
+        where = versions[newest] if versions else model
+        raise UsageError(
+            f"{where} is no SavedModel, as it holds no saved_model.pb"
+            f"{'' if versions else ' and no folder with a version number'}: give --model a folder "
+            "that `./run.sh export` wrote."
+        )
+    return versions[newest], newest
+
+
+def read_about(path: Path) -> About:
+    """Reads what the export wrote, if anything.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.exists():
+        return About()
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        if given["format"] != 1:
+            raise ValueError(f"its format is {given['format']!r}, and 1 is known")
+        kind = given.get("kind") if given.get("kind") in ("text", "image") else None
+        classes = tuple(str(name) for name in given.get("classes") or ())
+        return About(given.get("name"), kind, classes, given.get("variant"), given.get("step"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): export the model again, or remove the file to serve "
+            "the model without it."
+        ) from None

@@ -1,0 +1,66 @@
+"""What is done with TensorFlow before the first client: threads shared out, signatures run once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+
+from app.errors import DataError
+from app.reporting import chatter
+from app.serving.refusals import RequestError
+from app.serving.saved import Model
+from app.serving.signatures import DEFAULT
+from input.raw import FIELDS
+
+
+def hold_threads(cores: int) -> None:
+    """Shares the cores out, before TensorFlow's first operation.
+
+    As many batches are computed at once as there are cores, each on one: the operators of a small
+    model are too short to be split well, and between them only one core works (tokenisation,
+    shapes, copies). The pool inside an operator has all cores nevertheless: while other workers
+    have nothing to do, a lone request is computed by all.
+    """
+    with chatter.kept():
+        import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # there was an operation: it stays as it is
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def warm_up(model: Model, max_batch: int) -> None:
+    """Runs each signature that takes what the model is made for, so that no client waits.
+
+    Raises:
+        DataError: one of them does not run.
+    """
+    kind = model.found.about.kind
+    for signature in model.signatures.values():
+        if not kind or list(signature.inputs) != [FIELDS[kind]]:
+            continue
+        one = np.array(b"a" if kind == "text" else tiny_image(), object)
+        is_default = signature.name == DEFAULT
+        sizes = sorted({1, 2, max_batch // 2 or 1, max_batch}) if is_default else [1]
+        for size in sizes if signature.is_batched else [None]:
+            value = one if size is None else np.repeat(one[None], size)
+            try:
+                model.run(signature.name, {FIELDS[kind]: value})
+            except RequestError as error:
+                raise DataError(
+                    f"signature {signature.name!r} of {model.found.folder} does not run "
+                    f"({error.sentence.rstrip('.')}): export the model again."
+                ) from None
+
+
+def tiny_image() -> bytes:
+    """A PNG file of a few grey pixels."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "gray").save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,78 @@
+"""A run's newest checkpoint, opened to be used: evaluated, predicted with, exported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app import config
+from app.config import Experiment, Layout
+from app.errors import CheckpointError
+from app.parallel.topology import Topology
+from app.recovery import manifest
+from app.training import opening
+from app.training.checkpoint import Checkpoints
+from app.training.evaluation import Evaluator
+from app.training.opening import Opened
+from app.training.session import evaluate_weights
+
+
+class Trained(NamedTuple):
+    """What training has left.
+
+    Attributes:
+        opened: data, and the state after `step` steps.
+        folder: of the run.
+    """
+
+    opened: Opened
+    step: int
+    folder: Path
+
+    def manifest(self) -> dict[str, Any]:
+        """Of the checkpoint: metrics, weights_sha256, versions."""
+        return manifest.read(manifest.folder_of(self.folder / "checkpoints", self.step))
+
+    @contextlib.contextmanager
+    def weights(self, which: str) -> Iterator[str]:
+        """Puts `trained`, `average` or the `best` weights in their place; yields which it is."""
+        state = self.opened.state
+        if which == "trained" or not state.has_average:
+            yield "trained"
+        else:
+            with state.averaged():
+                yield "average"
+
+
+def restore(
+    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+) -> Trained:
+    """Opens the data, builds the model and fills it, on every rank.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be restored.
+    """
+    alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
+    opened = opening.open_run(experiment, alone, where, data_dir)
+    about = {"experiment": config.as_dict(experiment)}
+    step = Checkpoints(folder / "checkpoints", opened.state, where, 1, about).restore()
+    if not step:
+        error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
+        raise error.on_every_rank(speaker=where.is_chief)
+    return Trained(opened, step, folder)
+
+
+def evaluate(
+    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+) -> dict[str, Any] | None:
+    """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be restored.
+    """
+    (_, data, state, *_), step, _ = restore(experiment, layout, where, folder, data_dir)
+    metrics = evaluate_weights(Evaluator(state, data, experiment.micro_batch, where), state)
+    return {"step": step, **(metrics or {})} if where.is_chief else None

@@ -1,0 +1,162 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from input import InputError, items, pixels
+from input.raw import Limits
+
+
+def encoded(kind="PNG", size=(5, 4)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(file, kind)
+    return file.getvalue()
+
+
+def bomb(width, height):
+    """A PNG whose header promises more than its few bytes hold."""
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "told"),
+    [
+        ("image", b"", "the image is empty"),
+        ("image", b"a text", "neither a JPEG nor a PNG"),
+        ("image", b"GIF89a" + bytes(40), "neither a JPEG nor a PNG"),
+        ("image", encoded()[:20], "neither a JPEG nor a PNG"),
+        ("image", bomb(30000, 30000), "30000 x 30000 pixels, more than the 1000 that"),
+        ("image", bomb(50, 50), "50 x 50 pixels, more than the 1000 that"),
+        ("text", b" \n", "the text is empty"),
+        ("text", b"good \xff", "not UTF-8 .at its byte 6"),
+        ("text", b"x" * 21, "21 bytes, more than the 20 that"),
+    ],
+)
+def test_what_cannot_be_taken(kind, raw, told):
+    with pytest.raises(ValueError, match=told):
+        Limits(pixels=1000, text=20).check(kind, raw)
+
+
+def test_what_can():
+    for kind, raw in (
+        ("image", encoded()), ("image", encoded("JPEG")), ("text", "größe".encode())
+    ):  # fmt: skip
+        Limits().check(kind, raw)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_graph_looks_at_headers_too(kind):
+    image = encoded(kind, (50, 40))
+    assert pixels.within(tf.constant(image), 2000).numpy() == image
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1999 pixels"):
+        pixels.within(tf.constant(image), 1999)
+    for other in (b"", b"a text of no image at all", b"GIF89a" + bytes(40)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            pixels.within(tf.constant(other), 2000)
+
+
+def test_a_folder_holds_every_file_in_order(tmp_path):
+    for name in ("b/2.png", "b/10.jpg", "a.txt", ".hidden", "b/.trash/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = items.open_items(str(tmp_path), "image", None, None)
+    assert [found.name(i) for i in range(len(found))] == ["a.txt", "b/10.jpg", "b/2.png"]
+    assert found.fetch(1) == (b"b/10.jpg", None)
+    before = found.digest
+    (tmp_path / "a.txt").write_text("longer")
+    assert items.open_items(str(tmp_path), "image", None, None).digest != before
+
+
+def rows(path, content, kind="text", form=None, field=None):
+    path.write_bytes(content)
+    found = items.open_items(str(path), kind, form, field)
+    told = []
+    for i in range(len(found)):
+        try:
+            told.append((found.name(i), found.fetch(i)[0].decode()))
+        except ValueError as error:
+            told.append((found.name(i), str(error)))
+    return told
+
+
+def test_lines(tmp_path):
+    found = rows(tmp_path / "x.txt", "\ufeffa\r\n\nb\u2028c\n".encode())
+    assert found == [(1, "a"), (2, ""), (3, "b\u2028c")]
+
+
+def test_columns(tmp_path):
+    content = b'id,text\n1,"a, b"\n2,c,d\n\n3,"e\nf"\n'
+    assert rows(tmp_path / "x.csv", content) == [
+        (2, "a, b"), (3, "the row has 3 columns, not 2"), (6, "e\nf")
+    ]  # fmt: skip
+    assert rows(tmp_path / "x.tsv", b'id\ttext\n1\t"a\n') == [(2, '"a')]
+    assert rows(tmp_path / "x", b"id,t\n1,a\n", form="csv", field="t") == [(2, "a")]
+    with pytest.raises(InputError, match="no column 'text', only id, t"):
+        rows(tmp_path / "y.csv", b"id,t\n1,a\n")
+    with pytest.raises(InputError, match="line 2: unexpected end of data"):
+        rows(tmp_path / "y.csv", b'text\n"a\n')
+
+
+def test_json_lines(tmp_path):
+    content = b'{"text": "a"}\n\nnothing\n{"other": 1}\n"b"\n{"text": 5}\n' + b"[" * 100_000
+    found = rows(tmp_path / "x.jsonl", content)
+    assert [line for line, _ in found] == [1, 3, 4, 5, 6, 7]
+    assert [text for _, text in found][::3] == ["a", "b"]
+    assert "not JSON" in found[1][1] and "no text in 'text'" in found[2][1]
+
+
+def test_bytes_that_are_not_utf8_keep_their_row(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"text\ngood\nb\xffd\n")
+    found = items.open_items(str(path), "text", None, None)
+    assert found.fetch(0)[0] == b"good"
+    with pytest.raises(ValueError, match="not UTF-8"):
+        Limits().check("text", found.fetch(1)[0])
+
+
+def test_paths_of_images_are_from_where_the_list_is(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_bytes(encoded())
+    (tmp_path / "list.csv").write_text("path\nimages/1.png\nimages/2.png\n")
+    found = items.open_items(str(tmp_path / "list.csv"), "image", None, None)
+    assert found.name(0) == "images/1.png" and found.fetch(0)[0] == encoded()
+    with pytest.raises(OSError, match="No such file"):
+        found.fetch(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("missing.txt", "text", "does not exist"),
+        ("x.dat", "text", "give --format"),
+        (".", "text", "is a folder, but a model of texts"),
+        ("empty", "image", "has no files"),
+        ("empty.txt", "text", "has no rows"),
+    ],
+)
+def test_no_input(tmp_path, name, kind, told):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.dat").write_text("a")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(InputError, match=told):
+        items.open_items(str(tmp_path / name), kind, None, None)
+
+
+def test_a_decoded_image_becomes_what_its_file_becomes(tiny):
+    data = tiny.data.open("")
+    raw = data.held_out.fetch([0])[0][0]
+    image = pixels.decode(tf.constant(raw))
+    of_file = data.preprocess(tf.constant([raw]), Limits())
+    assert np.array_equal(data.preprocess_arrays(image[tf.newaxis]), of_file)
+    (evaluated, *_), *_ = data.evaluation(1, range(1))
+    assert np.array_equal(evaluated, of_file)

@@ -1,0 +1,186 @@
+"""Predictions: in order, the same on every layout, with what cannot be read in its place."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from ranks import TINY, app, start
+
+from app.config import Layout
+from app.errors import UsageError
+from app.inference import predict
+from app.inference.predict import Job
+from app.inference.shards import Shards
+from input.raw import Limits
+
+WORDS = """
+from app.config import Experiment, Optimization
+from input.text import Text
+from models.transformer import Transformer
+
+def words():
+    return Experiment(
+        model=Transformer(layers=4, width=16, heads=2, vocabulary=16),
+        data=Text("train.tsv", vocabulary=".", has_baseline=False), global_batch=32, micro_batch=4,
+        steps=2, optimization=Optimization(optimizer="adamw", warmup_epochs=0),
+    )
+"""
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def predicted(train, joined, tmp_path):
+    """Trains an experiment, then predicts in this process; returns the rows."""
+
+    def run(experiment, source, output="out.jsonl", **changes):
+        if not (tmp_path / "run").exists():
+            train(experiment)
+        job = Job(
+            **{
+                "source": str(source), "output": tmp_path / output, "form": None, "field": None,
+                "top": 3, "weights": "best", "batch": 4, "threads": 2, "limits": Limits(),
+            }
+            | changes
+        )  # fmt: skip
+        data_dir = str(tmp_path / "data")
+        predict.main(experiment, Layout(), joined, tmp_path / "run", data_dir, job)
+        return read(job.output) if output.endswith(".jsonl") else None
+
+    return run
+
+
+def test_a_split_is_predicted_as_it_is_evaluated(predicted, tiny, tmp_path):
+    rows = predicted(tiny, "split:test")
+    assert [row["index"] for row in rows] == list(range(101))
+    assert [row["label"] for row in rows] == [str(i % 7) for i in range(101)]
+    for row in rows:
+        scores = list(row["probabilities"].values())
+        assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+        assert row["class"] == next(iter(row["probabilities"]))
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    right = np.mean([row["class"] == row["label"] for row in rows])
+    assert right == pytest.approx(result["metrics"]["test"]["accuracy"])
+    assert not (tmp_path / "out.jsonl.partial").exists()
+
+
+def test_what_cannot_be_read_stays_in_its_place(predicted, tiny, tmp_path, capfd):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = tiny.data.open("").held_out.fetch([0, 1])[0]
+    for i in range(13):
+        (folder / f"{i:02d}.jpg").write_bytes(good[i % 2])
+    (folder / "03.jpg").write_bytes(good[1][: len(good[1]) // 2])  # the header is whole
+    (folder / "04.jpg").write_bytes(b"")
+    (folder / "05.jpg").write_text("no image")
+    for i in range(8, 12):  # a whole batch
+        (folder / f"{i:02d}.jpg").write_bytes(b"no image")
+    rows = predicted(tiny, folder)
+    assert [row["item"] for row in rows] == [f"{i:02d}.jpg" for i in range(13)]
+    wrong = [i for i, row in enumerate(rows) if "error" in row]
+    assert wrong == [3, 4, 5, 8, 9, 10, 11]
+    assert "cannot be decoded" in rows[3]["error"] and rows[4]["error"] == "the image is empty"
+    assert rows[0]["probabilities"] == rows[2]["probabilities"] == rows[12]["probabilities"]
+    assert "7 could not be read" in capfd.readouterr().err
+
+
+def test_texts_of_any_length_stay_in_order(predicted, sentences, tmp_path):
+    lines = [" ".join("abcdefghij"[: i % 10 + 1]) for i in range(30)] + ["", "x" * 200_000]
+    (tmp_path / "in.txt").write_text("\n".join(lines))
+    rows = predicted(sentences, tmp_path / "in.txt")
+    assert [row["item"] for row in rows] == list(range(1, 33))
+    for i in range(10):  # equal texts: equal but for what is padded beside them
+        assert rows[i]["probabilities"]["1"] == pytest.approx(
+            rows[i + 20]["probabilities"]["1"], abs=1e-6
+        )
+    assert rows[30]["error"] == "the text is empty" and "200000 bytes" in rows[31]["error"]
+
+    # As columns; of the average, which is the best; and of the last step's weights.
+    predicted(sentences, tmp_path / "in.txt", output="out.csv", weights="average")
+    table = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [row["class_1"] for row in table[:30]] == [row["class"] for row in rows[:30]]
+    assert float(table[3]["probability_1"]) == rows[3]["probabilities"][rows[3]["class"]]
+    assert table[30]["error"] == "the text is empty" and not table[30]["class_1"]
+    last = predicted(sentences, tmp_path / "in.txt", output="last.jsonl", weights="trained")
+    assert last[0]["probabilities"] != rows[0]["probabilities"]
+
+
+def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypatch):
+    written: list[int] = []
+    write = Shards.write
+
+    def breaking(self, shard, rows):
+        if len(written) >= 5:
+            raise UsageError("the disk is full")
+        write(self, shard, rows)
+        written.append(shard)
+
+    whole = predicted(tiny, "split:test", output="whole.jsonl")
+    monkeypatch.setattr(Shards, "write", breaking)
+    with pytest.raises(UsageError, match="the disk is full"):
+        predicted(tiny, "split:test")
+    assert 5 <= len(written) <= 6 and not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(UsageError, match=r"another job: top: 2 here, 3 there"):
+        predicted(tiny, "split:test", top=2)
+
+    def noting(self, shard, rows):
+        written.append(shard)
+        write(self, shard, rows)
+
+    monkeypatch.setattr(Shards, "write", noting)
+    assert predicted(tiny, "split:test") == whole
+    assert sorted(written) == list(range(26))  # 101 items, 4 in each: once each
+    with pytest.raises(UsageError, match="exists"):
+        predicted(tiny, "split:test")
+
+
+@pytest.mark.parametrize("items", [1, 31, 32, 33, 1000, 131_072, 131_073, 1_000_000])
+def test_shards_are_whole_batches_and_hold_every_item_once(items, tmp_path):
+    shards = Shards(tmp_path / "out.jsonl", items, 32, [])
+    places = [shards.places(i) for i in range(shards.count)]
+    assert [p.start for p in places[1:]] == [p.stop for p in places[:-1]]
+    assert places[0].start == 0 and places[-1].stop == items and shards.size % 32 == 0
+    assert shards.size <= 32 * 64 and (items < 10_000 or shards.count >= 32)
+
+
+@pytest.mark.ranks
+def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
+    (tmp_path / "mine.py").write_text(TINY)
+    (tmp_path / "words.py").write_text(WORDS)
+    letters = list("abcdefghij")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *letters]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(letters, random.integers(1, 30))) for _ in range(200)]
+    table = [f"{text} {i}\t{i % 2}" for i, text in enumerate(texts)]
+    (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *table]))
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    for experiment, source, layouts in (
+        ("mine.py:tiny", "split:test", [(1, 1), (2, 4)]),
+        ("words.py:words", "in.txt", [(1, 1), (3, 1)]),
+    ):
+        flags = [f"--experiment={experiment}", "--set", "steps=2", "--workdir=run"]
+        done = app(1, tmp_path, "train", *flags)
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs = set()
+        for np_, stages in layouts:
+            name = f"{np_}x{stages}.jsonl"
+            flags = ["--workdir=run", f"--input={source}", f"--output={name}"]
+            done = app(np_, tmp_path, "predict", *flags, f"--stages={stages}")
+            assert done.returncode == 0, done.stderr[-3000:]
+            outputs.add((tmp_path / name).read_text())
+            (tmp_path / name).unlink()
+        assert len(outputs) == 1
+        assert len(outputs.pop().splitlines()) == (101 if source.startswith("split") else 200)
+        (tmp_path / "run").rename(tmp_path / f"run-{experiment[:4]}")
+
+    # Through standard input and output, as a person types it; and the file's end without a line's.
+    command = "printf 'a b\\n\\nc d' | python -m app launch predict --workdir=run-word --input=-"
+    done = start(["bash", "-c", command], tmp_path, NP="2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["item"] for row in rows] == [1, 2, 3] and "error" in rows[1]
+    assert {name.name for name in tmp_path.glob("*.partial")} == set()
