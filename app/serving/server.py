@@ -112,7 +112,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         raise UsageError(
             f"--host={host} is no address of this machine ({reason}): give one, as 127.0.0.1."
         ) from None
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # By its name: for a protocol of 0, asyncio would let small answers wait for an acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
