@@ -93,7 +93,7 @@ class Rows(Items):
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}.") from None
-        self.digest = hashlib.sha256(content).hexdigest()
+        self.digest = hashlib.sha256(f"{kind} {field}\n".encode() + content).hexdigest()
         # What is not UTF-8 becomes half characters, and is found again row by row.
         text = content.decode("utf-8-sig", "surrogateescape")
         if kind == "jsonl":

@@ -31,7 +31,7 @@ from app.inference import bare, card, litert, servable
 from app.inference.variants import VARIANTS, Variant
 from app.parallel import replicas
 from app.reporting import chatter
-from app.training.trained import Trained
+from app.training.trained import Trained, must_be_servable
 from input.batches import DataSet
 from input.raw import Limits
 
@@ -78,11 +78,7 @@ def main(
         NumbersError: one that does not agree with the checkpoint.
     """
     data = run.opened.data
-    if not data.kind:
-        raise UsageError(
-            f"{type(data).__name__} does not say what a client has of an example: give it `kind` "
-            "and `preprocess` (input/batches.py)."
-        )
+    must_be_servable(data)
     folders = {name: folder_of(output, name, run.step) for name in names}
     with run.weights(which) as weights:
         values = {n: v.numpy() for n, v in run.opened.state.weights.items()}

@@ -11,6 +11,7 @@ not be done again, whoever did it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -21,6 +22,7 @@ from typing import Any
 
 from app import config
 from app.errors import UsageError
+from app.recovery import lock
 
 SHARDS = 64  # about so many a job
 MOST_BATCHES = 64  # of a shard
@@ -45,17 +47,18 @@ class Shards:
         self.size = batch * min(MOST_BATCHES, -(-batches // SHARDS))
         self.count = -(-items // self.size)
 
-    def claim(self, job: Mapping[str, Any]) -> None:
-        """Begins the job, or goes on with it.
+    def claim(self, job: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
+        """Begins the job, or goes on with it; has the folder for as long as `stack` lasts.
 
         Raises:
-            UsageError: the output exists, cannot be written, or was begun as another job.
+            UsageError: the output exists, cannot be written, was begun as another job, or one
+                is at work on it.
         """
         if self.output.exists():
             raise UsageError(f"{self.output} exists: remove it, or give another --output.")
         path, ours = self.folder / "job.json", config.plain(job)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.held(self.folder, "--output"))
             theirs = json.loads(path.read_text()) if path.exists() else ours
             lines = config.differences(ours, theirs)
             if lines:

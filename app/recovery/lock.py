@@ -13,8 +13,8 @@ from app.errors import UsageError
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Holds a workdir's lock.
+def held(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
+    """Holds a workdir's lock; `flag` is what names it.
 
     Raises:
         UsageError: another job holds it; says which.
@@ -27,7 +27,7 @@ def held(workdir: Path) -> Iterator[None]:
             file.seek(0)
             raise UsageError(
                 f"{workdir} is used by another job ({file.read().strip() or 'just started'}): wait "
-                "for it, stop it, or give another --workdir."
+                f"for it, stop it, or give another {flag}."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} of {socket.gethostname()}\n")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from app import config
 from app.config import Experiment, Layout
-from app.errors import CheckpointError
+from app.errors import CheckpointError, UsageError
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.training import opening
@@ -18,6 +18,8 @@ from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.opening import Opened
 from app.training.session import evaluate_weights
+from input.batches import DataSet
+from input.raw import FIELDS
 
 
 class Trained(NamedTuple):
@@ -45,6 +47,21 @@ class Trained(NamedTuple):
         else:
             with state.averaged():
                 yield "average"
+
+
+def must_be_servable(data: DataSet) -> None:
+    """Checks that the data say what a client has of an example.
+
+    Raises:
+        UsageError: they do not.
+    """
+    names = len(getattr(data, "classes", ()))
+    if getattr(data, "kind", "") not in FIELDS or names != data.num_classes:
+        raise UsageError(
+            f"{type(data).__name__} must say what a client has of an example: give it `kind` (one "
+            f"of {', '.join(FIELDS)}), `preprocess` and the names of its {data.num_classes} "
+            f"`classes`, not {names} (input/batches.py)."
+        )
 
 
 def restore(

@@ -1,0 +1,61 @@
+import json
+
+import numpy as np
+
+from app.config import Layout
+from app.inference import benchmark, cell
+from app.inference.benchmark import Cell
+from app.inference.forward import Forward
+from app.training import opening
+
+
+def test_layouts_fit_on_the_cores():
+    assert benchmark.cells(1, 2) == [Cell(1, 1, 1)]
+    assert benchmark.cells(2, 2) == [Cell(1, 1, 1), Cell(1, 2, 1), Cell(1, 2, 2), Cell(2, 1, 1)]
+    for cores in (3, 8, 64):
+        found = benchmark.cells(cores, 4)
+        assert len(set(found)) == len(found)
+        assert all(c.processes * c.threads <= cores and c.stages <= c.threads for c in found)
+        assert any(c.processes == 1 and c.threads == cores and c.stages == 4 for c in found) or (
+            cores < 4
+        )
+
+
+def test_the_report_names_the_best():
+    rows = [
+        {"processes": p, "threads": 1, "stages": 1, "batch_size": b, "examples_per_second": e,
+         "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": ms}
+        for p, b, e, ms in ((1, 1, 10.0, 5.0), (2, 32, 50.0, 90.0))
+    ]  # fmt: skip
+    most, soonest = benchmark.advice(rows)
+    assert "NP=2 --threads=1 --stages=1 --batch_size=32: 50.0 examples/s" in most
+    assert "NP=1" in soonest and "p99 5.0 ms" in soonest
+
+
+def test_a_layout_is_measured(tiny, joined, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell, "SECONDS", 0.01)
+    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+    cell.main(opened, joined, 2, [1, 3], tmp_path / "out.json")
+    one, three = json.loads((tmp_path / "out.json").read_text())
+    for row, size in ((one, 1), (three, 3)):
+        assert row["batch_size"] == size and row["examples_per_second"] > 0
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["batches"] >= cell.ROUNDS * cell.FEWEST * 2
+
+
+def test_a_failure_in_one_batch_ends_them_all(tiny, joined, tmp_path):
+    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+    forward = Forward(opened.state, opened.data.input_spec, 2)
+    done: list[int] = []
+
+    def read(m):
+        if m == 20:
+            raise RuntimeError("the twentieth")
+        return np.zeros([2, 16, 16, 3], np.float32)
+
+    try:
+        forward(500, read, lambda m, y: done.append(m))
+    except RuntimeError as error:
+        assert str(error) == "the twentieth" and len(done) < 100
+    else:
+        raise AssertionError("nobody heard of it")
