@@ -16,6 +16,8 @@ from app.inference.standard import STANDARD
 from app.parallel import cluster
 from app.settings import override
 
+# Flags of a layout that only training steps have.
+OF_STEPS = ("schedule", "chunks", "tensor", "recompute", "exact")
 # Of an exported model (`app/inference/variants.py`, `litert.py`).
 VARIANTS = ("float32", "bfloat16", "float16", "int8", "litert", "litert_int8")
 
@@ -213,6 +215,12 @@ def to_predict() -> tuple[Experiment, Layout]:
     """
     _must_be_run("predict")
     source, output = predicted()
+    hosts = os.environ.get("HOSTS")
+    if hosts and STANDARD in (source, output):
+        raise errors.UsageError(
+            f"HOSTS={hosts} do not share this machine's temporary files: name files of a shared "
+            "folder in --input and --output, not - ."
+        )
     if output != STANDARD and Path(output).suffix not in (".jsonl", ".csv"):
         raise errors.UsageError(
             f"--output={output} must end in .jsonl or .csv, or be - for standard output."
@@ -223,15 +231,16 @@ def to_predict() -> tuple[Experiment, Layout]:
         raise errors.UsageError(
             f"--format={FLAGS.format} is of a file, but --input={source} is none: leave it out."
         )
-    for name in ("schedule", "chunks", "tensor", "recompute", "exact"):
-        if FLAGS[name].present:
-            raise errors.UsageError(
-                f"--{name} is of training; prediction has --stages, --cut and --servers, and is "
-                "always exact: leave it out."
-            )
+    _must_not_be(OF_STEPS, "of training; prediction is exact, and has --stages and --cut")
     experiment, layout = validated(1)
     _must_have_weights(experiment)
     return experiment, layout
+
+
+def _must_not_be(names: Sequence[str], why: str) -> None:
+    for name in names:
+        if FLAGS[name].present:
+            raise errors.UsageError(f"--{name} is {why}: leave it out.")
 
 
 def predicted() -> tuple[str, str]:
@@ -265,6 +274,7 @@ def to_measure() -> tuple[Experiment, Layout, list[int]]:
         raise errors.UsageError(
             f"--batch_sizes={','.join(FLAGS.batch_sizes)} must be numbers of at least 1, as 1,8,32."
         )
+    _must_not_be((*OF_STEPS, "cut", "servers"), "not of what is measured here")
     if FLAGS.workdir and workdir.read(Path(FLAGS.workdir)) is None:
         raise errors.UsageError(
             f"--workdir={FLAGS.workdir} is no run: give one, or --experiment for its initial "

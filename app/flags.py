@@ -115,7 +115,9 @@ flags.DEFINE_enum(
     "weights", "best", ["best", "trained", "average"],
     "Those of the last step or their moving average; best: the average, if one is kept.",
 )  # fmt: skip
-flags.DEFINE_integer("batch_size", 0, "Items at once; 0: the micro-batch.", lower_bound=0)
+flags.DEFINE_integer(
+    "batch_size", 0, "Items at once; 0: the micro-batch.", lower_bound=0, upper_bound=4096
+)
 flags.DEFINE_integer("threads", 0, "Cores of a process; 0: its share.", lower_bound=0)
 flags.DEFINE_list(
     "variants", ["float32"], "To export: float32, bfloat16, float16, int8, litert, litert_int8."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,16 +48,11 @@ class Files(Items):
     """All files below a folder but hidden ones, sorted by their paths."""
 
     def __init__(self, folder: Path) -> None:
-        found = (p for p in folder.rglob("*") if p.is_file())
-        paths = [p.relative_to(folder) for p in found]
         self.folder = folder
-        self.paths = sorted(p for p in paths if not any(s.startswith(".") for s in p.parts))
+        self.paths = sorted(_below(folder))
         if not self.paths:
             raise InputError(f"{folder} has no files: put images there.")
-        stats = [(folder / p).stat() for p in self.paths]
-        listing = [
-            (str(p), s.st_size, s.st_mtime_ns) for p, s in zip(self.paths, stats, strict=True)
-        ]
+        listing = [(str(p), _state(folder / p)) for p in self.paths]
         self.digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -64,11 +60,11 @@ class Files(Items):
 
     def fetch(self, i: int) -> tuple[bytes, None]:
         """The file."""
-        return (self.folder / self.paths[i]).read_bytes(), None
+        return _content(self.folder / self.paths[i]), None
 
     def name(self, i: int) -> str:
         """Its path below the folder."""
-        return str(self.paths[i])
+        return _shown(str(self.paths[i]))
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,6 @@ class Rows(Items):
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}.") from None
-        self.digest = hashlib.sha256(f"{kind} {field}\n".encode() + content).hexdigest()
         # What is not UTF-8 becomes half characters, and is found again row by row.
         text = content.decode("utf-8-sig", "surrogateescape")
         if kind == "jsonl":
@@ -104,6 +99,9 @@ class Rows(Items):
             self.rows = list(_columns(text, path, kind, field))
         if not self.rows:
             raise InputError(f"{path} has no rows.")
+        states = [_state(path.parent / row.value.strip()) for row in self.rows if are_paths]
+        about = json.dumps([kind, field, states])
+        self.digest = hashlib.sha256(about.encode() + content).hexdigest()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,7 +112,7 @@ class Rows(Items):
         if row.error:
             raise ValueError(row.error)
         if self.are_paths:
-            return (self.path.parent / row.value.strip()).read_bytes(), None
+            return _content(self.path.parent / row.value.strip()), None
         return row.value.encode("utf-8", "surrogateescape").strip(), None
 
     def name(self, i: int) -> str | int:
@@ -154,7 +152,10 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
     Raises:
         InputError: nothing there, or nothing that can be predicted.
     """
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text} cannot be found ({error}): name another.") from None
     if path.is_dir():
         if kind != "image":
             raise InputError(
@@ -171,6 +172,35 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
         )
     are_paths = kind == "image"
     return Rows(path, form, field or ("path" if are_paths else "text"), are_paths)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All that is no folder and not hidden, whether it can be read or not."""
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}.")
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(place, name).relative_to(folder)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; nothing, if there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _content(path: Path) -> bytes:
+    """Of a file; a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path.read_bytes()
 
 
 def _lines(text: str) -> list[str]:
@@ -220,4 +250,5 @@ def _columns(text: str, path: Path, kind: str, field: str) -> Iterator[Row]:
 
 
 def _shown(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """As it can be written: half characters, which stand for other bytes, are replaced."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

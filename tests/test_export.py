@@ -112,6 +112,9 @@ def test_images(exported, tiny):
     must_run_in_a_session(output / "int8" / step, raws[0], s)
     with pytest.raises(UsageError, match="exists"):
         exported(tiny)
+    exported(tiny, ("litert_int8",))  # beside the others: the card knows them all
+    card = (output / "README.md").read_text()
+    assert all(f"| `{name}` |" in card for name in (*names, "litert_int8"))
 
 
 def must_run_in_a_session(folder, raw, signatures):

@@ -341,6 +341,8 @@ BAD |= {
     "benchmark inference --batch_sizes=0": ["--batch_sizes=0", "at least 1"],
     "benchmark inference --batch_sizes=a": ["--batch_sizes=a", "1,8,32"],
     "benchmark inference --workdir=nowhere": ["--workdir=nowhere is no run"],
+    "benchmark inference --cut=4,6": ["--cut is not of what is measured"],
+    "HOSTS=localhost:2 predict --workdir=run --input=-": ["HOSTS=localhost:2", "shared folder"],
     "benchmark inference --threads=2": ["--threads is a flag of"],
     "benchmark other": ["flags only", "'other'"],
 }  # fmt: skip

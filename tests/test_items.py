@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -69,8 +70,16 @@ def test_a_folder_holds_every_file_in_order(tmp_path):
     for name in ("b/2.png", "b/10.jpg", "a.txt", ".hidden", "b/.trash/x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"c")
     found = items.open_items(str(tmp_path), "image", None, None)
-    assert [found.name(i) for i in range(len(found))] == ["a.txt", "b/10.jpg", "b/2.png"]
+    names = [found.name(i) for i in range(len(found))]
+    assert names[:3] == ["a.txt", "b/10.jpg", "b/2.png"] and names[4:] == ["loop.png", "pipe.png"]
+    assert names[3].startswith("caf\ufffd") and found.fetch(3)[0] == b"c"
+    for place in (4, 5):
+        with pytest.raises((OSError, ValueError)):
+            found.fetch(place)
     assert found.fetch(1) == (b"b/10.jpg", None)
     before = found.digest
     (tmp_path / "a.txt").write_text("longer")
@@ -132,6 +141,14 @@ def test_paths_of_images_are_from_where_the_list_is(tmp_path):
     assert found.name(0) == "images/1.png" and found.fetch(0)[0] == encoded()
     with pytest.raises(OSError, match="No such file"):
         found.fetch(1)
+    before = found.digest
+    (tmp_path / "images/1.png").write_bytes(encoded(size=(9, 9)))
+    assert items.open_items(str(tmp_path / "list.csv"), "image", None, None).digest != before
+    (tmp_path / "list.jsonl").write_text('{"path": "\\ud800.png"}\n')
+    found = items.open_items(str(tmp_path / "list.jsonl"), "image", None, None)
+    assert "\ufffd" in found.name(0)
+    with pytest.raises((OSError, ValueError)):
+        found.fetch(0)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_texts_of_any_length_stay_in_order(predicted, sentences, tmp_path):
     assert last[0]["probabilities"] != rows[0]["probabilities"]
 
 
-def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypatch):
+def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypatch, capfd):
     written: list[int] = []
     write = Shards.write
 
@@ -131,7 +131,13 @@ def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypat
         write(self, shard, rows)
 
     monkeypatch.setattr(Shards, "write", noting)
+    with pytest.raises(UsageError, match=r"another job: pixels: 99 here"):
+        predicted(tiny, "split:test", limits=Limits(pixels=99))
+    capfd.readouterr()
     assert predicted(tiny, "split:test") == whole
+    told = capfd.readouterr().err
+    right = sum(row["class"] == row["label"] for row in whole) / 101
+    assert "101 items" in told and f"accuracy {right:.4f} of 101" in told
     assert sorted(written) == list(range(26))  # 101 items, 4 in each: once each
     with pytest.raises(UsageError, match="exists"):
         predicted(tiny, "split:test")

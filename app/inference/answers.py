@@ -26,16 +26,13 @@ class Answers:
         classes: names.
         top: classes told of an item.
         bar: of progress, by shards.
-
-    Attributes:
-        counts: items, errors, items with a label, and of these those that are right.
     """
 
     def __init__(
         self, shards: Shards, reader: Reader, classes: Sequence[str], top: int, bar: Any
     ) -> None:
         self.shards, self.reader, self.classes, self.top = shards, reader, classes, top
-        self.bar, self.counts = bar, [0, 0, 0, 0]
+        self.bar = bar
         self._rows: dict[int, dict[int, Row]] = {}
         self._lock = threading.Lock()
 
@@ -44,19 +41,20 @@ class Answers:
         batches = list(self.reader.batches(self.shards, mine))
         ahead: dict[int, Future[Batch]] = {}
         taken: dict[int, Batch] = {}
+        begun: set[int] = set()
         with ThreadPoolExecutor(lanes, thread_name_prefix="read") as pool:
 
             def begin(m: int) -> None:
                 with self._lock:
-                    if m < len(batches) and m not in ahead:
+                    if m < len(batches) and m not in begun:
+                        begun.add(m)
                         ahead[m] = pool.submit(self.reader.read, batches[m][1])
 
             def read(m: int) -> tf.Tensor | None:
                 begin(m)
                 for later in range(m + 1, m + 1 + AHEAD * lanes):
                     begin(later)
-                taken[m] = ahead[m].result()
-                ahead[m] = Future()  # it was read, and need not be held
+                taken[m] = ahead.pop(m).result()
                 return taken[m].inputs
 
             forward(len(batches), read, lambda m, y: self.note(batches[m][0], taken.pop(m), y))
@@ -83,7 +81,6 @@ class Answers:
         label = batch.labels.get(i)
         if label is not None:
             row["label"] = self.classes[label]
-        self._count(y is None, label is not None, y is not None and np.argmax(y) == label)
         if y is None:
             return {**row, "error": batch.errors[i]}
         best = np.argsort(-y, kind="stable")[: self.top]  # of equals, the first class
@@ -93,7 +90,3 @@ class Answers:
                 row |= {f"class_{k}": name, f"probability_{k}": value}
             return row
         return {**row, "class": next(iter(named)), "probabilities": named}
-
-    def _count(self, *found: bool) -> None:
-        with self._lock:
-            self.counts = [n + bool(f) for n, f in zip(self.counts, (True, *found), strict=True)]

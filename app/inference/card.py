@@ -9,6 +9,8 @@ from typing import Any
 
 import jinja2
 
+from app.inference.variants import VARIANTS
+
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -24,4 +26,6 @@ def text(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     template = environment.from_string(TEMPLATE.read_text())
-    return template.render(**facts, seen=seen, as_json=lambda value: json.dumps(value, indent=1))
+    saved = next((name for name in seen if name in VARIANTS), "")  # a SavedModel, if there is one
+    experiment = json.dumps(facts["experiment"], indent=1)
+    return template.render(**facts, seen=seen, saved=saved, experiment_json=experiment)

@@ -11,6 +11,7 @@ project nor Horovod, and compared with the checkpoint: what the card says was se
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -36,6 +37,7 @@ from input.batches import DataSet
 from input.raw import Limits
 
 LITERT = {"litert": False, "litert_int8": True}  # and whether its weights are int8
+CHECKED = "checked.json"  # how a variant did, in its folder
 BATCH = 32  # examples, where a model is checked
 # What rounding may do to a logit, against the largest: operators may be fused elsewhere.
 TOLERANCE = 1e-3
@@ -89,25 +91,30 @@ def main(
         "step": run.step, "weights": weights, "weights_sha256": digest,
         "input": {"pixels": limits.pixels} if data.kind == "image" else {"bytes": limits.text},
     }  # fmt: skip
-    seen: dict[str, Seen] = {}
-    for name, folder in folders.items():
-        partial = folder.with_name(f".writing-{folder.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        logits = written(experiment, data, values, name, partial, limits, about)
-        seen[name] = compared(logits, wanted, labels, partial)
-        if VARIANTS.get(name) == Variant("float32", experiment.precision):
-            must_agree(seen[name], wanted, partial)
-        partial.rename(folder)  # what has its name was checked
-        print(f"{folder}: {told(seen[name])}", flush=True)
     facts = {
         **about, "experiment": config.as_dict(experiment), "command": command,
         "split": data.evaluation_split, "examples": len(labels), "train": data.num_train,
         "own_accuracy": float(np.mean(np.argmax(wanted, -1) == labels)),
-        "metrics": run.manifest()["metrics"], "versions": replicas.versions(),
-        "workdir": str(run.folder),
+        "versions": replicas.versions(), "workdir": str(run.folder),
     }  # fmt: skip
-    (output / "README.md").write_text(card.text(facts, seen))
+    for name, folder in folders.items():
+        partial = folder.with_name(f".writing-{folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        logits = written(experiment, data, values, name, partial, limits, about)
+        seen = compared(logits, wanted, labels, partial)
+        if VARIANTS.get(name) == Variant("float32", experiment.precision):
+            must_agree(seen, wanted, partial)
+        (partial / CHECKED).write_text(json.dumps(dataclasses.asdict(seen)) + "\n")
+        partial.rename(folder)  # what has its name was checked
+        print(f"{folder}: {told(seen)}", flush=True)
+        (output / "README.md").write_text(card.text(facts, of_step(output, run.step)))
     print(f"model card: {output / 'README.md'}")
+
+
+def of_step(output: Path, step: int) -> dict[str, Seen]:
+    """The variants that are there, whichever command wrote them."""
+    found = {name: output / name / str(step) / CHECKED for name in (*VARIANTS, *LITERT)}
+    return {n: Seen(**json.loads(p.read_text())) for n, p in found.items() if p.exists()}
 
 
 def written(
@@ -123,10 +130,9 @@ def written(
             servable.save(model, data, limits, folder, {**about, "variant": name})
             return elsewhere(folder, data)
         litert.save(model, data, folder, LITERT[name])
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder} ({error.strerror}): give another --output."
-        ) from None
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UsageError(f"cannot write {folder} ({reason}): give another --output.") from None
     interpreter = litert.Interpreter(folder)
     prepared = tf.function(lambda raw: data.preprocess(raw, limits))
     return np.concatenate(

@@ -14,10 +14,10 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from app.config import Experiment, Layout
@@ -82,6 +82,7 @@ def main(
     run = trained.restore(experiment, layout, where, folder, data_dir)
     data = run.opened.data
     items = opening.together(lambda: open_items(job, experiment, data, data_dir))
+    opening.agree_on("input", {"digest": items.digest, "items": len(items)})
     top = min(job.top, data.num_classes)
     columns = ["index", "item", "label", "error"]
     columns += [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")]
@@ -100,11 +101,10 @@ def main(
         with progress(where, len(mine)) as bar:
             answers = Answers(shards, reader, data.classes, top, bar)
             opening.together(lambda: answers.run(forward, mine, lanes))
-    counts = replicas.add_up(np.array(answers.counts, np.float64), "predicted")
-    opening.together(lambda: shards.join() if where.is_chief else None)
-    if where.is_chief:
-        kept = shards.count - len(todo)
-        line = closing(counts, time.monotonic() - begin, kept)
+    counts = opening.together(lambda: shards.join() if where.is_chief else None)
+    if counts:
+        now = sum(len(shards.places(shard)) for shard in todo)
+        line = closing(counts, now, time.monotonic() - begin)
         place = "" if job.is_standard else f"; written to {job.output}"
         print(f"{line}{place}", file=sys.stderr, flush=True)
 
@@ -152,11 +152,19 @@ def progress(where: Topology, shards: int) -> Any:
     return tqdm(total=shards, unit="shard", file=file, leave=False, disable=file is None)
 
 
-def closing(counts: np.ndarray, seconds: float, kept: int) -> str:
-    """The last line."""
-    items, errors, labelled, right = map(int, counts)
-    told = f"{items:,} items in {seconds:.1f} s ({items / seconds:.1f} a second)"
-    told += f", {kept} shards were done before" if kept else ""
+def closing(counts: Sequence[int], now: int, seconds: float) -> str:
+    """The last line.
+
+    Args:
+        counts: of all rows (`shards.counted`).
+        now: items that were predicted just now; others were done before.
+        seconds: that it took.
+    """
+    items, errors, labelled, right = counts
+    told = f"{items:,} items"
+    told += f", {items - now:,} of them done before," if now < items else ""
+    told += f" in {seconds:.1f} s ({now / seconds:.1f} a second)"
     told += f"; {errors:,} could not be read" if errors else ""
-    told += f"; accuracy {right / labelled:.4f} of {labelled:,} with labels" if labelled else ""
-    return told
+    return told + (
+        f"; accuracy {right / labelled:.4f} of {labelled:,} with labels" if labelled else ""
+    )

@@ -2,6 +2,7 @@
 
     out.jsonl.partial/job.json      what is predicted, by which weights
                      /00000.jsonl   shard 0: renamed to this name when all of it was written
+                     /00000.counts  what its rows come to
                      /00002.jsonl
     out.jsonl                       all of them, at the end; the folder is gone then
 
@@ -66,7 +67,9 @@ class Shards:
                     f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same, "
                     "remove it, or give another --output."
                 )
-            path.write_text(json.dumps(ours, indent=1) + "\n")
+            partial = path.with_name(".job.json")
+            partial.write_text(json.dumps(ours, indent=1) + "\n")
+            partial.replace(path)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"cannot use {self.folder} ({error}): give another --output."
@@ -80,8 +83,8 @@ class Shards:
         """Its items."""
         return range(shard * self.size, min((shard + 1) * self.size, self.items))
 
-    def write(self, shard: int, rows: Iterable[Row]) -> None:
-        """Keeps a shard that is done.
+    def write(self, shard: int, rows: Sequence[Row]) -> None:
+        """Keeps a shard that is done, and beside it what its rows come to.
 
         Raises:
             UsageError: it cannot be written.
@@ -89,6 +92,7 @@ class Shards:
         path = self._path(shard)
         partial = path.with_name(f".{path.name}")
         try:
+            self._counts(shard).write_text(json.dumps(counted(rows)))
             partial.write_text(self._text(rows), encoding="utf-8")
             partial.replace(path)
         except OSError as error:
@@ -97,8 +101,8 @@ class Shards:
                 "same command goes on with what is missing."
             ) from None
 
-    def join(self) -> None:
-        """Writes the output, and removes the shards.
+    def join(self) -> list[int]:
+        """Writes the output, and removes the shards; returns what all rows come to.
 
         Raises:
             UsageError: it cannot be written.
@@ -110,12 +114,15 @@ class Shards:
                     file.write(self._line(self.columns).encode())
                 for shard in range(self.count):
                     file.write(self._path(shard).read_bytes())
+            counts = [json.loads(self._counts(i).read_text()) for i in range(self.count)]
             partial.replace(self.output)
         except OSError as error:
             raise UsageError(
-                f"cannot write {self.output} ({error.strerror}): make room, or let it be written."
+                f"cannot write {self.output} ({error.strerror}): make room, or let it be written; "
+                "all machines of a job must share its folder."
             ) from None
         shutil.rmtree(self.folder)
+        return [sum(column) for column in zip(*counts, strict=True)]
 
     @property
     def _is_csv(self) -> bool:
@@ -123,6 +130,9 @@ class Shards:
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}{self.output.suffix}"
+
+    def _counts(self, shard: int) -> Path:
+        return self.folder / f"{shard:05d}.counts"
 
     def _text(self, rows: Iterable[Row]) -> str:
         if not self._is_csv:
@@ -134,3 +144,10 @@ class Shards:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(values)
         return text.getvalue()
+
+
+def counted(rows: Sequence[Row]) -> list[int]:
+    """Items, those that could not be read, those with a label, and the right ones of these."""
+    labelled = [row for row in rows if "label" in row and "error" not in row]
+    right = sum(row["label"] == row.get("class", row.get("class_1")) for row in labelled)
+    return [len(rows), sum("error" in row for row in rows), len(labelled), right]
