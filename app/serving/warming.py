@@ -21,7 +21,7 @@ def hold_threads(cores: int) -> None:
     As many batches are computed at once as there are cores, each on one: the operators of a small
     model are too short to be split well, and between them only one core works (tokenisation,
     shapes, copies). With all cores inside an operator too, MiniLM was seen to answer 102 requests a
-    second instead of 121, on 2 cores. So a lone request has one core.
+    second instead of 121, on 2 cores without AVX-512. So a lone request has one core.
     """
     with chatter.kept():
         import tensorflow as tf
