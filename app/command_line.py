@@ -264,7 +264,7 @@ def to_measure() -> tuple[Experiment, Layout, list[int]]:
     """What the flags describe for `benchmark inference`, and the sizes of batches.
 
     Raises:
-        UsageError: sizes that are none; more threads than there are cores.
+        UsageError: sizes that are none, a folder that is no run, or flags of training steps.
     """
     try:
         sizes = [int(text) for text in FLAGS.batch_sizes]

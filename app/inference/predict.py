@@ -101,7 +101,8 @@ def main(
         with progress(where, len(mine)) as bar:
             answers = Answers(shards, reader, data.classes, top, bar)
             opening.together(lambda: answers.run(forward, mine, lanes))
-    counts = opening.together(lambda: shards.join() if where.is_chief else None)
+        # Still with the lock: another job would join what this one removes.
+        counts = opening.together(lambda: shards.join() if where.is_chief else None)
     if counts:
         now = sum(len(shards.places(shard)) for shard in todo)
         line = closing(counts, now, time.monotonic() - begin)
