@@ -16,15 +16,19 @@ FLAGS = flags.FLAGS
 
 
 class Bounded(flags.FloatParser):
-    """The bounds of absl's own parser let NaN pass."""
+    """The bounds of absl's own parser let NaN and, where only one is given, infinity pass."""
+
+    def __init__(self, least: float, most: float | None = None) -> None:
+        super().__init__(least, most)
+        self.syntactic_help = self.syntactic_help.replace("a ", "a finite ", 1)
 
     def is_outside_bounds(self, value: float) -> bool:
         """See base class."""
-        return math.isnan(value) or super().is_outside_bounds(value)
+        return not math.isfinite(value) or super().is_outside_bounds(value)
 
 
 class Seconds(flags.FloatParser):
-    """Likewise."""
+    """NaN is not at least 1."""
 
     syntactic_help = "a number of seconds, at least 1"
 
@@ -99,7 +103,7 @@ flags.DEFINE_list(
     f"Rules to compare: {', '.join(rules.RULES)}.",
 )
 _define_number("slowdown", 1, "Of the last worker, as a straggler.", 1)
-flags.DEFINE_float("link_mbit", 0, "Rate of the link that all processes share; 0: as it is.")
+_define_number("link_mbit", 0, "Rate of the link that all processes share; 0: as it is.", 0)
 flags.DEFINE_integer("evaluations", 10, "Of each run that is compared.", lower_bound=1)
 _define_number("price", 0, "Of a device-hour.", 0)
 _define_number("target", 0, "Accuracy whose time is looked for.", 0, 1)

@@ -268,7 +268,7 @@ def test_a_stopped_rank_is_noticed_and_named(user):
     begin = time.monotonic()
     code, out = job.end()
     assert code == 7 and "rank 1" in out and "is stopped (SIGSTOP)" in out
-    assert time.monotonic() - begin < 25
+    assert time.monotonic() - begin < 60  # not the 300 s of --hang_seconds
 
 
 @pytest.mark.parametrize(

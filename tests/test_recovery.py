@@ -180,6 +180,18 @@ def test_a_hang_is_ended_and_its_stacks_are_written(tmp_path):
     assert "in loop_for_ever" in report and "reading" in report
 
 
+def test_a_rank_that_waits_for_another_is_not_named(monkeypatch):
+    pid = os.getpid()
+    waits = heartbeat.Beat(pid, 0, 25, heartbeat.FINISHING, 1.0)
+    hangs = heartbeat.Beat(pid, 1, 25, "reading", 2.0)  # began to read when the other was done
+    monkeypatch.setattr(Job, "living", lambda job: [waits, hangs])
+    job = Job([], ["sleep", "60"])
+    try:
+        assert job.suspect() == hangs
+    finally:
+        job.kill()
+
+
 def test_a_stopped_rank_is_named(tmp_path):
     script = "leave(0) if attempt == 2 else os.kill(os.getpid(), signal.SIGSTOP)"
     job = Supervised(tmp_path, script, hang=1)

@@ -21,6 +21,7 @@ from pathlib import Path
 FOLDER = "SCALEPROOF_HEARTBEATS"  # environment variable
 ASK = signal.SIGUSR2
 LENGTH = 200  # bytes of a beat, filled up with spaces
+FINISHING = "finishing"  # the step: it computes its last micro-batch, then waits for the others
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Beat:
 
     Attributes:
         step: steps done.
-        doing: "starting", "reading", "computing", "evaluating", "saving", ...
+        doing: "starting", "reading", "computing", "finishing", "evaluating", "saving", ...
     """
 
     pid: int

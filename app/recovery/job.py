@@ -126,7 +126,7 @@ class Job:
         """The rank that the others wait for: a stopped one, or the one that is furthest behind."""
         beats = self.living()
         stopped = [b for b in beats if _status(b.pid) == psutil.STATUS_STOPPED]
-        return min(stopped or beats, key=lambda b: (b.step, b.time), default=None)
+        return min(stopped or beats, key=_progress, default=None)
 
     def report(self) -> str:
         """Where each rank is, and the Python stacks of all that can still tell."""
@@ -233,6 +233,11 @@ def how(status: int) -> str:
     if number in set(signal.Signals):
         return f"was killed by {signal.Signals(number).name}"
     return f"left with exit code {status} before the run was done"
+
+
+def _progress(beat: heartbeat.Beat) -> tuple[int, bool, float]:
+    """Who has read all its micro-batches of a step may wait in the all-reduce for who has not."""
+    return beat.step, beat.doing == heartbeat.FINISHING, beat.time
 
 
 def _status(pid: int) -> str | None:

@@ -44,8 +44,9 @@ class Feed(Iterator[Batch]):
         """The next one; a rank that hangs here is seen to be reading."""
         heartbeat.beat("reading")
         batch = next(self.batches)
-        heartbeat.beat("computing")
         ahead, nth = divmod(self._count, len(self.micro_batches))
+        is_last = nth == len(self.micro_batches) - 1
+        heartbeat.beat(heartbeat.FINISHING if is_last else "computing")
         place, self._count = self.micro_batches[nth], self._count + 1
         self.ids[place] = batch[2]
         if self._log:
