@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app import chaos, config, errors, experiments, rules, validation, workdir
 from app.config import Experiment, Layout, Update
 from app.flags import FLAGS, OF_CHAOS, OF_COMPARE
-from app.inference.standard import STANDARD
 from app.parallel import cluster
 from app.settings import override
-
-# Flags of a layout that only training steps have.
-OF_STEPS = ("schedule", "chunks", "tensor", "recompute", "exact")
-# Of an exported model (`app/inference/variants.py`, `litert.py`).
-VARIANTS = ("float32", "bfloat16", "float16", "int8", "litert", "litert_int8")
 
 
 def data_dir() -> str:
@@ -202,114 +195,16 @@ def _check_recovery(layout: Layout) -> None:
 
 def to_evaluate() -> tuple[Experiment, Layout]:
     """What the flags describe; any number of processes can evaluate it."""
-    _must_be_run("evaluate")
+    must_be_run("evaluate")
     return validated(1)
 
 
-def to_predict() -> tuple[Experiment, Layout]:
-    """What the flags describe: a run, and a layout to predict with it.
+def must_be_run(name: str) -> None:
+    """Checks that --workdir is a run's.
 
     Raises:
-        UsageError: no run, no input, or a layout that prediction does not have.
+        UsageError: it is none.
     """
-    _must_be_run("predict")
-    source, output = predicted()
-    hosts = os.environ.get("HOSTS")
-    if hosts and STANDARD in (source, output):
-        raise errors.UsageError(
-            f"HOSTS={hosts} do not share this machine's temporary files: name files of a shared "
-            "folder in --input and --output, not - ."
-        )
-    if output != STANDARD and Path(output).suffix not in (".jsonl", ".csv"):
-        raise errors.UsageError(
-            f"--output={output} must end in .jsonl or .csv, or be - for standard output."
-        )
-    if output != STANDARD:
-        workdir.writable(Path(output).parent)
-    if FLAGS.format and (source.startswith("split:") or Path(source).is_dir()):
-        raise errors.UsageError(
-            f"--format={FLAGS.format} is of a file, but --input={source} is none: leave it out."
-        )
-    _must_not_be(OF_STEPS, "of training; prediction is exact, and has --stages and --cut")
-    experiment, layout = validated(1)
-    _must_have_weights(experiment)
-    return experiment, layout
-
-
-def _must_not_be(names: Sequence[str], why: str) -> None:
-    for name in names:
-        if FLAGS[name].present:
-            raise errors.UsageError(f"--{name} is {why}: leave it out.")
-
-
-def predicted() -> tuple[str, str]:
-    """--input and --output, which is beside the run if it is not given.
-
-    Raises:
-        UsageError: no input.
-    """
-    source = FLAGS.input
-    if not source:
-        raise errors.UsageError(
-            "predict needs --input: a folder of images, a .txt, .csv, .tsv or .jsonl, "
-            "split:<name>, or - for standard input."
-        )
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(source.removeprefix("split:")).stem)
-    beside = Path(FLAGS.workdir) / "predictions" / f"{name}.jsonl"
-    return source, FLAGS.output or (STANDARD if source == STANDARD else str(beside))
-
-
-def to_measure() -> tuple[Experiment, Layout, list[int]]:
-    """What the flags describe for `benchmark inference`, and the sizes of batches.
-
-    Raises:
-        UsageError: sizes that are none, a folder that is no run, or flags of training steps.
-    """
-    try:
-        sizes = [int(text) for text in FLAGS.batch_sizes]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise errors.UsageError(
-            f"--batch_sizes={','.join(FLAGS.batch_sizes)} must be numbers of at least 1, as 1,8,32."
-        )
-    _must_not_be((*OF_STEPS, "cut", "servers"), "not of what is measured here")
-    if FLAGS.workdir and workdir.read(Path(FLAGS.workdir)) is None:
-        raise errors.UsageError(
-            f"--workdir={FLAGS.workdir} is no run: give one, or --experiment for its initial "
-            "weights."
-        )
-    return *validated(1), sizes
-
-
-def to_export() -> tuple[Experiment, Path]:
-    """What the flags describe: a run, and where it is exported to.
-
-    Raises:
-        UsageError: no run, or a variant that does not exist.
-    """
-    _must_be_run("export")
-    wrong = [name for name in FLAGS.variants if name not in VARIANTS]
-    if wrong or not FLAGS.variants or len(set(FLAGS.variants)) < len(FLAGS.variants):
-        raise errors.UsageError(
-            f"--variants={','.join(FLAGS.variants)} must be of {', '.join(VARIANTS)}, each once."
-        )
-    output = Path(FLAGS.output or Path("exports") / reference().rpartition(":")[2])
-    workdir.writable(output)
-    experiment, _ = validated(1)
-    _must_have_weights(experiment)
-    return experiment, output
-
-
-def _must_have_weights(experiment: Experiment) -> None:
-    if FLAGS.weights == "average" and not experiment.optimization.ema_decay:
-        raise errors.UsageError(
-            "--weights=average needs a moving average of the weights, which this run does not keep "
-            "(optimization.ema_decay is 0): leave it out."
-        )
-
-
-def _must_be_run(name: str) -> None:
     if not FLAGS.workdir or workdir.read(Path(FLAGS.workdir)) is None:
         given = f", and {FLAGS.workdir} is none" if FLAGS.workdir else ""
         raise errors.UsageError(f"{name} needs --workdir=<folder of a run>{given}.")

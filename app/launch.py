@@ -11,6 +11,7 @@ from app import command_line, machines, workdir
 from app.errors import UsageError
 from app.flags import FLAGS
 from app.inference import standard
+from app.inference.command_line import predicted
 from app.recovery import private
 from app.recovery.job import Job
 from app.recovery.supervisor import Limits, Supervisor
@@ -55,7 +56,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 
     if name != "predict":
         return Supervisor(start, folder, limits).run()
-    with standard.as_files(*command_line.predicted(), FLAGS.format) as (source, output):
+    with standard.as_files(*predicted(), FLAGS.format) as (source, output):
         command += [f"--input={source}", f"--output={output}"]
         return Supervisor(start, Path(f"{output}.partial"), limits).run()
 

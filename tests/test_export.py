@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from app.config import Layout
 from app.errors import NumbersError, UsageError
-from app.inference import export, litert, servable
+from app.inference import command_line, export, litert, servable, variants
 from app.training import trained
 from input.raw import FIELDS, Limits
 
@@ -62,6 +62,10 @@ def in_this_process(monkeypatch):
         return np.concatenate([batch["logits"] for batch in batches])
 
     monkeypatch.setattr(export, "elsewhere", here)
+
+
+def test_the_command_line_knows_the_variants():
+    assert (*variants.VARIANTS, *export.LITERT) == command_line.VARIANTS
 
 
 def test_images(exported, tiny):

@@ -50,6 +50,7 @@ def test_serving_needs_nothing_of_training():
 def test_integers_need_no_tensorflow():
     free = [
         "app/command_line.py",
+        "app/inference/command_line.py",
         "app/flags.py",
         "app/config.py",
         "app/experiments.py",

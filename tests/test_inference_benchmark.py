@@ -1,8 +1,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from app.config import Layout
+from app.errors import UsageError
 from app.inference import benchmark, cell
 from app.inference.benchmark import Cell
 from app.inference.forward import Forward
@@ -41,6 +43,18 @@ def test_a_layout_is_measured(tiny, joined, tmp_path, monkeypatch):
         assert row["batch_size"] == size and row["examples_per_second"] > 0
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["batches"] >= cell.ROUNDS * cell.FEWEST * 2
+
+
+def test_data_that_say_nothing_of_clients_are_refused(tiny, joined, tmp_path):
+    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+    opened.data.kind = ""
+    with pytest.raises(UsageError, match=r"must say what a client has .* `kind`"):
+        cell.main(opened, joined, 1, [1], tmp_path / "out.json")
+
+
+def test_a_layout_that_fails_ends_it(tmp_path, capfd):
+    code = benchmark.main([f"--workdir={tmp_path / 'none'}"], 1, 1, tmp_path / "report")
+    assert code == 2 and "is no run" in capfd.readouterr().err
 
 
 def test_a_failure_in_one_batch_ends_them_all(tiny, joined, tmp_path):

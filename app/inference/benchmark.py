@@ -51,7 +51,9 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
         path = folder / f"{cell.processes}x{cell.threads}x{cell.stages}.json"
         code = measure(flags, cell, path)
         if code != DONE:
-            print(f"{cell} failed with exit code {code}; {path}.log says why.", flush=True)
+            log = Path(f"{path}.log")
+            print("\n".join(log.read_text().splitlines()[-1:]), file=sys.stderr)
+            print(f"{cell} failed with exit code {code}; see {log}.", file=sys.stderr, flush=True)
             return code
         found = [{**cell._asdict(), **row} for row in json.loads(path.read_text())]
         for row in found:

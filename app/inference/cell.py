@@ -19,6 +19,7 @@ import tensorflow as tf
 from app.inference.forward import Forward
 from app.parallel import replicas
 from app.parallel.topology import Topology
+from app.training import trained
 from app.training.opening import Opened
 from input.raw import Limits
 
@@ -28,7 +29,12 @@ FEWEST, MOST = 8, 400  # batches of a round, a lane
 
 
 def main(opened: Opened, where: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
-    """Writes a row a batch size, on rank 0."""
+    """Writes a row a batch size, on rank 0.
+
+    Raises:
+        UsageError: data that do not say what clients have.
+    """
+    trained.must_be_servable(opened.data)
     forward = Forward(opened.state, opened.data.input_spec, lanes)
     rows = [measured(opened, forward, where, size) for size in sizes]
     if where.is_chief:

@@ -1,0 +1,343 @@
+"""What each command of `python -m app` does with its flags; the work is elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app import command_line, errors, experiments, launch, workdir
+from app.config import Layout
+from app.flags import FLAGS
+from app.inference import command_line as asked
+from app.inference import standard
+from app.parallel import cluster, topology
+from app.recovery import preemption
+from app.reporting import chatter
+from input.raw import Limits
+
+
+def list_command() -> None:
+    """Experiments with the first line of their cards."""
+    for name, function in experiments.named().items():
+        print(f"{name:24} {(inspect.getdoc(function) or '').splitlines()[0]}")
+
+
+def doctor_command() -> None:
+    """Looks at this machine; see app/doctor.py."""
+    from app import doctor
+
+    doctor.main(Path(FLAGS.workdir or "runs"), Path(command_line.data_dir()))
+
+
+def prepare_command() -> None:
+    """Prepares the data of --experiment."""
+    experiment = command_line.chosen()
+    import_tensorflow()
+    from input import packages
+
+    print(experiment.data.prepare(command_line.data_dir()))
+    source = getattr(experiment.model, "init_from", None)
+    if source:
+        print(f"weights: {packages.prepare_pretrained(source, command_line.data_dir())}")
+
+
+def train_command() -> None:
+    """Trains --experiment, or continues --workdir."""
+    experiment, layout = command_line.to_train(processes())
+    task = cluster.given() if layout.workers else None
+    if task:
+        import_tensorflow()
+        from app.parallel import serving
+
+        serving.must_be_safe(task, FLAGS.trusted_network)
+        if task.is_server:
+            return serving.join(task)
+    preemption.listen()
+    where, layout = join(layout)
+    from app.parallel import replicas
+    from app.training import loop
+
+    reference = command_line.reference()
+    folder = Path(replicas.broadcast_text(FLAGS.workdir or str(workdir.default(reference))))
+    run = loop.Run(
+        workdir=folder,
+        data_dir=command_line.data_dir(),
+        reference=reference,
+        settings=tuple(command_line.settings()),
+        checkpoint_every=FLAGS.checkpoint_every,
+        checkpoint_seconds=FLAGS.checkpoint_seconds,
+        evaluate_every=FLAGS.evaluate_every,
+        keep=FLAGS.keep,
+        stop_at_step=FLAGS.stop_at_step,
+        log_every=FLAGS.log_every,
+        log_examples=FLAGS.log_examples,
+        compare_every=FLAGS.compare_every,
+        commit_every=FLAGS.commit_every,
+        repair=FLAGS.repair,
+    )
+    loop.train(experiment, layout, where, run)
+
+
+def evaluate_command() -> None:
+    """Evaluates the newest checkpoint of --workdir."""
+    experiment, layout = command_line.to_evaluate()
+    where, layout = join(layout)
+    from app.training import trained
+
+    folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
+    metrics = trained.evaluate(experiment, layout, where, folder, data_dir)
+    if metrics:
+        print(json.dumps(metrics, indent=1))
+
+
+def predict_command() -> None:
+    """Predicts; see app/inference/predict.py."""
+    experiment, layout = asked.to_predict()
+    source, output = asked.predicted()
+    if processes() > 1 and standard.STANDARD in (source, output):
+        raise errors.UsageError(
+            "horovodrun's ranks share no standard input or output: name files, or use ./run.sh "
+            "predict."
+        )
+    own = hold_cores(FLAGS.threads)
+    with standard.as_files(source, output, FLAGS.format) as (source, output):
+        where, layout = join(layout, exact=True)
+        from app.inference import predict
+
+        job = predict.Job(
+            source=source,
+            output=Path(output),
+            form=FLAGS.format,
+            field=FLAGS.field,
+            top=FLAGS.top,
+            weights=FLAGS.weights,
+            batch=FLAGS.batch_size or experiment.micro_batch,
+            threads=len(own),
+            limits=Limits(FLAGS.max_pixels, FLAGS.max_text),
+        )
+        folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
+        predict.main(experiment, layout, where, folder, data_dir, job)
+
+
+def export_command() -> None:
+    """Exports; see app/inference/export.py."""
+    experiment, output = asked.to_export()
+    where, layout = join(Layout())
+    from app.inference import export
+    from app.training import trained
+
+    folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
+    run = trained.restore(experiment, layout, where, folder, data_dir)
+    limits = Limits(FLAGS.max_pixels, FLAGS.max_text)
+    command = shlex.join(["./run.sh", *sys.argv[1:]])
+    export.main(experiment, run, output, FLAGS.weights, FLAGS.variants, limits, command)
+
+
+def serve_command() -> None:
+    """Serves an exported model; see app/serving/server.py."""
+    if not FLAGS.model:
+        raise errors.UsageError("serve needs --model=<folder that export wrote>.")
+    hold_cores(FLAGS.threads)
+    from app.serving import server
+
+    server.main(
+        server.Settings(
+            model=Path(FLAGS.model),
+            name=FLAGS.name,
+            host=FLAGS.host,
+            port=FLAGS.port or 8501,
+            threads=FLAGS.threads,
+            max_batch=FLAGS.max_batch,
+            batch_wait_ms=FLAGS.batch_wait_ms,
+            queue=FLAGS.queue,
+            max_body_bytes=int(FLAGS.max_body_mb * 1e6),
+            max_pixels=FLAGS.max_pixels,
+            max_text=FLAGS.max_text,
+            request_seconds=FLAGS.request_seconds,
+            grace_seconds=FLAGS.grace_seconds,
+        )
+    )
+
+
+def benchmark_command() -> None:
+    """Measures this machine; see app/benchmark.py."""
+    experiment, layout = command_line.to_benchmark(processes())
+    where, layout = join(layout)
+    from app import benchmark
+
+    benchmark.main(experiment, layout, where, command_line.data_dir())
+
+
+def benchmark_inference_command() -> int:
+    """Measures prediction on many layouts; see app/inference/benchmark.py."""
+    asked.to_measure()
+    from app.inference import benchmark
+
+    cores = len(os.sched_getaffinity(0))
+    stages = FLAGS.stages if FLAGS["stages"].present else 2
+    folder = Path(FLAGS.output or workdir.default(f"inference_{command_line.reference()}"))
+    flags = command_line.passed_on(("stages", "output"))
+    return benchmark.main(flags, cores, stages, folder)
+
+
+def benchmark_cell_command() -> None:
+    """Measures prediction on one layout; see app/inference/cell.py."""
+    experiment, layout, sizes = asked.to_measure()
+    own = hold_cores(FLAGS.threads)
+    where, layout = join(layout, exact=True)
+    from app.inference import cell
+    from app.training import opening, trained
+
+    data_dir = command_line.data_dir()
+    if FLAGS.workdir:
+        folder = Path(FLAGS.workdir)
+        opened = trained.restore(experiment, layout, where, folder, data_dir).opened
+    else:
+        alone = dataclasses.replace(layout, processes=1)
+        opened = opening.open_run(experiment, alone, where, data_dir)
+    lanes = max(1, len(own) // layout.stages)
+    cell.main(opened, where, lanes, sizes, Path(FLAGS.output))
+
+
+def verify_command() -> None:
+    """Compares layouts; see app/verify.py."""
+    experiment, layout = command_line.to_verify(processes())
+    where, layout = join(layout)
+    from app import verify
+
+    verify.main(experiment, layout, where, command_line.data_dir())
+
+
+def trace_command() -> None:
+    """Draws a step; see app/trace.py."""
+    experiment, layout = command_line.to_trace(processes())
+    where, layout = join(layout)
+    from app import trace
+
+    folder = Path(FLAGS.workdir or workdir.default(f"trace_{command_line.reference()}"))
+    trace.main(experiment, layout, where, command_line.data_dir(), folder)
+
+
+def overhead_command() -> None:
+    """Measures the cost of being watched; see app/overhead.py."""
+    experiment, layout = command_line.synchronous(processes(), "overhead")
+    where, layout = join(layout)
+    from app import overhead
+
+    folder = Path(FLAGS.workdir or workdir.default(f"overhead_{command_line.reference()}"))
+    overhead.main(experiment, layout, where, command_line.data_dir(), folder)
+
+
+def chaos_command() -> int:
+    """Disturbs a training run; see app/chaos.py."""
+    from app import chaos
+
+    np = launch.processes()
+    command = chaos.trainer(command_line.to_chaos(np))
+    plan = chaos.Plan(FLAGS.faults, FLAGS.between_seconds, tuple(FLAGS.kinds), FLAGS.chaos_seed, np)
+    folder = Path(FLAGS.workdir or workdir.default(f"chaos_{command_line.reference()}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return chaos.main(command, folder, plan)
+
+
+def compare_command() -> int:
+    """Trains under several update rules; see app/compare.py."""
+    np = launch.processes()
+    experiment, given, found = command_line.to_compare(np)
+    import_tensorflow()
+    from app import compare
+
+    data = experiment.data.open(command_line.data_dir())
+    conditions = compare.Conditions(
+        np, FLAGS.slowdown, FLAGS.link_mbit, FLAGS.price, FLAGS.target, FLAGS.evaluations
+    )
+    folder = Path(FLAGS.workdir or workdir.default(f"compare_{command_line.reference()}"))
+    steps = experiment.total_steps(data.num_train)
+    return compare.main(given, found, conditions, steps, folder)
+
+
+def stage_server_command() -> None:
+    """Serves; see app/stage_server.py."""
+    if not FLAGS.port:
+        raise errors.UsageError("stage-server needs --port.")
+    import_tensorflow()
+    from app import stage_server
+
+    stage_server.main(FLAGS.port, FLAGS.exact, FLAGS.trusted_network, FLAGS.tensor)
+
+
+def processes() -> int:
+    """Of the job, as horovodrun says before Horovod is imported."""
+    return int(os.environ.get("HOROVOD_SIZE", 1))
+
+
+def hold_cores(most: int) -> list[int]:
+    """Keeps this process to its share of the cores, or to `most` of them; returns them.
+
+    Ranks that predict have nothing to sum: Horovod's thread, which looks for work every millisecond
+    and was seen to take a sixth of a core, does so every 20.
+    """
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "20")
+    size = int(os.environ.get("HOROVOD_LOCAL_SIZE", 1))
+    rank = int(os.environ.get("HOROVOD_LOCAL_RANK", 0))
+    own = topology.cores(os.sched_getaffinity(0), size, rank, most)
+    os.sched_setaffinity(0, own)
+    return own
+
+
+def join(layout: Layout, exact: bool = False) -> tuple[Any, Layout]:
+    """Imports TensorFlow, and joins the job; `exact` even if the layout is not."""
+    import_tensorflow()
+    from app.training import opening
+
+    where, joined = opening.join(dataclasses.replace(layout, exact=exact or layout.exact))
+    return where, dataclasses.replace(joined, exact=layout.exact)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its chatter."""
+    with chatter.kept():
+        import tensorflow
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":  # it has a log in Python too
+        tensorflow.get_logger().setLevel("ERROR")
+
+
+COMMANDS: dict[str, Callable[[], int | None]] = {
+    "list": list_command,
+    "doctor": doctor_command,
+    "prepare": prepare_command,
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "predict": predict_command,
+    "export": export_command,
+    "serve": serve_command,
+    "benchmark": benchmark_command,
+    "benchmark inference": benchmark_inference_command,
+    "benchmark cell": benchmark_cell_command,
+    "verify": verify_command,
+    "trace": trace_command,
+    "overhead": overhead_command,
+    "stage-server": stage_server_command,
+    "compare": compare_command,
+    "chaos": chaos_command,
+}
+
+
+# What is asked before processes are started, so that wrong flags are told once.
+CHECKS: dict[str, Callable[[], Any]] = {
+    "train": lambda: command_line.to_launch(launch.processes()),
+    "evaluate": command_line.to_evaluate,
+    "predict": asked.to_predict,
+    "benchmark": lambda: command_line.to_benchmark(launch.processes()),
+    "benchmark cell": asked.to_measure,
+    "verify": lambda: command_line.to_verify(launch.processes()),
+    "trace": lambda: command_line.to_trace(launch.processes()),
+    "overhead": lambda: command_line.synchronous(launch.processes(), "overhead"),
+}
