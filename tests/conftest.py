@@ -5,8 +5,11 @@ import os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from shallow import Shallow
 
 from app import validation
 from app.config import Experiment, Layout, Optimization
@@ -27,6 +30,18 @@ def tiny() -> Experiment:
         steps=4,
         optimization=Optimization(warmup_epochs=0, schedule="constant"),
     )
+
+
+@pytest.fixture
+def shallow(tiny) -> Experiment:
+    """The images with a model of four blocks."""
+    return dataclasses.replace(tiny, model=Shallow())
+
+
+@pytest.fixture
+def words(sentences) -> Experiment:
+    """The sentences with one layer."""
+    return dataclasses.replace(sentences, model=dataclasses.replace(sentences.model, layers=1))
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *"abcdefghij"]

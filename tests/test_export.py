@@ -1,5 +1,6 @@
 """An exported model: what clients have goes in, and nothing of this project is needed."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from shallow import Shallow
 
 from app.config import Layout
 from app.errors import NumbersError, UsageError
@@ -68,9 +70,10 @@ def test_the_command_line_knows_the_variants():
     assert (*variants.VARIANTS, *export.LITERT) == command_line.VARIANTS
 
 
-def test_images(exported, tiny):
+def test_images(exported, shallow):
     names = ("float32", "int8", "litert")
-    output, step, run = exported(tiny, names)
+    experiment = dataclasses.replace(shallow, model=Shallow(1000))  # weights to be stored small
+    output, step, run = exported(experiment, names)
     card = (output / "README.md").read_text()
     for name in names:
         assert f"| `{name}` |" in card
@@ -115,8 +118,8 @@ def test_images(exported, tiny):
             s["serving_default"](image_bytes=tf.constant([raw]))
     must_run_in_a_session(output / "int8" / step, raws[0], s)
     with pytest.raises(UsageError, match="exists"):
-        exported(tiny)
-    exported(tiny, ("litert_int8",))  # beside the others: the card knows them all
+        exported(experiment)
+    exported(experiment, ("litert_int8",))  # beside the others: the card knows them all
     card = (output / "README.md").read_text()
     assert all(f"| `{name}` |" in card for name in (*names, "litert_int8"))
 
@@ -133,8 +136,8 @@ def must_run_in_a_session(folder, raw, signatures):
     assert float(done.stdout) == pytest.approx(float(wanted["probability"][0]), abs=0.02)
 
 
-def test_texts(exported, sentences, in_this_process):
-    output, step, run = exported(sentences, ("float32", "float16", "bfloat16"))
+def test_texts(exported, words, in_this_process):
+    output, step, run = exported(words, ("float32", "float16", "bfloat16"))
     texts = tf.constant(["a b c good", "größe", "j " * 100])
     with run.weights("best"):
         wanted = run.opened.state.logits(run.opened.data.preprocess(texts, LIMITS))
@@ -149,7 +152,7 @@ def test_texts(exported, sentences, in_this_process):
 
     # The last step's weights, in the place of their average.
     shutil.rmtree(output)
-    output, step, _ = exported(sentences, which="trained")
+    output, step, _ = exported(words, which="trained")
     about = json.loads((output / "float32" / step / "assets.extra/scaleproof.json").read_text())
     assert about["weights"] == "trained"
     wanted = run.opened.state.logits(run.opened.data.preprocess(texts, LIMITS))
@@ -157,17 +160,17 @@ def test_texts(exported, sentences, in_this_process):
     assert np.allclose(found, wanted, atol=1e-5)
 
 
-def test_a_model_that_needs_the_project_is_found_out(exported, tiny, monkeypatch):
+def test_a_model_that_needs_the_project_is_found_out(exported, shallow, monkeypatch):
     monkeypatch.setattr(servable, "save", lambda model, data, limits, folder, about: folder.mkdir())
     with pytest.raises(NumbersError, match="does not run in a process of its own"):
-        exported(tiny)
+        exported(shallow)
 
 
 def test_a_model_that_computes_something_else_is_found_out(
-    exported, tiny, tmp_path, monkeypatch, in_this_process
+    exported, shallow, tmp_path, monkeypatch, in_this_process
 ):
     answers = servable.Model.logits
     monkeypatch.setattr(servable.Model, "logits", lambda self, x: answers(self, x) * 1.01)
     with pytest.raises(NumbersError, match="more than rounding does"):
-        exported(tiny)
+        exported(shallow)
     assert not list((tmp_path / "exports/mine/float32").glob("[0-9]*"))

@@ -34,9 +34,9 @@ def test_the_report_names_the_best():
     assert "NP=1" in soonest and "p99 5.0 ms" in soonest
 
 
-def test_a_layout_is_measured(tiny, joined, tmp_path, monkeypatch):
+def test_a_layout_is_measured(shallow, joined, tmp_path, monkeypatch):
     monkeypatch.setattr(cell, "SECONDS", 0.01)
-    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
     cell.main(opened, joined, 2, [1, 3], tmp_path / "out.json")
     one, three = json.loads((tmp_path / "out.json").read_text())
     for row, size in ((one, 1), (three, 3)):
@@ -45,8 +45,8 @@ def test_a_layout_is_measured(tiny, joined, tmp_path, monkeypatch):
         assert row["batches"] >= cell.ROUNDS * cell.FEWEST * 2
 
 
-def test_data_that_say_nothing_of_clients_are_refused(tiny, joined, tmp_path):
-    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+def test_data_that_say_nothing_of_clients_are_refused(shallow, joined, tmp_path):
+    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
     opened.data.kind = ""
     with pytest.raises(UsageError, match=r"must say what a client has .* `kind`"):
         cell.main(opened, joined, 1, [1], tmp_path / "out.json")
@@ -57,8 +57,8 @@ def test_a_layout_that_fails_ends_it(tmp_path, capfd):
     assert code == 2 and "is no run" in capfd.readouterr().err
 
 
-def test_a_failure_in_one_batch_ends_them_all(tiny, joined, tmp_path):
-    opened = opening.open_run(tiny, Layout(), joined, str(tmp_path))
+def test_a_failure_in_one_batch_ends_them_all(shallow, joined, tmp_path):
+    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
     forward = Forward(opened.state, opened.data.input_spec, 2)
     done: list[int] = []
 

@@ -21,7 +21,7 @@ from models.transformer import Transformer
 
 def words():
     return Experiment(
-        model=Transformer(layers=4, width=16, heads=2, vocabulary=16),
+        model=Transformer(layers=2, width=16, heads=2, vocabulary=16),
         data=Text("train.tsv", vocabulary=".", has_baseline=False), global_batch=32, micro_batch=4,
         steps=2, optimization=Optimization(optimizer="adamw", warmup_epochs=0),
     )
@@ -53,8 +53,8 @@ def predicted(train, joined, tmp_path):
     return run
 
 
-def test_a_split_is_predicted_as_it_is_evaluated(predicted, tiny, tmp_path):
-    rows = predicted(tiny, "split:test")
+def test_a_split_is_predicted_as_it_is_evaluated(predicted, shallow, tmp_path):
+    rows = predicted(shallow, "split:test")
     assert [row["index"] for row in rows] == list(range(101))
     assert [row["label"] for row in rows] == [str(i % 7) for i in range(101)]
     for row in rows:
@@ -67,10 +67,10 @@ def test_a_split_is_predicted_as_it_is_evaluated(predicted, tiny, tmp_path):
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
-def test_what_cannot_be_read_stays_in_its_place(predicted, tiny, tmp_path, capfd):
+def test_what_cannot_be_read_stays_in_its_place(predicted, shallow, tmp_path, capfd):
     folder = tmp_path / "images"
     folder.mkdir()
-    good = tiny.data.open("").held_out.fetch([0, 1])[0]
+    good = shallow.data.open("").held_out.fetch([0, 1])[0]
     for i in range(13):
         (folder / f"{i:02d}.jpg").write_bytes(good[i % 2])
     (folder / "03.jpg").write_bytes(good[1][: len(good[1]) // 2])  # the header is whole
@@ -78,7 +78,7 @@ def test_what_cannot_be_read_stays_in_its_place(predicted, tiny, tmp_path, capfd
     (folder / "05.jpg").write_text("no image")
     for i in range(8, 12):  # a whole batch
         (folder / f"{i:02d}.jpg").write_bytes(b"no image")
-    rows = predicted(tiny, folder)
+    rows = predicted(shallow, folder)
     assert [row["item"] for row in rows] == [f"{i:02d}.jpg" for i in range(13)]
     wrong = [i for i, row in enumerate(rows) if "error" in row]
     assert wrong == [3, 4, 5, 8, 9, 10, 11]
@@ -87,10 +87,10 @@ def test_what_cannot_be_read_stays_in_its_place(predicted, tiny, tmp_path, capfd
     assert "7 could not be read" in capfd.readouterr().err
 
 
-def test_texts_of_any_length_stay_in_order(predicted, sentences, tmp_path):
+def test_texts_of_any_length_stay_in_order(predicted, words, tmp_path):
     lines = [" ".join("abcdefghij"[: i % 10 + 1]) for i in range(30)] + ["", "x" * 200_000]
     (tmp_path / "in.txt").write_text("\n".join(lines))
-    rows = predicted(sentences, tmp_path / "in.txt")
+    rows = predicted(words, tmp_path / "in.txt")
     assert [row["item"] for row in rows] == list(range(1, 33))
     for i in range(10):  # equal texts: equal but for what is padded beside them
         assert rows[i]["probabilities"]["1"] == pytest.approx(
@@ -99,16 +99,16 @@ def test_texts_of_any_length_stay_in_order(predicted, sentences, tmp_path):
     assert rows[30]["error"] == "the text is empty" and "200000 bytes" in rows[31]["error"]
 
     # As columns; of the average, which is the best; and of the last step's weights.
-    predicted(sentences, tmp_path / "in.txt", output="out.csv", weights="average")
+    predicted(words, tmp_path / "in.txt", output="out.csv", weights="average")
     table = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [row["class_1"] for row in table[:30]] == [row["class"] for row in rows[:30]]
     assert float(table[3]["probability_1"]) == rows[3]["probabilities"][rows[3]["class"]]
     assert table[30]["error"] == "the text is empty" and not table[30]["class_1"]
-    last = predicted(sentences, tmp_path / "in.txt", output="last.jsonl", weights="trained")
+    last = predicted(words, tmp_path / "in.txt", output="last.jsonl", weights="trained")
     assert last[0]["probabilities"] != rows[0]["probabilities"]
 
 
-def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypatch, capfd):
+def test_finished_shards_are_not_done_again(predicted, shallow, tmp_path, monkeypatch, capfd):
     written: list[int] = []
     write = Shards.write
 
@@ -118,13 +118,13 @@ def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypat
         write(self, shard, rows)
         written.append(shard)
 
-    whole = predicted(tiny, "split:test", output="whole.jsonl")
+    whole = predicted(shallow, "split:test", output="whole.jsonl")
     monkeypatch.setattr(Shards, "write", breaking)
     with pytest.raises(UsageError, match="the disk is full"):
-        predicted(tiny, "split:test")
+        predicted(shallow, "split:test")
     assert 5 <= len(written) <= 6 and not (tmp_path / "out.jsonl").exists()
     with pytest.raises(UsageError, match=r"another job: top: 2 here, 3 there"):
-        predicted(tiny, "split:test", top=2)
+        predicted(shallow, "split:test", top=2)
 
     def noting(self, shard, rows):
         written.append(shard)
@@ -132,15 +132,15 @@ def test_finished_shards_are_not_done_again(predicted, tiny, tmp_path, monkeypat
 
     monkeypatch.setattr(Shards, "write", noting)
     with pytest.raises(UsageError, match=r"another job: pixels: 99 here"):
-        predicted(tiny, "split:test", limits=Limits(pixels=99))
+        predicted(shallow, "split:test", limits=Limits(pixels=99))
     capfd.readouterr()
-    assert predicted(tiny, "split:test") == whole
+    assert predicted(shallow, "split:test") == whole
     told = capfd.readouterr().err
     right = sum(row["class"] == row["label"] for row in whole) / 101
     assert "101 items" in told and f"accuracy {right:.4f} of 101" in told
     assert sorted(written) == list(range(26))  # 101 items, 4 in each: once each
     with pytest.raises(UsageError, match="exists"):
-        predicted(tiny, "split:test")
+        predicted(shallow, "split:test")
 
 
 @pytest.mark.parametrize("items", [1, 31, 32, 33, 1000, 131_072, 131_073, 1_000_000])
@@ -154,7 +154,10 @@ def test_shards_are_whole_batches_and_hold_every_item_once(items, tmp_path):
 
 @pytest.mark.ranks
 def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
-    (tmp_path / "mine.py").write_text(TINY)
+    model = "from tests.shallow import Shallow\n"
+    (tmp_path / "mine.py").write_text(
+        model + TINY.replace("ResNet(depth=18, width=4)", "Shallow()")
+    )
     (tmp_path / "words.py").write_text(WORDS)
     letters = list("abcdefghij")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *letters]
