@@ -22,6 +22,23 @@ def tiny():
         optimization=Optimization(warmup_epochs=0, label_smoothing=0.1, ema_decay=0.9),
     )
 """
+DENSE = """
+from dataclasses import dataclass
+import keras
+from app.config import Experiment, Optimization
+from input.images import Images
+
+@dataclass(frozen=True)
+class Small:
+    def blocks(self, num_classes):
+        return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]
+
+def dense():
+    return Experiment(
+        model=Small(), data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
+        global_batch=8, micro_batch=4, steps=1500,
+        optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.01))
+"""
 
 
 def start(command: list[str], cwd: Path, limit: float = 240, **variables: str):

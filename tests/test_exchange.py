@@ -1,0 +1,95 @@
+"""What travels between processes, and where a parameter server keeps what it holds."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.config import Layout, Update
+from app.errors import UsageError
+from app.parallel import parameter_server, replicas
+from app.parallel.parameter_server import Greedy
+from app.training import exchange, opening
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """As if another process always had twice what this one has."""
+    monkeypatch.setattr(replicas, "all_reduce", lambda x, name: 3 * x)
+    monkeypatch.setattr(
+        replicas,
+        "all_gather",
+        lambda x, name: tf.concat([x, x if x.dtype == tf.int32 else 2 * x], 0),
+    )
+
+
+class Part:
+    """One weight of 1,000 elements and one statistic."""
+
+    def __init__(self):
+        self.trainable = [tf.Variable(tf.zeros([40, 25]))]
+        self.statistics, self.device = [(tf.Variable(tf.zeros([2])), 0.9)], ""
+
+
+@pytest.mark.parametrize(
+    "kind, rule",
+    [
+        (exchange.TopK, Update(compression="topk", topk=0.1)),
+        (exchange.Rounded, Update(compression="float16")),
+    ],
+)
+def test_what_is_not_sent_is_sent_later(two, kind, rule):
+    wire = kind(Part(), ["w", "s", "m"], 2, rule)
+    random, sent, given = np.random.default_rng(0), 0, 0
+    for _ in range(5):
+        gradient = tf.constant(random.normal(size=[40, 25]), tf.float32)
+        out, statistic, metrics = wire([gradient, tf.ones([2]), tf.ones([2])])
+        assert statistic.numpy().tolist() == [3, 3] == metrics.numpy().tolist()
+        sent, given = sent + out.numpy() / 3, given + gradient.numpy()
+        if kind is exchange.TopK:
+            assert np.count_nonzero(out) == 100
+    left = wire.remainders[0].numpy()
+    assert np.abs(left).max() > 0
+    np.testing.assert_allclose(sent + left, given, atol=2e-2 if kind is exchange.Rounded else 1e-5)
+    # Three small all-reduces; of the weight half as many bytes, or 100 places and values.
+    weight = 2000 if kind is exchange.Rounded else 800
+    assert wire.bytes_sent == weight + 8 + 8
+
+
+def test_a_gradient_that_is_not_finite_leaves_nothing_behind(two):
+    wire = exchange.Rounded(Part(), ["w", "s", "m"], 2, Update(compression="float16"))
+    wire([tf.fill([40, 25], np.inf), tf.ones([2]), tf.ones([2])])
+    assert np.isfinite(wire.remainders[0].numpy()).all()
+
+
+def test_without_feedback_nothing_is_kept(two):
+    rule = Update(compression="topk", topk=0.1, error_feedback=False)
+    assert not exchange.TopK(Part(), ["w", "s", "m"], 2, rule).remainders
+
+
+def test_adasum_averages_what_agrees_and_adds_what_does_not():
+    a, b = tf.constant([3.0, 0.0]), tf.constant([0.0, 4.0])
+    assert exchange.adasum(a, b).numpy().tolist() == [3, 4]
+    assert exchange.adasum(a, a).numpy().tolist() == [3, 0]
+    assert exchange.adasum(a, 0 * a).numpy().tolist() == [3, 0]
+    assert exchange.adasum(a, 3 * a).numpy().tolist() == pytest.approx(
+        [3 * 0.5 - 4.5 + 6 + 4.5 - 1.5, 0]
+    )
+
+
+def test_variables_go_where_there_is_room(monkeypatch):
+    monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index}")
+    greedy = Greedy(2)
+    with tf.variable_creator_scope(greedy.create):
+        for size in (100, 40, 30, 20):
+            tf.Variable(tf.zeros([size]), dtype=tf.float32)
+    assert greedy.held == [400, 360] and greedy.count == 4
+
+
+def test_more_servers_than_variables_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index % 4}")
+    data = tiny.data.open("")
+    state, mirror = opening.served(tiny, Layout(workers=1, parameter_servers=4), data, None)
+    assert len({v.device for v in state.weights.values()}) == 4
+    assert len({v.device for v in mirror.weights.values()}) == 1
+    with pytest.raises(UsageError, match=r"1000 parameter servers need .* has \d+: start at most"):
+        opening.served(tiny, Layout(workers=1, parameter_servers=1000), data, None)
