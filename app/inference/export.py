@@ -133,15 +133,16 @@ def written(
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(f"cannot write {folder} ({reason}): give another --output.") from None
+    return lite_logits(folder, data, limits)
+
+
+def lite_logits(folder: Path, data: DataSet, limits: Limits) -> np.ndarray:
+    """Logits of a LiteRT model on the evaluation split, whose inputs are prepared here."""
     interpreter = litert.Interpreter(folder)
     prepared = tf.function(lambda raw: data.preprocess(raw, limits))
-    return np.concatenate(
-        [
-            interpreter.logits(prepared(tf.constant([raw])))
-            for raws, _ in examples(data)
-            for raw in raws
-        ]
-    )
+    every = (raw for raws, _ in examples(data) for raw in raws)
+    with chatter.kept():
+        return np.concatenate([interpreter.logits(prepared(tf.constant([raw]))) for raw in every])
 
 
 def examples(data: DataSet) -> Iterator[tuple[list[bytes], list[int]]]:
