@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from ranks import run_sh
 
 from app.config import Layout
 from app.errors import UsageError
@@ -50,6 +51,11 @@ def test_data_that_say_nothing_of_clients_are_refused(shallow, joined, tmp_path)
     opened.data.kind = ""
     with pytest.raises(UsageError, match=r"must say what a client has .* `kind`"):
         cell.main(opened, joined, 1, [1], tmp_path / "out.json")
+
+
+def test_a_person_can_start_it(tmp_path):
+    done = run_sh(2, tmp_path, "benchmark", "inference", "--batch_sizes=0")
+    assert done.returncode == 2 and "--batch_sizes=0" in done.stderr
 
 
 def test_a_layout_that_fails_ends_it(tmp_path, capfd):
