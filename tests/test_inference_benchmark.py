@@ -1,3 +1,5 @@
+"""What prediction gives by layout: measured, reported, and refused where it cannot be."""
+
 import json
 
 import numpy as np
