@@ -4,7 +4,7 @@ B  texts of a micro-batch   T  tokens of its longest   D  width   H  heads   K  
 
 What goes from block to block is (x, mask): float [B, T, D], and bool [B, T], true where
 there is a token. What stands at padded places is never looked at: not by attention, whose
-weight there is exactly 0, nor by the head.
+weight there is exactly 0, nor by the head; without training it is not computed (packing.py).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from models.packing import Padded, packing
 from models.shares import Shared
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
 Activations = tuple[tf.Tensor, tf.Tensor]
-FAR = -30000.0  # added to a score so that its weight is 0; float16 holds it too
 
 
 def dense(units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
@@ -131,11 +131,10 @@ class Layer(keras.layers.Layer):
     def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> Activations:
         """([B, T, D], [B, T]) -> ([B, T, D], [B, T])."""
         x, mask = inputs
-        rate = self.config.dropout
-        far = tf.where(mask, 0.0, FAR)[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
+        rate, rows = self.config.dropout, packing(mask, training)
 
         def attend(share: Attention, y: tf.Tensor) -> tf.Tensor:
-            return share(y, far=far, training=training, seed=seed)
+            return share(y, rows=rows, training=training, seed=seed)
 
         def attention(y: tf.Tensor) -> tf.Tensor:
             return dropout(self.attention(y, work=attend), rate, training, seed, 1)
@@ -143,13 +142,14 @@ class Layer(keras.layers.Layer):
         def mlp(y: tf.Tensor) -> tf.Tensor:
             return dropout(self.mlp(y), rate, training, seed, 2)
 
+        x = rows.pack(x)
         if self.config.norm == "pre":
             x += attention(self.attention_normalization(x))
             x += mlp(self.mlp_normalization(x))
         else:
             x = self.attention_normalization(x + attention(x))
             x = self.mlp_normalization(x + mlp(x))
-        return x, mask
+        return rows.pad(x), mask
 
 
 class Attention(keras.layers.Layer):
@@ -170,16 +170,13 @@ class Attention(keras.layers.Layer):
         self.qkv.build(shape)
         self.out.build((*shape[:-1], len(self.heads) * self.size))
 
-    def call(self, x: tf.Tensor, far: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
-        """[B, T, D] -> [B, T, D]; `far` is added to the scores, [B, 1, 1, T]."""
-        shape, own = tf.shape(x), len(self.heads)
-        qkv = tf.reshape(self.qkv(x), [shape[0], shape[1], own, 3, self.size])
-        q, k, v = tf.unstack(tf.transpose(qkv, [3, 0, 2, 1, 4]))  # [B, H, T, D / H]
+    def call(self, x: tf.Tensor, rows: Padded, training: bool, seed: tf.Tensor) -> tf.Tensor:
+        """Rows [..., D] -> rows [..., D]."""
+        q, k, v = rows.apart(self.qkv(x), len(self.heads))  # [B, H, T, D / H]
         scores = tf.matmul(q * self.size**-0.5, k, transpose_b=True)  # [B, H, T, T]
-        weights = tf.nn.softmax(scores + tf.cast(far, scores.dtype))
+        weights = tf.nn.softmax(scores + tf.cast(rows.far, scores.dtype))
         mixed = tf.matmul(self._drop(weights, training, seed), v)  # [B, H, T, D / H]
-        mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [shape[0], shape[1], own * self.size])
-        return self.out(mixed)
+        return self.out(rows.together(mixed))
 
     def _drop(self, weights: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
         rate, heads = self.config.dropout, self.heads
@@ -206,7 +203,7 @@ class MLP(keras.layers.Layer):
         self.out.build((*shape[:-1], self.columns))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """Rows [..., D] -> rows [..., D]."""
         return self.out(tf.nn.gelu(self.inner(x)))
 
 

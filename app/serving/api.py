@@ -45,13 +45,13 @@ class Service:
         self._verbs = Verbs(model, batcher, checks)
         self._metrics = Metrics(batcher)
         self._page = Page(model)
-        routes = [
+        routes = [  # the busiest first: they are tried in turn
+            Route("/v1/models/{rest:path}", self._of_model, methods=list(HTTPMethod)),
             Route("/", self._show),
             Route("/healthz", self._lives),
             Route("/readyz", self._is_ready),
             Route("/metrics", self._measured),
             Route("/monitoring/prometheus/metrics", self._measured),
-            Route("/v1/models/{rest:path}", self._of_model, methods=list(HTTPMethod)),
         ]
         handlers: dict[Any, Any] = {
             RequestError: self._refused,
