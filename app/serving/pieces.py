@@ -59,8 +59,8 @@ class Piece:
 def length_class(size: int) -> int:
     """Which texts are computed together: the longest is at most half as long again as the others.
 
-    A batch of texts is padded to its longest, and on a CPU what is padded costs like text. Below
-    64 bytes there is nothing to save.
+    A batch of texts is padded to its longest, and on a CPU what is padded costs like text: in all
+    of a model, or in attention alone (models/packing.py). Below 64 bytes there is nothing to save.
     """
     return math.ceil(math.log(max(size, 64) / 64, 1.5))
 
