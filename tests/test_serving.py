@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -293,6 +294,24 @@ def test_who_can_be_reached_by_others_is_warned():
             line = server.started(SimpleNamespace(found=found), settings, listener, 2)
         assert line.startswith("warning: 0.0.0.0 can be reached by others") == is_warned
         assert f"serving shop (version 3, any) on http://{host}:" in line
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+@pytest.mark.parametrize(("write", "own"), [(exported.lengths, "1"), (exported.light, None)])
+def test_kernels_are_chosen_by_the_model_before_tensorflow_is_imported(write, own, given, tmp_path):
+    told = "f\"{os.environ.get('TF_ENABLE_ONEDNN_OPTS')}, {'tensorflow' in sys.modules}\""
+    code = (
+        "import os, pathlib, sys\nfrom app.serving import server\n"
+        f"server.hold_threads = lambda cores: sys.exit({told})\n"
+        f"server.main(server.Settings(pathlib.Path({str(write(tmp_path))!r}), port=0))"
+    )
+    env = {n: v for n, v in os.environ.items() if n != "TF_ENABLE_ONEDNN_OPTS"}
+    env |= {"TF_ENABLE_ONEDNN_OPTS": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, cwd=ROOT,
+        env=env,
+    )  # fmt: skip
+    assert done.stderr == f"{given or own}, False\n"
 
 
 def test_it_can_be_stopped_before_it_serves(tmp_path):

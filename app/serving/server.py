@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import math
 import os
@@ -29,7 +30,7 @@ from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import Bodies
 from app.serving.connection import Connection
-from app.serving.warming import hold_threads, warm_up
+from app.serving.warming import choose_kernels, hold_threads, warm_up
 from input.raw import Limits
 
 
@@ -75,9 +76,11 @@ def main(settings: Settings) -> None:
     found = versions.find(settings.model, settings.name)
     with handling_signals(stop), listening(settings.host, settings.port) as listener:
         cores = settings.threads or len(os.sched_getaffinity(0))
+        choose_kernels(found.about.kind)
         hold_threads(cores)
         model = saved.load(found)
         warm_up(model, settings.max_batch)
+        gc.freeze()  # what is there now stays: no collection looks at it again
         batcher = Batcher(
             model.run, cores, settings.max_batch, settings.batch_wait_ms / 1e3, settings.queue
         )

@@ -1,9 +1,10 @@
-"""What is done with TensorFlow before the first client: threads shared out, signatures run once."""
+"""What is done with TensorFlow before the first client: kernels, threads, a run of signatures."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 
 import numpy as np
 
@@ -13,6 +14,17 @@ from app.serving.refusals import RequestError
 from app.serving.saved import Model
 from app.serving.signatures import DEFAULT
 from input.raw import FIELDS
+
+
+def choose_kernels(kind: str | None) -> None:
+    """Takes oneDNN's for texts, before TensorFlow is imported, if nobody chose.
+
+    TensorFlow takes them by itself where it knows that they pay: on CPUs with AVX512-VNNI or AMX.
+    With AVX2 alone, MiniLM was seen to answer 1.07 times as many clients with them (a lone one
+    0.97 times as fast), but ResNet-50 on small images 0.65 times as many.
+    """
+    if kind == "text":
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def hold_threads(cores: int) -> None:
