@@ -102,18 +102,12 @@ PY
   "$venv/bin/pip" install -c "$here/constraints.txt" -r "$venv/requirements.txt"
 }
 
-# A command on NP processes, watched over; one that needs no ranks is run as it is.
+# A command; one that has ranks on NP processes, watched over.
 launch() {
   export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PATH=$venv/bin:$PATH
   # Large pages for large tensors: a step on a CPU does not wait for 4 KiB at a time.
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-  case "${1:-} ${2:-}" in
-    "benchmark inference") exec python -m app "$@" ;; # starts the processes of every layout itself
-  esac
-  case ${1:-} in
-    train | evaluate | predict | benchmark | overhead | trace | verify) exec python -m app launch "$@" ;;
-    *) exec python -m app "$@" ;;
-  esac
+  exec python -m app launch "$@"
 }
 
 case ${1:-} in

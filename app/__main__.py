@@ -10,13 +10,14 @@ export     write it as a SavedModel that needs nothing of this project
 serve      answer HTTP requests with an exported --model
 benchmark  measure steps, input, scaling, all-reduce and stages on this machine
 benchmark inference   predictions a second and their latency, by layout and batch
+benchmark serving     answers a second of an exported model's server, by clients
 verify     train a few steps on many layouts, and compare each with the serial run
 overhead   what watching, comparing and saving cost, when nothing breaks
 trace      a picture of when each stage ran which micro-batch
 stage-server   lend this machine's devices to stages of a pipeline elsewhere
 compare    train under several update rules, side by side in one report
 chaos      train while faults strike, and compare with a run left alone
-launch COMMAND [flags]   one of train to trace on NP processes, watched over
+launch COMMAND [flags]   the same, on NP processes that are watched over if it has ranks
 """
 
 from __future__ import annotations
@@ -86,11 +87,10 @@ def run(arguments: Sequence[str]) -> int:
         return errors.DONE
     if rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
-    known = CHECKS if is_launch else COMMANDS
-    if name not in known:
-        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(known)}.")
+    if name not in COMMANDS:
+        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
     flags.parse(name, rest)
-    if is_launch:
+    if is_launch and name in CHECKS:
         CHECKS[name]()
         return launch.main(name, rest)
     return COMMANDS[name]() or errors.DONE

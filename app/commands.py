@@ -136,7 +136,7 @@ def export_command() -> None:
     folder, data_dir = Path(FLAGS.workdir), command_line.data_dir()
     run = trained.restore(experiment, layout, where, folder, data_dir)
     limits = Limits(FLAGS.max_pixels, FLAGS.max_text)
-    command = shlex.join(["./run.sh", *sys.argv[1:]])
+    command = shlex.join(["./run.sh", *sys.argv[sys.argv.index("export") :]])
     export.main(experiment, run, output, FLAGS.weights, FLAGS.variants, limits, command)
 
 
@@ -185,6 +185,25 @@ def benchmark_inference_command() -> int:
     folder = Path(FLAGS.output or workdir.default(f"inference_{command_line.reference()}"))
     flags = command_line.passed_on(("stages", "output"))
     return benchmark.main(flags, cores, stages, folder)
+
+
+def benchmark_serving_command() -> int:
+    """Measures a server under load; see app/serving/load.py."""
+    found, clients = asked.to_load()
+    from app.serving import load
+    from input import items
+
+    asked_about = items.open_items(FLAGS.input, str(found.about.kind), FLAGS.format, FLAGS.field)
+    given = load.Load(
+        found=found,
+        items=asked_about,
+        clients=clients,
+        max_batch=FLAGS.max_batch,
+        seconds=FLAGS.seconds,
+        flags=command_line.passed_on(load.OWN),
+    )
+    folder = Path(FLAGS.output or workdir.default(f"serving_{found.name}"))
+    return load.main(given, folder)
 
 
 def benchmark_cell_command() -> None:
@@ -320,6 +339,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "serve": serve_command,
     "benchmark": benchmark_command,
     "benchmark inference": benchmark_inference_command,
+    "benchmark serving": benchmark_serving_command,
     "benchmark cell": benchmark_cell_command,
     "verify": verify_command,
     "trace": trace_command,

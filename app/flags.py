@@ -137,6 +137,8 @@ flags.DEFINE_integer("max_pixels", 50_000_000, "Of an image, by its header.", lo
 flags.DEFINE_integer("max_text", 100_000, "Bytes of a text in UTF-8.", lower_bound=1)
 _define_seconds("request_seconds", 30, "For a request to arrive.")
 flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "That benchmark inference measures.")
+flags.DEFINE_list("clients", ["8", "64"], "At once, that benchmark serving measures.")
+_define_seconds("seconds", 5, "Of a round of benchmark serving.")
 
 # Flags that only some commands read.
 OF_TRAINING = (
@@ -150,18 +152,23 @@ READERS |= {flag: ("chaos",) for flag in OF_CHAOS} | {"port": ("stage-server", "
 READERS |= {"parameter_servers": ("train",)}
 OF_COMPARE = ("updates", "slowdown", "link_mbit", "evaluations", "price", "target")
 READERS |= {flag: ("compare",) for flag in OF_COMPARE}
-OF_INFERENCE = ("input", "format", "field", "top")
-READERS |= {flag: ("predict",) for flag in OF_INFERENCE}
+OF_ITEMS = ("input", "format", "field")
+READERS |= {flag: ("predict", "benchmark serving") for flag in OF_ITEMS}
 OF_SERVER = ("model", "name", "host", "max_batch", "batch_wait_ms", "queue", "max_body_mb",
              "request_seconds")  # fmt: skip
 READERS |= {flag: ("serve",) for flag in OF_SERVER}
+OF_LOAD = ("model", "threads", "max_batch", "batch_wait_ms", "queue")  # of its servers
+READERS |= {flag: ("serve", "benchmark serving") for flag in OF_LOAD}
 MEASURES = ("benchmark inference", "benchmark cell")
 READERS |= {
-    "output": ("predict", "export", *MEASURES),
+    "output": ("predict", "export", "benchmark serving", *MEASURES),
     "weights": ("predict", "export"),
     "variants": ("export",),
     "batch_size": ("predict",),
-    "threads": ("predict", "serve", "benchmark cell"),
+    "threads": ("predict", "serve", "benchmark serving", "benchmark cell"),
+    "top": ("predict",),
+    "clients": ("benchmark serving",),
+    "seconds": ("benchmark serving",),
     "max_pixels": ("predict", "export", "serve"),
     "max_text": ("predict", "export", "serve"),
     "batch_sizes": MEASURES,
@@ -170,6 +177,7 @@ READERS |= {
 # Commands that read no flag but these.
 ONLY: dict[str, tuple[str, ...]] = {
     "serve": (*OF_SERVER, "port", "threads", "max_pixels", "max_text", "grace_seconds"),
+    "benchmark serving": (*OF_LOAD, *OF_ITEMS, "output", "clients", "seconds"),
 }
 
 

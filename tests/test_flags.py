@@ -60,7 +60,6 @@ TEXT = "--experiment=sentiment_reviews"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
 SERVED = "--set=update.kind=parameter_server"
 
-WITHOUT_RANKS = ("export", "serve", "benchmark inference")
 PREDICT = "predict --workdir=run --input=x.txt"
 
 # As typed: variables, a command if it is not `train`, flags; and what the message must hold.
@@ -100,7 +99,6 @@ BAD: dict[str, list[str]] = {
     f"verify {TEXT} --stages=2 --cut=4,4": ["--cut", "leave"],
     "evaluate": ["--workdir"],
     "evaluate --workdir=nowhere": ["--workdir", "nowhere"],
-    "prepare": ["'prepare'", "train"],
     "trian": ["'trian'", "train"],
     # Fields.
     "--set": ["--set"],
@@ -344,6 +342,12 @@ BAD |= {
     "benchmark inference --cut=4,6": ["--cut is not of what is measured"],
     "HOSTS=localhost:2 predict --workdir=run --input=-": ["HOSTS=localhost:2", "shared folder"],
     "benchmark inference --threads=2": ["--threads is a flag of"],
+    "benchmark serving": ["--model=", "--input"],
+    "benchmark serving --model=x": ["--input"],
+    "benchmark serving --model=nowhere --input=x.txt": ["nowhere does not exist"],
+    "benchmark serving --model=x --input=x.txt --clients=0": ["--clients=0", "at least 1"],
+    "benchmark serving --model=x --input=x.txt --max_batch=1": ["--max_batch=1", "2 or more"],
+    "benchmark serving --port=1": ["--port is a flag of"],
     "benchmark other": ["flags only", "'other'"],
 }  # fmt: skip
 GOOD += [
@@ -390,7 +394,6 @@ def launch(line: str, folder: Path):
     words = shlex.split(line)
     variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS=", "TF_CONFIG="))]
     words = words[len(variables) :]
-    prefix = [] if " ".join(words).startswith(WITHOUT_RANKS) else ["launch"]
     if not words or words[0].startswith("-") or words[0] == "foo":
         words = ["train", *words]
     hidden = ("NP", "HOSTS", "HOROVOD_", "SCALEPROOF_", "TFDS_")
@@ -398,7 +401,7 @@ def launch(line: str, folder: Path):
     env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {name: value for name, _, value in variables}
     return subprocess.run(
-        [sys.executable, "-c", GUARDED, *prefix, *words], cwd=folder, env=env, timeout=60,
+        [sys.executable, "-c", GUARDED, "launch", *words], cwd=folder, env=env, timeout=60,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
 

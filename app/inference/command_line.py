@@ -12,6 +12,8 @@ from app.command_line import must_be_run, reference, validated
 from app.config import Experiment, Layout
 from app.flags import FLAGS
 from app.inference.standard import STANDARD
+from app.serving import versions
+from app.serving.versions import Found
 
 # Flags of a layout that only training steps have.
 OF_STEPS = ("schedule", "chunks", "tensor", "recompute", "exact")
@@ -78,14 +80,7 @@ def to_measure() -> tuple[Experiment, Layout, list[int]]:
     Raises:
         UsageError: sizes that are none, a folder that is no run, or flags of training steps.
     """
-    try:
-        sizes = [int(text) for text in FLAGS.batch_sizes]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise errors.UsageError(
-            f"--batch_sizes={','.join(FLAGS.batch_sizes)} must be numbers of at least 1, as 1,8,32."
-        )
+    sizes = _counts("batch_sizes", "1,8,32")
     _must_not_be((*OF_STEPS, "cut", "servers"), "not of what is measured here")
     if FLAGS.workdir and workdir.read(Path(FLAGS.workdir)) is None:
         raise errors.UsageError(
@@ -93,6 +88,46 @@ def to_measure() -> tuple[Experiment, Layout, list[int]]:
             "weights."
         )
     return *validated(1), sizes
+
+
+def _counts(name: str, example: str) -> list[int]:
+    """A flag's list of numbers."""
+    given: list[str] = FLAGS[name].value or []
+    try:
+        found = [int(text) for text in given]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise errors.UsageError(
+            f"--{name}={','.join(given)} must be numbers of at least 1, as {example}."
+        )
+    return found
+
+
+def to_load() -> tuple[Found, list[int]]:
+    """The model of `benchmark serving`, and how many clients ask it.
+
+    Raises:
+        UsageError: no model, nothing to ask about, or clients that are none.
+    """
+    counts = _counts("clients", "8,64")
+    if not FLAGS.model or not FLAGS.input:
+        raise errors.UsageError(
+            "benchmark serving needs --model=<folder that export wrote>, and --input: a folder of "
+            "images, or a .txt, .csv, .tsv or .jsonl, that clients ask about."
+        )
+    if FLAGS.max_batch < 2:
+        raise errors.UsageError(
+            f"--max_batch={FLAGS.max_batch} makes no batches, which are compared with requests one "
+            "by one: give 2 or more."
+        )
+    found = versions.find(Path(FLAGS.model))
+    if not found.about.kind:
+        raise errors.UsageError(
+            f"{found.folder} does not say whether it is of images or texts: give a model that "
+            "`./run.sh export` wrote."
+        )
+    return found, counts
 
 
 def to_export() -> tuple[Experiment, Path]:

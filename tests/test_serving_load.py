@@ -1,0 +1,157 @@
+"""What a server gives under load: asked, compared, reported; and what ends it."""
+
+import json
+import socket
+import threading
+
+import exported
+import psutil
+import pytest
+
+from app.errors import DONE, NUMBERS, DataError
+from app.serving import clients, load, versions
+from app.serving.clients import Answer
+from app.serving.load import Load, Setting
+from input import InputError
+from input.items import open_items
+
+
+def loaded(model, path, **given):
+    found = versions.find(model)
+    items = open_items(str(path), found.about.kind, None, None)
+    given = {"clients": [3], "max_batch": 8, "seconds": 0.3, "flags": [f"--model={model}"]} | given
+    return Load(found=found, items=items, **given)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(load, "KERNELS", (False,))
+    monkeypatch.setattr(load, "ROUNDS", 2)
+
+
+def test_a_server_is_measured(tmp_path, quick, capfd):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "fine"}\n"odd"\n{"nothing": 1}\n' + json.dumps("x" * 2000) + "\n")
+    model = exported.lengths(tmp_path / "model")
+    flags = [f"--model={model}", "--threads=2"]
+    assert load.main(loaded(model, texts, flags=flags), tmp_path / "report") == DONE
+    lone, batched = json.loads((tmp_path / "report" / "serving.json").read_text())
+    assert (lone["max_batch"], lone["clients"]) == (1, 1)
+    assert (batched["max_batch"], batched["clients"]) == (8, 3)
+    for row in (lone, batched):
+        assert row["answers"] > 0 and row["answers_per_second"] > 0 and len(row["rounds"]) == 2
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["wrong"] == row["refused"] == 0
+    told = capfd.readouterr().out
+    assert (tmp_path / "report" / "serving.txt").read_text() in told
+    assert "times the best one by one" in told
+    assert not [p for p in psutil.Process().children() if "serve" in p.cmdline()]
+
+
+def test_a_server_that_does_not_start_is_named(tmp_path, quick):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("fine\n")
+    model = exported.lengths(tmp_path / "model")
+    given = loaded(model, texts)
+    next(model.glob("*/saved_model.pb")).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"did not start \(error: .*serve-0-1.log"):
+        load.main(given, tmp_path / "report")
+
+
+def test_what_no_request_can_be_made_of(tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("{}\n")
+    with pytest.raises(InputError, match="nothing that can be read"):
+        load.readable(loaded(exported.lengths(tmp_path / "model"), texts))
+
+
+def test_items_are_taken_evenly(tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"text {i}\n" for i in range(2 * load.MOST + 1)))
+    requests = load.readable(loaded(exported.lengths(tmp_path / "model"), texts))
+    assert len(requests) <= load.MOST and len(set(requests)) == len(requests)
+    assert b"text 0" in requests[0] and f"text {2 * load.MOST}".encode() not in requests[1]
+    assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * load.MOST
+
+
+def served(*pieces):
+    """The port of a server that reads a request before each piece, sends it, and closes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with listener, listener.accept()[0] as client:
+            for piece in pieces:
+                client.recv(65536)
+                client.sendall(piece)
+            client.recv(65536)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def http(status, body):
+    return b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+def test_a_client_asks_in_order_and_reads_whole_answers():
+    refusal = b'{"error":"no"}'
+    port = served(http(200, b"12"), http(400, refusal), http(200, b"3" * 100_000))
+    answers = clients.each_once(port, [b"a", b"b", b"c"])
+    assert [a.request for a in answers] == [0, 1, 2] and [a.status for a in answers] == [
+        200, 400, 200,
+    ]  # fmt: skip
+    assert [a.body for a in answers] == [b"12", refusal, b"3" * 100_000]
+    assert all(a.begin < a.end for a in answers)
+
+
+def test_a_connection_that_is_closed_is_an_error_for_people(tmp_path):
+    port = served(http(200, b"1"))
+    told = pytest.raises(DataError, match=r"stopped answering .* log in")
+    with told, load.told_if_closed(tmp_path):
+        clients.for_a_while(port, [b"a"], 1, 60, 0)
+
+
+def test_nobody_begins_after_the_time_is_over():
+    answers = clients.for_a_while(served(http(200, b"1")), [b"a"], 1, 1e-9, 0)
+    assert answers == []
+
+
+def answer(request, end=1.0, status=200, **scores):
+    row = {"classes": list(scores), "scores": list(scores.values())}
+    return Answer(request, end - 0.5, end, status, json.dumps({"predictions": [row]}).encode())
+
+
+def test_answers_that_are_mixed_up_are_found():
+    alone = [load.told(answer(0, a=0.9, b=0.1)), load.told(answer(1, a=0.3, b=0.7))]
+    good = [answer(0, b=0.1, a=0.90001), answer(1, a=0.3, b=0.7), answer(1, end=3.0, a=0.3, b=0.7)]
+    fine = load.measured(Setting(False, 8, 2), [good, good], 2.0, alone)
+    assert fine["wrong"] == 0 and fine["answers"] == 6 and fine["rounds"] == [1.0, 1.0]
+    assert fine["p50_ms"] == pytest.approx(500)
+    bad = [answer(1, a=0.9, b=0.1), answer(0, a=0.9), answer(0, status=429, a=0.9, b=0.1)]
+    found = load.measured(Setting(False, 8, 2), [bad], 2.0, alone)
+    assert (found["wrong"], found["refused"], found["answers"]) == (2, 1, 2)
+    assert load.verdict([fine]) == DONE and load.verdict([fine, found]) == NUMBERS
+
+
+def test_answers_agree_but_for_rounding():
+    assert load.agrees([1, "a", [0.5, 0.25]], [1, "a", [0.50009, 0.25]])
+    for other in ([1, "a", [0.5002, 0.25]], [1, "b", [0.5, 0.25]], [1, "a"], [2, "a", [0.5, 0.25]]):
+        assert not load.agrees([1, "a", [0.5, 0.25]], other)
+    assert not load.agrees({"a": 1.0}, {"b": 1.0}) and not load.agrees(1.0, "1.0")
+
+
+def test_the_report_names_the_best(capfd):
+    rows = [
+        {"onednn": o, "max_batch": b, "clients": c, "answers_per_second": e, "rounds": [e, 1.2 * e],
+         "p50_ms": ms, "p90_ms": ms, "p99_ms": ms, "answers": 5, "refused": r, "wrong": 0}
+        for o, b, c, e, ms, r in (
+            (False, 1, 1, 50.0, 20.0, 0), (False, 32, 64, 140.0, 400.0, 0),
+            (True, 1, 1, 40.0, 25.0, 0), (True, 32, 64, 160.0, 350.0, 2),
+        )
+    ]  # fmt: skip
+    most, soonest, times = load.advice(rows)
+    assert "TF_ENABLE_ONEDNN_OPTS=1 ./run.sh serve --max_batch=32, 64 clients: 160.0" in most
+    assert "TF_ENABLE_ONEDNN_OPTS=0 ./run.sh serve --max_batch=1, 1 client: p50 20.0" in soonest
+    assert "3.20 times the best one by one" in times and "50.0 answers/s" in times
+    assert load.verdict(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
+    assert {len(load.line(row)) for row in rows} == {len(load.heading())}
