@@ -183,6 +183,7 @@ def benchmark_inference_command() -> int:
     cores = len(os.sched_getaffinity(0))
     stages = FLAGS.stages if FLAGS["stages"].present else 2
     folder = Path(FLAGS.output or workdir.default(f"inference_{command_line.reference()}"))
+    workdir.writable(folder, "--output")
     flags = command_line.passed_on(("stages", "output"))
     return benchmark.main(flags, cores, stages, folder)
 
@@ -203,6 +204,7 @@ def benchmark_serving_command() -> int:
         flags=command_line.passed_on(load.OWN),
     )
     folder = Path(FLAGS.output or workdir.default(f"serving_{found.name}"))
+    workdir.writable(folder, "--output")
     return load.main(given, folder)
 
 

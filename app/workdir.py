@@ -41,17 +41,17 @@ def read(workdir: Path) -> dict[str, Any] | None:
     return config
 
 
-def writable(workdir: Path) -> None:
+def writable(folder: Path, flag: str = "--workdir") -> None:
     """Refuses a folder that cannot be made or written; leaves nothing there.
 
     Raises:
         UsageError: says what is in the way.
     """
-    nearest = next(p for p in (workdir, *workdir.parents) if os.path.lexists(p))
+    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return
     reason = "may not be written" if nearest.is_dir() else "is no folder"
-    raise UsageError(f"cannot write to {workdir}: {nearest} {reason}; give another --workdir.")
+    raise UsageError(f"cannot write to {folder}: {nearest} {reason}; give another {flag}.")
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:

@@ -342,6 +342,7 @@ BAD |= {
     "benchmark inference --cut=4,6": ["--cut is not of what is measured"],
     "HOSTS=localhost:2 predict --workdir=run --input=-": ["HOSTS=localhost:2", "shared folder"],
     "benchmark inference --threads=2": ["--threads is a flag of"],
+    f"benchmark inference {TEXT} --output=mine.py": ["mine.py is no folder", "another --output"],
     "benchmark serving": ["--model=", "--input"],
     "benchmark serving --model=x": ["--input"],
     "benchmark serving --model=nowhere --input=x.txt": ["nowhere does not exist"],

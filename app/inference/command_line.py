@@ -40,7 +40,7 @@ def to_predict() -> tuple[Experiment, Layout]:
             f"--output={output} must end in .jsonl or .csv, or be - for standard output."
         )
     if output != STANDARD:
-        workdir.writable(Path(output).parent)
+        workdir.writable(Path(output).parent, "--output")
     if FLAGS.format and (source.startswith("split:") or Path(source).is_dir()):
         raise errors.UsageError(
             f"--format={FLAGS.format} is of a file, but --input={source} is none: leave it out."
@@ -143,7 +143,7 @@ def to_export() -> tuple[Experiment, Path]:
             f"--variants={','.join(FLAGS.variants)} must be of {', '.join(VARIANTS)}, each once."
         )
     output = Path(FLAGS.output or Path("exports") / reference().rpartition(":")[2])
-    workdir.writable(output)
+    workdir.writable(output, "--output")
     experiment, _ = validated(1)
     _must_have_weights(experiment)
     return experiment, output

@@ -73,18 +73,11 @@ def main(load: Load, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     requests = readable(load)
     every = settings(load.max_batch, load.clients)
-    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in every}
     lasts = len(every) * (ROUNDS * load.seconds + 1)
     print(f"{len(requests)} requests, {len(every)} settings: about {lasts:.0f} s", flush=True)
     with running({s[:2] for s in every}, load.flags, folder) as ports, told_if_closed(folder):
         requests, alone = answered_alone(ports[every[0][:2]], requests)
-        for turn in range(-1, ROUNDS):  # the first is for warmth
-            for setting in every if turn % 2 else every[::-1]:
-                seconds = load.seconds if turn >= 0 else min(1, load.seconds)
-                port = ports[setting[:2]]
-                found = clients.for_a_while(port, requests, setting.clients, seconds, turn)
-                if turn >= 0:
-                    answers[setting].append(found)
+        answers = asked(every, ports, requests, load.seconds)
     rows = [measured(s, answers[s], load.seconds, alone) for s in every]
     lines = [heading(), *map(line, rows), "", *advice(rows)]
     print("\n".join(lines))
@@ -131,6 +124,28 @@ def settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
         for onednn in KERNELS
         for rest in [(1, 1), *((max_batch, count) for count in counts)]
     ]
+
+
+def asked(
+    every: Sequence[Setting],
+    ports: dict[tuple[bool, int], int],
+    requests: Sequence[bytes],
+    seconds: float,
+) -> dict[Setting, list[list[Answer]]]:
+    """The answers of each round, for each setting.
+
+    Raises:
+        ConnectionError: a server closed a connection.
+    """
+    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in every}
+    for setting in every:
+        clients.for_a_while(ports[setting[:2]], requests, setting.clients, min(1, seconds), -1)
+    for turn in range(ROUNDS):
+        for setting in every if turn % 2 else every[::-1]:
+            port = ports[setting[:2]]
+            found = clients.for_a_while(port, requests, setting.clients, seconds, turn)
+            answers[setting].append(found)
+    return answers
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import Bodies
 from app.serving.connection import Connection
-from app.serving.warming import choose_kernels, hold_threads, warm_up
+from app.serving.warming import choose_variables, hold_threads, warm_up
 from input.raw import Limits
 
 
@@ -76,7 +76,7 @@ def main(settings: Settings) -> None:
     found = versions.find(settings.model, settings.name)
     with handling_signals(stop), listening(settings.host, settings.port) as listener:
         cores = settings.threads or len(os.sched_getaffinity(0))
-        choose_kernels(found.about.kind)
+        choose_variables(found.about.kind)
         hold_threads(cores)
         model = saved.load(found)
         warm_up(model, settings.max_batch)
