@@ -9,9 +9,10 @@ import psutil
 import pytest
 
 from app.errors import DONE, NUMBERS, DataError
-from app.serving import clients, load, versions
+from app.serving import clients, load, report, versions
 from app.serving.clients import Answer
-from app.serving.load import Load, Setting
+from app.serving.load import Load
+from app.serving.report import Setting
 from input import InputError
 from input.items import open_items
 
@@ -122,22 +123,22 @@ def answer(request, end=1.0, status=200, **scores):
 
 
 def test_answers_that_are_mixed_up_are_found():
-    alone = [load.told(answer(0, a=0.9, b=0.1)), load.told(answer(1, a=0.3, b=0.7))]
+    alone = [report.told(answer(0, a=0.9, b=0.1)), report.told(answer(1, a=0.3, b=0.7))]
     good = [answer(0, b=0.1, a=0.90001), answer(1, a=0.3, b=0.7), answer(1, end=3.0, a=0.3, b=0.7)]
-    fine = load.measured(Setting(False, 8, 2), [good, good], 2.0, alone)
+    fine = report.measured(Setting(False, 8, 2), [good, good], 2.0, alone)
     assert fine["wrong"] == 0 and fine["answers"] == 6 and fine["rounds"] == [1.0, 1.0]
     assert fine["p50_ms"] == pytest.approx(500)
     bad = [answer(1, a=0.9, b=0.1), answer(0, a=0.9), answer(0, status=429, a=0.9, b=0.1)]
-    found = load.measured(Setting(False, 8, 2), [bad], 2.0, alone)
+    found = report.measured(Setting(False, 8, 2), [bad], 2.0, alone)
     assert (found["wrong"], found["refused"], found["answers"]) == (2, 1, 2)
-    assert load.verdict([fine]) == DONE and load.verdict([fine, found]) == NUMBERS
+    assert report.verdict([fine]) == DONE and report.verdict([fine, found]) == NUMBERS
 
 
 def test_answers_agree_but_for_rounding():
-    assert load.agrees([1, "a", [0.5, 0.25]], [1, "a", [0.50009, 0.25]])
+    assert report.agrees([1, "a", [0.5, 0.25]], [1, "a", [0.50009, 0.25]])
     for other in ([1, "a", [0.5002, 0.25]], [1, "b", [0.5, 0.25]], [1, "a"], [2, "a", [0.5, 0.25]]):
-        assert not load.agrees([1, "a", [0.5, 0.25]], other)
-    assert not load.agrees({"a": 1.0}, {"b": 1.0}) and not load.agrees(1.0, "1.0")
+        assert not report.agrees([1, "a", [0.5, 0.25]], other)
+    assert not report.agrees({"a": 1.0}, {"b": 1.0}) and not report.agrees(1.0, "1.0")
 
 
 def test_the_report_names_the_best(capfd):
@@ -149,9 +150,9 @@ def test_the_report_names_the_best(capfd):
             (True, 1, 1, 40.0, 25.0, 0), (True, 32, 64, 160.0, 350.0, 2),
         )
     ]  # fmt: skip
-    most, soonest, times = load.advice(rows)
+    most, soonest, times = report.advice(rows)
     assert "TF_ENABLE_ONEDNN_OPTS=1 ./run.sh serve --max_batch=32, 64 clients: 160.0" in most
     assert "TF_ENABLE_ONEDNN_OPTS=0 ./run.sh serve --max_batch=1, 1 client: p50 20.0" in soonest
     assert "3.20 times the best one by one" in times and "50.0 answers/s" in times
-    assert load.verdict(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
-    assert {len(load.line(row)) for row in rows} == {len(load.heading())}
+    assert report.verdict(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
+    assert {len(report.line(row)) for row in rows} == {len(report.heading())}
