@@ -22,8 +22,8 @@ def choose_variables(kind: str | None) -> None:
     Memory that is kept: what a batch gave back is not asked of the system again. Of the kernels
     oneDNN's for texts, which TensorFlow takes by itself only on CPUs with AVX512-VNNI or AMX. On 2
     cores with AVX2 both together gave 64 clients of MiniLM 1.05 times the answers, and a lone one
-    as many. ResNet-50 did 1.1 to 1.2 times as many images in batches of 32 with kept memory, but
-    0.7 to 0.8 with oneDNN.
+    as many. Clients of ResNet-50 saw no difference from kept memory, and with oneDNN got 0.7 to 0.8
+    of the answers.
     """
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     if kind == "text":
