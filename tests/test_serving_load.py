@@ -59,6 +59,12 @@ def test_a_server_that_does_not_start_is_named(tmp_path, quick):
         load.main(given, tmp_path / "report")
 
 
+def test_a_number_of_clients_is_measured_once():
+    one, few, many = load.settings(8, [5, 2, 5])[:3]
+    assert (one, few, many) == ((False, 1, 1), (False, 8, 2), (False, 8, 5))
+    assert len(load.settings(8, [5, 2, 5])) == 6
+
+
 def test_what_no_request_can_be_made_of(tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("{}\n")

@@ -112,7 +112,7 @@ def settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
     return [
         Setting(onednn, *rest)
         for onednn in KERNELS
-        for rest in [(1, 1), *((max_batch, count) for count in counts)]
+        for rest in [(1, 1), *((max_batch, count) for count in sorted(set(counts)))]
     ]
 
 
