@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app import command_line, errors, experiments, launch, workdir
+from app import command_line, errors, experiments, importing, launch, workdir
 from app.config import Layout
 from app.flags import FLAGS
 from app.inference import command_line as asked
 from app.inference import standard
 from app.parallel import cluster, topology
 from app.recovery import preemption
-from app.reporting import chatter
 from input.raw import Limits
 
 
@@ -39,7 +38,7 @@ def doctor_command() -> None:
 def prepare_command() -> None:
     """Prepares the data of --experiment."""
     experiment = command_line.chosen()
-    import_tensorflow()
+    importing.tensorflow()
     from input import packages
 
     print(experiment.data.prepare(command_line.data_dir()))
@@ -53,7 +52,7 @@ def train_command() -> None:
     experiment, layout = command_line.to_train(processes())
     task = cluster.given() if layout.workers else None
     if task:
-        import_tensorflow()
+        importing.tensorflow()
         from app.parallel import serving
 
         serving.must_be_safe(task, FLAGS.trusted_network)
@@ -272,7 +271,7 @@ def compare_command() -> int:
     """Trains under several update rules; see app/compare.py."""
     np = launch.processes()
     experiment, given, found = command_line.to_compare(np)
-    import_tensorflow()
+    importing.tensorflow()
     from app import compare
 
     data = experiment.data.open(command_line.data_dir())
@@ -288,7 +287,7 @@ def stage_server_command() -> None:
     """Serves; see app/stage_server.py."""
     if not FLAGS.port:
         raise errors.UsageError("stage-server needs --port.")
-    import_tensorflow()
+    importing.tensorflow()
     from app import stage_server
 
     stage_server.main(FLAGS.port, FLAGS.exact, FLAGS.trusted_network, FLAGS.tensor)
@@ -315,19 +314,11 @@ def hold_cores(most: int) -> list[int]:
 
 def join(layout: Layout, exact: bool = False) -> tuple[Any, Layout]:
     """Imports TensorFlow, and joins the job; `exact` even if the layout is not."""
-    import_tensorflow()
+    importing.tensorflow()
     from app.training import opening
 
     where, joined = opening.join(dataclasses.replace(layout, exact=exact or layout.exact))
     return where, dataclasses.replace(joined, exact=layout.exact)
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its chatter."""
-    with chatter.kept():
-        import tensorflow
-    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":  # it has a log in Python too
-        tensorflow.get_logger().setLevel("ERROR")
 
 
 COMMANDS: dict[str, Callable[[], int | None]] = {

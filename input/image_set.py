@@ -38,6 +38,7 @@ class ImageSet(DataSet):
         self.num_train, self.num_evaluation = len(train), len(evaluation)
         self.input_spec = tf.TensorSpec([None, config.size, config.size, 3])
 
+    @tf.autograph.experimental.do_not_convert
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Batches:
@@ -75,6 +76,7 @@ class ImageSet(DataSet):
         )
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
+    @tf.autograph.experimental.do_not_convert
     def evaluation(self, micro_batch: int, share: range) -> Batches:
         """See `DataSet`."""
         ids, weights = padded(share, micro_batch)

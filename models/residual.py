@@ -76,7 +76,7 @@ def _add_relu(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(x + y)
 
 
-_add_relu_compiled = tf.function(_add_relu, jit_compile=True)
+_add_relu_compiled = tf.function(_add_relu, autograph=False, jit_compile=True)
 
 
 class Stem(keras.layers.Layer):

@@ -316,9 +316,9 @@ def test_two_jobs_and_one_workdir(user):
 
 
 def test_chaos_counts_what_it_did_and_compares(user):
-    told = ["--experiment=mine.py:tiny", "--set=steps=120", "--checkpoint_every=10"]
-    told += ["--workdir=chaos", "--chaos_seed=3"]  # whose first kind is write
-    told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=3"]
+    told = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
+    told += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
+    told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]
     done = app(1, user, "chaos", *told)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((user / "chaos/chaos.json").read_text())

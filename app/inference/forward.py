@@ -59,7 +59,7 @@ def _compiled(part: Part, spec: Any, is_last: bool) -> Any:
             y = blocks.forward(part.blocks, x, False, tf.zeros([2], tf.int32), part.first)
             return tf.nn.softmax(tf.cast(y, tf.float32)) if is_last else y
 
-    return tf.function(run, input_signature=[spec])
+    return tf.function(run, input_signature=[spec], autograph=False)
 
 
 class _Work:

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from app import importing
 from app.errors import DataError
 from app.reporting import chatter
 from app.serving.refusals import RequestError
@@ -38,8 +39,8 @@ def hold_threads(cores: int) -> None:
     shapes, copies). With all cores inside an operator too, MiniLM was seen to answer 102 requests a
     second instead of 121, on 2 cores without AVX-512. So a lone request has one core.
     """
-    with chatter.kept():
-        import tensorflow as tf
+    importing.tensorflow()
+    import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # there was an operation: it stays as it is
         tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -64,7 +65,8 @@ def warm_up(model: Model, max_batch: int) -> None:
         for size in sizes if signature.is_batched else [None]:
             value = one if size is None else np.repeat(one[None], size)
             try:
-                model.run(signature.name, {FIELDS[kind]: value})
+                with chatter.kept():  # its graph optimizer warns of a loop that it leaves alone
+                    model.run(signature.name, {FIELDS[kind]: value})
             except RequestError as error:
                 raise DataError(
                     f"signature {signature.name!r} of {model.found.folder} does not run "

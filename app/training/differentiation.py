@@ -67,7 +67,8 @@ class Differentiation:
         self.experiment, self.recompute = experiment, recompute
         self.part: Part = state.parts[index]
         self.is_last = index == len(state.parts) - 1
-        self.run = tf.function(self._run, reduce_retracing=True) if is_compiled else self._run
+        compiled = tf.function(self._run, autograph=False, reduce_retracing=True)
+        self.run = compiled if is_compiled else self._run
 
     def forward(
         self, x: Any, micro_batch: MicroBatch, weights: Sequence[tf.Tensor] = ()
@@ -121,7 +122,7 @@ class Differentiation:
         """
         forward: set[str] = set()
 
-        @tf.function
+        @tf.function(autograph=False)
         def both_ways(x: Any, micro_batch: MicroBatch) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(_differentiable(x))

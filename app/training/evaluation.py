@@ -55,7 +55,7 @@ class Evaluator:
             "examples": int(count),
         }
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def _sums(self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         logits = self.state.logits(inputs)
         labels = tf.argmax(targets, -1)  # [b]

@@ -86,7 +86,7 @@ class LocalStep:
         slots = [v for part in parts for slot in part.slots for v in slot]
         return [v for part in parts for v in [*part.variables, *part.averages]] + slots
 
-    @tf.function
+    @tf.function(autograph=False)
     def _average(self) -> None:
         for i, variable in enumerate(self._moving()):
             with tf.device(placement.horovods(variable.device)):

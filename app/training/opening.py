@@ -52,7 +52,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         together(parameter_server.connected)
     together(lambda: devices_of(layout, where))  # what is made before servers are known is lost
     with chatter.kept():  # XLA announces itself, once a process
-        tf.function(lambda: tf.constant(0), jit_compile=True)()
+        tf.function(lambda: tf.constant(0), autograph=False, jit_compile=True)()
     return where, dataclasses.replace(layout, processes=where.size)
 
 

@@ -52,8 +52,8 @@ class PipelinedStep:
         self.most_alive = [0] * count
         self.widest: list[Any] = [None] * count  # (input, MicroBatch) of each part, as specs
         self.sums = [self._summed(i) for i in range(count)]
-        self.squares = [tf.function(update.squares) for _ in range(count)]
-        self.move = [tf.function(update.move) for _ in range(count)]
+        self.squares = [tf.function(update.squares, autograph=False) for _ in range(count)]
+        self.move = [tf.function(update.move, autograph=False) for _ in range(count)]
 
     def __call__(
         self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float

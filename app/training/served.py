@@ -52,7 +52,7 @@ class Slot:
         self.step, self.sums = step, InPlace(part, exchange).variables
         self.is_free = threading.Event()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def compute(
         self, batches: list[tuple[tf.Tensor, tf.Tensor]], numbers: list[tf.Tensor]
     ) -> tf.Tensor:
@@ -140,7 +140,7 @@ class ServedStep:
         for slot in self.slots:
             slot.is_free.set()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def values(
         self, weights: list[tf.Tensor], inputs: Any, targets: tf.Tensor, number: tf.Tensor
     ) -> list[tf.Tensor]:
@@ -215,7 +215,7 @@ class ServedStep:
         self.examples = self._examples.pop(step)
         return {**metrics, "staleness": tf.constant(self.ledger.apply(step))}
 
-    @tf.function
+    @tf.function(autograph=False)
     def _apply(self, slots: list[list[tf.Variable]], rate: tf.Tensor) -> dict[str, tf.Tensor]:
         sums = []
         for values in zip(*slots, strict=True):

@@ -111,7 +111,7 @@ def measure(
 def _seconds(block: Any, x: Any) -> float:
     weights = [v.value for v in block.trainable_variables]
 
-    @tf.function
+    @tf.function(autograph=False)
     def both_ways() -> Any:
         # As plain graph gradients: nothing is trained here.
         y = blocks.forward([block], x, True, tf.zeros([2], tf.int32))

@@ -37,7 +37,7 @@ class InPlace:
                 with tf.device(device):
                     self.variables.append(tf.Variable(tf.zeros(shape), trainable=False))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def add(self, place: tf.Tensor, values: Values) -> None:
         """Adds a micro-batch's values; of an embedding's gradient only the rows it has."""
         for variable, value in zip(self.variables, values, strict=True):
@@ -46,7 +46,7 @@ class InPlace:
             else:
                 variable.assign_add(value)
 
-    @tf.function
+    @tf.function(autograph=False)
     def take(self) -> list[tf.Tensor]:
         """The sums so far, which start from zero again."""
         sums = [tf.identity(variable) for variable in self.variables]
@@ -54,7 +54,7 @@ class InPlace:
             variable.assign(tf.zeros_like(variable))
         return sums
 
-    @tf.function
+    @tf.function(autograph=False)
     def reduce(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
         """The sums over all processes, as the update rule has it."""
         return self.exchange(sums)
@@ -97,15 +97,15 @@ class Tree:
         with tf.device(placement.horovods(self.device)):
             return self._total(subtrees)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def _dense(self, values: Values) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(value) for value in values]
 
-    @tf.function
+    @tf.function(autograph=False)
     def _add(self, left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
         return [a + b for a, b in zip(left, right, strict=True)]
 
-    @tf.function
+    @tf.function(autograph=False)
     def _total(self, subtrees: list[list[tf.Tensor]]) -> list[tf.Tensor]:
         sums = []
         self.bytes_sent = 0.0
