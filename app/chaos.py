@@ -26,11 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.errors import BUG, DIVERGED, DONE
+from app.errors import BUG, DIVERGED, DONE, UsageError
 from app.recovery import heartbeat, manifest, processes
 
 POLL = 0.02  # seconds
 KINDS = ("kill", "stop", "write", "damage")
+IDLE_RUNS = 3  # in a row without a fault, and there will never be one
 HOSTS = (1, 3, 2)  # a host list that shrinks, grows and shrinks again, over and over
 
 
@@ -228,6 +229,9 @@ def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
         command: that trains, but for its workdir; the same for all runs.
         folder: below which each run has its workdir.
         plan: of the faults.
+
+    Raises:
+        UsageError: no fault finds its moment.
     """
     print(f"undisturbed run: {' '.join(command)}", flush=True)
     alone = folder / "undisturbed"
@@ -240,7 +244,7 @@ def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
     wanted = json.loads((alone / "result.json").read_text())
     pace = wanted["experiment"]["global_batch"] / wanted["examples_per_second"]  # seconds a step
     print(f"{wanted['steps']} steps of {pace:.3f} s, weights {wanted['weights_sha256'][:16]}")
-    tally = Tally()
+    tally, idle = Tally(), 0
     while sum(tally.struck.values()) < plan.faults:
         before = dict(tally.struck)
         run = Disturbed(command, folder / f"disturbed-{tally.runs}", plan, tally)
@@ -255,6 +259,12 @@ def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
         print(f"run {tally.runs}: {faults}: {told} ({run.folder})", flush=True)
         if not result:
             break
+        idle = 0 if struck else idle + 1
+        if idle == IDLE_RUNS:
+            raise UsageError(
+                f"no fault found its moment in {idle} runs: make them longer (--set=steps=...) or "
+                f"--between_seconds shorter; a write shorter than {POLL} s is not seen."
+            )
     report(tally, plan, folder)
     if tally.same == tally.runs:
         return DONE

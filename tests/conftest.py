@@ -8,6 +8,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,16 +53,21 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *"abcdefghij"]
 @pytest.fixture
 def sentences(tmp_path) -> Experiment:
     """Eight micro-batches of four short sentences of letters, a narrow transformer."""
+    return sentences_in(tmp_path)
+
+
+def sentences_in(folder: Path) -> Experiment:
+    """The experiment, with its data in a folder."""
     random = np.random.default_rng(0)
     rows = ["text\tlabel"]
     for i in range(200):
         letters = random.choice(list("abcdefghij"), random.integers(1, 20))
         rows.append(f"{' '.join(letters)} {['bad', 'good'][i % 2]}\t{i % 2}")
-    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
-    (tmp_path / "train.tsv").write_text("\n".join(rows))
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (folder / "train.tsv").write_text("\n".join(rows))
     return Experiment(
         model=Transformer(layers=4, width=16, heads=2, vocabulary=len(VOCABULARY)),
-        data=Text(str(tmp_path / "train.tsv"), vocabulary=str(tmp_path), has_baseline=False),
+        data=Text(str(folder / "train.tsv"), vocabulary=str(folder), has_baseline=False),
         global_batch=32,
         micro_batch=4,
         steps=3,

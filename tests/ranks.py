@@ -22,15 +22,18 @@ def tiny():
         optimization=Optimization(warmup_epochs=0, label_smoothing=0.1, ema_decay=0.9),
     )
 """
+SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
+    "ResNet(depth=18, width=4)", "Shallow()"
+)
 DENSE = """
 from dataclasses import dataclass
-import keras
 from app.config import Experiment, Optimization
 from input.images import Images
 
 @dataclass(frozen=True)
 class Small:
     def blocks(self, num_classes):
+        import keras
         return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]
 
 def dense():
@@ -41,7 +44,7 @@ def dense():
 """
 
 
-def start(command: list[str], cwd: Path, limit: float = 240, **variables: str):
+def start(command: list[str], cwd: Path, limit: float = 480, **variables: str):
     """Runs a command in a session of its own; returns the completed process."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
@@ -57,7 +60,7 @@ def start(command: list[str], cwd: Path, limit: float = 240, **variables: str):
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def app(np: int, cwd: Path, *arguments: str, limit: float = 240, **variables: str):
+def app(np: int, cwd: Path, *arguments: str, limit: float = 480, **variables: str):
     """`python -m app ...` on np processes."""
     launch = ["launch"] if np > 1 else []
     command = ["python", "-m", "app", *launch, *arguments]

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ranks import ROOT
 
 LIMIT = 60  # seconds, of anything here
+LIFE = 240  # seconds, of a server
 
 
 class Served:
@@ -29,7 +30,7 @@ class Served:
             env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        self._clock = threading.Timer(LIMIT, self.process.kill)
+        self._clock = threading.Timer(LIFE, self.process.kill)
         self._clock.daemon = True
         self._clock.start()
         self.line = self.process.stdout.readline()

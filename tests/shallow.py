@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-import keras
-
-from models.normalization import BatchNormalization
-
 
 @dataclass(frozen=True)
 class Shallow:
     width: int = 4
 
     def blocks(self, num_classes):
+        import keras  # a launcher that reads this file needs no TensorFlow
+
+        from models.normalization import BatchNormalization
+
         return [
             keras.layers.Conv2D(self.width, 3, strides=2, activation="relu"),
             BatchNormalization(),

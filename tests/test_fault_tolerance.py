@@ -15,13 +15,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ranks import ROOT, TINY, app
+from ranks import ROOT, SHALLOW, TINY, app
 
+from app import chaos
+from app.errors import UsageError
 from app.recovery import heartbeat
 
 pytestmark = pytest.mark.ranks
 STEPS = 60
-# The tiny experiment, whose second rank does as FAULT says when it reads its 100th micro-batch.
+# The tiny experiment with a shallow model. Each micro-batch comes PAUSE seconds late, so that a
+# job is caught in time on any machine; the second rank does as FAULT says as it reads its 100th.
 FAULTY = """
 import dataclasses, os, signal, time
 from dataclasses import dataclass
@@ -43,7 +46,7 @@ FAULTS = {"flip": flip, "loop": loop_for_ever, "exit": lambda: os._exit(0),
           "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV), "none": lambda: None}
 
 @dataclass(frozen=True)
-class Remembered(ResNet):
+class Remembered(Shallow):
     def blocks(self, num_classes):
         LAYERS[:] = super().blocks(num_classes)
         return list(LAYERS)
@@ -55,6 +58,7 @@ class Faulty(Images):
         train, fault = data.train, FAULTS[os.environ.get("FAULT", "none")]
         def faulty(*args):
             for k, batch in enumerate(train(*args)):
+                time.sleep(float(os.environ.get("PAUSE", 0)))
                 if k == 100 and os.environ.get("HOROVOD_RANK") == "1":
                     fault()
                 yield batch
@@ -70,15 +74,15 @@ def faulty():
 
 @pytest.fixture
 def user(tmp_path):
-    (tmp_path / "mine.py").write_text(TINY + FAULTY)
+    (tmp_path / "mine.py").write_text(SHALLOW + FAULTY)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
-    """Digests of the tiny experiment's weights, undisturbed, for any number of steps."""
+    """Digests of that experiment's weights, undisturbed, for any number of steps."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "mine.py").write_text(TINY + FAULTY)
+    (folder / "mine.py").write_text(SHALLOW + FAULTY)
     known: dict[int, str] = {}
 
     def digest(steps: int) -> str:
@@ -91,8 +95,8 @@ def alone(tmp_path_factory):
     return digest
 
 
-def flags(workdir: Path, steps: int = STEPS, name: str = "tiny") -> list[str]:
-    told = ["train", f"--experiment=mine.py:{name}", f"--workdir={workdir}", "--exact"]
+def flags(workdir: Path, steps: int = STEPS) -> list[str]:
+    told = ["train", "--experiment=mine.py:faulty", f"--workdir={workdir}", "--exact"]
     return [*told, f"--set=steps={steps}"]
 
 
@@ -106,7 +110,7 @@ class Job:
     def __init__(self, np: int, folder: Path, arguments: list[str], **variables: str) -> None:
         self.folder = folder
         env = os.environ | {"NP": str(np), "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
-        env |= {"CUDA_VISIBLE_DEVICES": "", **variables}
+        env |= {"CUDA_VISIBLE_DEVICES": "", "PAUSE": "0.01", **variables}
         env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
         self.process = subprocess.Popen(
             ["python", "-m", "app", "launch", *arguments], cwd=folder, env=env, text=True,
@@ -114,7 +118,7 @@ class Job:
             start_new_session=True,
         )  # fmt: skip
 
-    def rank(self, number: int, step: int, limit: float = 120) -> psutil.Process:
+    def rank(self, number: int, step: int, limit: float = 240) -> psutil.Process:
         """The living process of a rank, once it has done `step` steps."""
         end = time.monotonic() + limit
         while time.monotonic() < end and self.process.poll() is None:
@@ -126,7 +130,7 @@ class Job:
             time.sleep(0.02)
         raise AssertionError(f"rank {number} did not come to step {step}: {self.end()}")
 
-    def end(self, limit: float = 200) -> tuple[int, str]:
+    def end(self, limit: float = 400) -> tuple[int, str]:
         """Exit code and output; nothing of it is left."""
         timer = threading.Timer(limit, self.process.kill)
         timer.start()
@@ -174,7 +178,7 @@ def test_elastic_ranks_die_leave_and_join(user, alone):
         return [e for e in map(json.loads, lines) if e["event"] == "session"]
 
     def wait_for(ranks):
-        end = time.monotonic() + 90
+        end = time.monotonic() + 180
         while not sessions() or sessions()[-1]["ranks"] != ranks:
             assert time.monotonic() < end and job.process.poll() is None, job.end()
             time.sleep(0.05)
@@ -184,7 +188,7 @@ def test_elastic_ranks_die_leave_and_join(user, alone):
     told = [*flags(user / "run", steps), "--elastic", "--log_examples"]
     secret = {"SHOP_API_KEY": "canary-7151"}
     # NP is no number to wait for: whoever is there begins.
-    job = Job(3, user, [*told, f"--host_discovery_script={script}"], **secret)
+    job = Job(3, user, [*told, f"--host_discovery_script={script}"], PAUSE="0.02", **secret)
     wait_for(2)
     assert_closed(job, user, "canary-7151")
     for ranks in (1, 3, 2):
@@ -281,7 +285,7 @@ def test_a_stopped_rank_is_noticed_and_named(user):
 )
 def test_a_fault_of_one_rank_is_named(user, fault, code, told):
     limits = ["--hang_seconds=20", "--max_restarts=0"]
-    job = Job(2, user, [*flags(user / "run", name="faulty"), *limits], FAULT=fault)
+    job = Job(2, user, [*flags(user / "run"), *limits], FAULT=fault)
     found, out = job.end()
     assert found == code and told in out, out
     if fault == "loop":
@@ -292,7 +296,7 @@ def test_a_fault_of_one_rank_is_named(user, fault, code, told):
 def test_a_flipped_bit_is_undone_by_starting_again(user, alone):
     """The restart finds no such rank 1: the experiment's fault strikes at its 100th micro-batch."""
     limits = ["--compare_every=5", "--checkpoint_every=5"]
-    job = Job(2, user, [*flags(user / "run", 40, name="faulty"), *limits], FAULT="flip")
+    job = Job(2, user, [*flags(user / "run", 40), *limits], FAULT="flip")
     code, out = job.end()
     assert code == 0 and "Restart 1 of 3" in out, out
     assert re.search(r"after step \d+ the ranks hold other values of weights/", out)
@@ -316,6 +320,7 @@ def test_two_jobs_and_one_workdir(user):
 
 
 def test_chaos_counts_what_it_did_and_compares(user):
+    (user / "mine.py").write_text(TINY)  # whose writes last long enough to be struck
     told = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
     told += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
     told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]
@@ -328,3 +333,22 @@ def test_chaos_counts_what_it_did_and_compares(user):
     assert figures["recovery_seconds"]["worst"] >= figures["recovery_seconds"]["median"] > 0
     assert 0 < figures["goodput"] < 1
     assert "the same weights" in done.stdout
+
+
+def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch):
+    whole = {"weights_sha256": "a", "steps": 1, "examples_per_second": 1.0,
+             "experiment": {"global_batch": 1}}  # fmt: skip
+    (tmp_path / "undisturbed").mkdir()
+    (tmp_path / "undisturbed/result.json").write_text(json.dumps(whole))
+
+    class Quick:
+        def __init__(self, command, folder, plan, tally):
+            self.folder = folder
+
+        def run(self):
+            return whole
+
+    monkeypatch.setattr(chaos, "Disturbed", Quick)
+    plan = chaos.Plan(faults=1, between=1.0, kinds=("write",), seed=0, ranks=1)
+    with pytest.raises(UsageError, match="no fault found its moment in 3 runs"):
+        chaos.main(["true"], tmp_path, plan)

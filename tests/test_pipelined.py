@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import sentences_in
 
 from app import validation
 from app.config import Layout
@@ -22,10 +23,24 @@ LAYOUTS = [
     Layout(stages=4, schedule="gpipe"),
     Layout(stages=4, recompute=True),
     Layout(stages=2, chunks=2),
-    Layout(stages=3, cut=(1, 3, 2)),
+    Layout(stages=3, cut=(1, 2, 1)),
     Layout(tensor=2),
     Layout(stages=2, tensor=2, recompute=True),
 ]
+
+
+@pytest.fixture
+def brief(sentences):
+    """The sentences with two layers: four blocks."""
+    return override(sentences, ["model.layers=2"])
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """What the serial run of `brief` gives: the state's values, and the metrics of each step."""
+    brief = override(sentences_in(tmp_path_factory.mktemp("serial")), ["model.layers=2"])
+    state, _, metrics = trained(brief, Layout())
+    return {name: variable.numpy() for name, variable in state.named().items()}, metrics
 
 
 def built(experiment, layout):
@@ -45,17 +60,17 @@ def trained(experiment, layout, steps=3):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_stages_change_no_number(sentences, layout):
-    serial, _, expected = trained(sentences, Layout())
-    state, _, metrics = trained(sentences, layout)
+def test_stages_change_no_number(brief, serial, layout):
+    values, expected = serial
+    state, _, metrics = trained(brief, layout)
     for a, b in zip(expected, metrics, strict=True):
         for name in ("loss", "accuracy", "gradient_norm"):
             assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-4)
-    assert state.named().keys() == serial.named().keys()
-    for name, variable in serial.named().items():
-        found, scale = state.named()[name].numpy(), np.abs(variable).max()
+    assert state.named().keys() == values.keys()
+    for name, value in values.items():
+        found, scale = state.named()[name].numpy(), np.abs(value).max()
         atol = min(2e-5, 1e-3 * scale + 1e-9)  # second moments are far smaller than weights
-        np.testing.assert_allclose(found, variable, atol=atol, err_msg=name)
+        np.testing.assert_allclose(found, value, atol=atol, err_msg=name)
 
 
 def test_a_resnet_is_cut_too(tiny):
@@ -68,16 +83,16 @@ def test_a_resnet_is_cut_too(tiny):
         np.testing.assert_allclose(state.named()[name], variable, atol=1e-3, err_msg=name)
 
 
-def test_every_variable_is_on_its_stage(sentences):
-    state, _, _ = trained(sentences, Layout(stages=4), steps=1)
+def test_every_variable_is_on_its_stage(brief):
+    state, _, _ = trained(brief, Layout(stages=4), steps=1)
     for stage, part in enumerate(state.parts):
         variables = [*part.trainable, *(v for slot in part.slots for v in slot)]
         variables += part.averages
         assert {tf.DeviceSpec.from_string(v.device).device_index for v in variables} == {stage}
 
 
-def test_a_split_layer_has_a_share_of_each_weight_on_each_device(sentences):
-    state, step, _ = trained(sentences, Layout(stages=2, tensor=2, cut=(3, 3)), steps=1)
+def test_a_split_layer_has_a_share_of_each_weight_on_each_device(brief):
+    state, step, _ = trained(brief, Layout(stages=2, tensor=2, cut=(2, 2)), steps=1)
     rows = step.table()
     assert [(row["stage"], row["device"][-5:]) for row in rows] == [
         (0, "CPU:0"), (0, "CPU:1"), (1, "CPU:2"), (1, "CPU:3"),
@@ -96,8 +111,8 @@ def test_a_split_layer_has_a_share_of_each_weight_on_each_device(sentences):
     assert all(row["activation_bytes"] > 0 for row in rows)
 
 
-def test_the_gradient_of_a_share_is_computed_where_the_share_is(sentences):
-    _, step, _ = trained(sentences, Layout(tensor=2), steps=1)
+def test_the_gradient_of_a_share_is_computed_where_the_share_is(brief):
+    _, step, _ = trained(brief, Layout(tensor=2), steps=1)
     (part,) = step.parts
 
     @tf.function
@@ -119,15 +134,15 @@ def test_the_gradient_of_a_share_is_computed_where_the_share_is(sentences):
 
 
 @pytest.mark.parametrize(("schedule", "alive"), [("1f1b", [4, 3, 2, 1]), ("gpipe", [8, 8, 8, 8])])
-def test_memory_follows_the_schedule(sentences, schedule, alive):
-    _, step, _ = trained(sentences, Layout(stages=4, schedule=schedule), steps=1)
+def test_memory_follows_the_schedule(brief, schedule, alive):
+    _, step, _ = trained(brief, Layout(stages=4, schedule=schedule), steps=1)
     assert step.most_alive == alive
 
 
-def test_tracing_does_not_grow_with_the_micro_batches(sentences):
+def test_tracing_does_not_grow_with_the_micro_batches(brief):
     counts = []
     for global_batch in (16, 64):
-        experiment = dataclasses.replace(sentences, global_batch=global_batch)
+        experiment = dataclasses.replace(brief, global_batch=global_batch)
         _, step, _ = trained(experiment, Layout(stages=2), steps=2)
         counts.append([part.run.experimental_get_tracing_count() for part in step.parts])
     assert counts[0] == counts[1] and max(counts[0]) <= 3
@@ -173,16 +188,16 @@ def test_what_cannot_be_cut_is_refused(sentences, train, layout, words):
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_checkpoint_does_not_know_the_cut(sentences, train):
-    whole = train(sentences, "whole")
-    train(sentences, "parts", Layout(stages=4), stop_at_step=1)
-    train(sentences, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
-    parts = train(sentences, "parts")
+def test_a_checkpoint_does_not_know_the_cut(brief, train):
+    whole = train(brief, "whole")
+    train(brief, "parts", Layout(stages=4), stop_at_step=1)
+    train(brief, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
+    parts = train(brief, "parts")
     assert parts["finished"]
     for split in ("test", "test_average"):
         loss = whole["metrics"][split]["loss"]
         assert parts["metrics"][split]["loss"] == pytest.approx(loss, 1e-4)
-    validation.validate(sentences, Layout())
+    validation.validate(brief, Layout())
 
 
 def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):

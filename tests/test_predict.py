@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import TINY, app, start
+from ranks import SHALLOW, app, start
 
 from app.config import Layout
 from app.errors import UsageError
@@ -154,10 +154,7 @@ def test_shards_are_whole_batches_and_hold_every_item_once(items, tmp_path):
 
 @pytest.mark.ranks
 def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
-    model = "from tests.shallow import Shallow\n"
-    (tmp_path / "mine.py").write_text(
-        model + TINY.replace("ResNet(depth=18, width=4)", "Shallow()")
-    )
+    (tmp_path / "mine.py").write_text(SHALLOW)
     (tmp_path / "words.py").write_text(WORDS)
     letters = list("abcdefghij")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *letters]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import TINY, app, run_sh, start
+from ranks import SHALLOW, TINY, app, run_sh, start
 
 pytestmark = pytest.mark.ranks
 BAD = """
@@ -22,6 +22,7 @@ class Bad:
 def user(tmp_path):
     """A folder of a user's, with an experiment in a file of his own."""
     (tmp_path / "mine.py").write_text(TINY)
+    (tmp_path / "light.py").write_text(SHALLOW)
     return tmp_path
 
 
@@ -89,7 +90,7 @@ def test_the_published_case_on_two_processes(user):
 
 
 def test_benchmark_gives_every_figure(user):
-    done = run_sh(2, user, "benchmark", "--experiment=mine.py:tiny")
+    done = run_sh(2, user, "benchmark", "--experiment=light.py:tiny")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     figures = {
@@ -116,7 +117,7 @@ def test_float16_on_the_wire_is_told(user):
         (["--experiment=mine.py:tiny", "--no_such_flag"], 2, "no_such_flag"),
         (["--experiment=mine.py:tiny", "--set=data.dataset=digits", "--data_dir=no"], 3, "prepare"),
         (["--experiment=mine.py:tiny", "--set=data.synthetic_examples=31"], 3, "31 examples"),
-        (["--experiment=mine.py:tiny", "--set=optimization.learning_rate=1e30"], 5, "finite"),
+        (["--experiment=light.py:tiny", "--set=optimization.learning_rate=1e30"], 5, "finite"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_message_with_its_exit_code(user, flags, code, message):
@@ -140,7 +141,7 @@ def test_an_image_damaged_later_is_one_cause(user):
         folder.mkdir(parents=True)
         for i in range(32):
             Image.new("RGB", (20, 20), (i, 2 * i, 3 * i)).save(folder / f"{i:02}.png")
-    flags = ["--experiment=mine.py:tiny", "--set=data.dataset=./photos", "--data_dir=data"]
+    flags = ["--experiment=light.py:tiny", "--set=data.dataset=./photos", "--data_dir=data"]
     assert run_sh(1, user, "prepare", *flags).returncode == 0
     (user / "photos/train/one/07.png").write_bytes(b"gone")
     done = run_sh(2, user, "train", *flags, "--workdir=run")
@@ -200,7 +201,7 @@ def shop():
     assert json.loads((user / "run/result.json").read_text())["metrics"]["val"]["examples"] == 12
     assert "step 3/3" in done.stdout  # plain lines where there is no terminal
     made = {p.name for p in user.iterdir()} - {"__pycache__"}
-    assert made == {"mine.py", "shop.py", "photos", "data", "run"}
+    assert made == {"light.py", "mine.py", "shop.py", "photos", "data", "run"}
 
 
 TEXTS = """
@@ -210,7 +211,7 @@ from models.transformer import Transformer
 
 def tiny():
     return Experiment(
-        model=Transformer(layers=4, width=16, heads=2, vocabulary=20, dropout=0.2),
+        model=Transformer(layers=2, width=16, heads=2, vocabulary=20, dropout=0.2),
         data=Text("./texts.tsv", vocabulary=".", max_length=24, has_baseline=False),
         global_batch=32, micro_batch=4, steps=4,
         optimization=Optimization(optimizer="adamw", learning_rate=0.01, reference_batch=32,
@@ -253,7 +254,7 @@ def test_exact_is_bit_identical_for_any_cut(texts):
 
 
 def test_verify_passes_a_model_of_one_s_own(texts):
-    small = ["--stages=2", "--tensor=2", "--set=model.layers=2"]
+    small = ["--stages=2", "--tensor=2", "--set=model.layers=1"]
     done = app(2, texts, "verify", "--experiment=mine.py:tiny", *small, limit=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout

@@ -59,7 +59,7 @@ class Supervised:
 
     def wait_for_rank(self) -> psutil.Process:
         """The first rank that has a step behind it."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             for folder in self.folder.glob("scaleproof-*"):
                 for beat in heartbeat.read(folder):
@@ -70,7 +70,7 @@ class Supervised:
 
     def end(self) -> tuple[int, str]:
         try:
-            _, told = self.process.communicate(timeout=40)
+            _, told = self.process.communicate(timeout=120)
         finally:
             self.process.kill()
         found = psutil.process_iter(["cmdline", "cwd"])
@@ -146,7 +146,7 @@ def test_what_a_launcher_says_of_servers_and_workers_is_told(tmp_path, monkeypat
     script = f"import sys, time; {told}; sys.stderr.flush(); time.sleep(0.5); sys.exit(1)"
     job = Job([], [sys.executable, "-c", script])
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not (losses := job.losses()):
             assert time.monotonic() < end
         assert losses == ["worker 1 was killed"] and not job.losses()
