@@ -11,7 +11,7 @@ on their way:
 
 With one micro-batch a process this is plain data parallelism in one compiled function.
 (What is compiled here is TensorFlow's own operations throughout: AutoGraph would look for
-Python's control flow to convert, find none, and take 3 s of every rank's start.)
+Python's control flow to convert, find none, and take seconds of every rank's start.)
 Several stages, and `exact`, take the step of `pipelined.py`.
 """
 
