@@ -31,7 +31,7 @@ from app.recovery import heartbeat, manifest, processes
 
 POLL = 0.02  # seconds
 KINDS = ("kill", "stop", "write", "damage")
-IDLE_RUNS = 3  # in a row without a fault, and there will never be one
+IDLE_RUNS = 3  # in a row without a fault: others would not have one either
 HOSTS = (1, 3, 2)  # a host list that shrinks, grows and shrinks again, over and over
 
 
@@ -257,18 +257,18 @@ def main(command: Sequence[str], folder: Path, plan: Plan) -> int:
         told = "the same weights" if is_same else "OTHER WEIGHTS" if result else "NOT FINISHED"
         faults = ", ".join(f"{kind} {n}" for kind, n in struck.items()) or "no fault"
         print(f"run {tally.runs}: {faults}: {told} ({run.folder})", flush=True)
-        if not result:
-            break
         idle = 0 if struck else idle + 1
-        if idle == IDLE_RUNS:
-            raise UsageError(
-                f"no fault found its moment in {idle} runs: make them longer (--set=steps=...) or "
-                f"--between_seconds shorter; a write shorter than {POLL} s is not seen."
-            )
+        if not result or idle == IDLE_RUNS:
+            break
     report(tally, plan, folder)
-    if tally.same == tally.runs:
-        return DONE
-    return DIVERGED if result else BUG
+    if tally.same < tally.runs:
+        return DIVERGED if result else BUG
+    if idle == IDLE_RUNS:
+        raise UsageError(
+            f"no fault found its moment in {idle} runs: make them longer (--set=steps=...) or "
+            f"--between_seconds shorter; a write shorter than {POLL} s is not seen."
+        )
+    return DONE
 
 
 def report(tally: Tally, plan: Plan, folder: Path) -> None:

@@ -11,7 +11,7 @@ from app.reporting import chatter
 
 
 def tensorflow() -> None:
-    """Imports TensorFlow, and Keras with it; once a process takes effect.
+    """Imports TensorFlow, and Keras with it.
 
     Keras imports scikit-learn and Matplotlib wherever they are installed, for wrappers and
     pictures that nobody asks for here: 2 of the 5 s of CPU time that it took every rank.

@@ -38,7 +38,7 @@ class ImageSet(DataSet):
         self.num_train, self.num_evaluation = len(train), len(evaluation)
         self.input_spec = tf.TensorSpec([None, config.size, config.size, 3])
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Batches:
@@ -76,7 +76,7 @@ class ImageSet(DataSet):
         )
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def evaluation(self, micro_batch: int, share: range) -> Batches:
         """See `DataSet`."""
         ids, weights = padded(share, micro_batch)

@@ -94,7 +94,7 @@ class TextSet(DataSet):
             self.lengths = self._lengths()
             self.digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Batches:
@@ -113,7 +113,7 @@ class TextSet(DataSet):
         )
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def evaluation(self, micro_batch: int, share: range) -> Batches:
         """See `DataSet`."""
         ids, weights = padded(share, micro_batch)

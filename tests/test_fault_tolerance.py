@@ -18,7 +18,7 @@ import pytest
 from ranks import ROOT, SHALLOW, TINY, app
 
 from app import chaos
-from app.errors import UsageError
+from app.errors import DIVERGED, UsageError
 from app.recovery import heartbeat
 
 pytestmark = pytest.mark.ranks
@@ -335,7 +335,8 @@ def test_chaos_counts_what_it_did_and_compares(user):
     assert "the same weights" in done.stdout
 
 
-def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch):
+@pytest.mark.parametrize("found", ["a", "b"])
+def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch, found):
     whole = {"weights_sha256": "a", "steps": 1, "examples_per_second": 1.0,
              "experiment": {"global_batch": 1}}  # fmt: skip
     (tmp_path / "undisturbed").mkdir()
@@ -343,12 +344,16 @@ def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch):
 
     class Quick:
         def __init__(self, command, folder, plan, tally):
-            self.folder = folder
+            self.folder, tally.seconds = folder, tally.seconds + 1
 
         def run(self):
-            return whole
+            return whole | {"weights_sha256": found}
 
     monkeypatch.setattr(chaos, "Disturbed", Quick)
     plan = chaos.Plan(faults=1, between=1.0, kinds=("write",), seed=0, ranks=1)
-    with pytest.raises(UsageError, match="no fault found its moment in 3 runs"):
-        chaos.main(["true"], tmp_path, plan)
+    if found == "b":  # without a fault: the model's own doing
+        assert chaos.main(["true"], tmp_path, plan) == DIVERGED
+    else:
+        with pytest.raises(UsageError, match="no fault found its moment in 3 runs"):
+            chaos.main(["true"], tmp_path, plan)
+    assert json.loads((tmp_path / "chaos.json").read_text())["runs"] == 3

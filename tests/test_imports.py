@@ -1,7 +1,14 @@
 """Imports run one way."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+from app import importing
 
 ROOT = Path(__file__).parent.parent
 FILES = [p for folder in ("app", "models", "input") for p in sorted((ROOT / folder).rglob("*.py"))]
@@ -71,3 +78,24 @@ def test_integers_need_no_tensorflow():
 def test_one_gradient_tape_and_one_of_shares():
     tapes = [str(p.relative_to(ROOT)) for p in FILES if "GradientTape(" in p.read_text()]
     assert tapes == ["app/training/differentiation.py", "models/shares.py"]
+
+
+def test_what_is_hidden_can_be_imported_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    with importing.hidden("wave", "ast"):
+        importlib.import_module("ast")  # was there before
+        with pytest.raises(ImportError):
+            importlib.import_module("wave")
+    assert importlib.import_module("wave").open
+
+
+def test_tensorflow_comes_alone():
+    told = "from app import importing; importing.tensorflow(); import keras, sys"
+    told += "; assert not {'matplotlib', 'sklearn'} & set(sys.modules); import sklearn.base"
+    subprocess.run([sys.executable, "-c", told], cwd=ROOT, check=True, timeout=240)
+
+
+def test_autograph_is_off_where_it_has_nothing_to_convert():
+    files = [p for p in FILES if "training" in p.parts]
+    made = [line for p in files for line in p.read_text().splitlines() if "tf.function" in line]
+    assert made and all("tf.function(" in line and "autograph=False" in line for line in made)

@@ -67,8 +67,9 @@ class Differentiation:
         self.experiment, self.recompute = experiment, recompute
         self.part: Part = state.parts[index]
         self.is_last = index == len(state.parts) - 1
-        compiled = tf.function(self._run, autograph=False, reduce_retracing=True)
-        self.run = compiled if is_compiled else self._run
+        self.run: Any = self._run
+        if is_compiled:
+            self.run = tf.function(self._run, autograph=False, reduce_retracing=True)
 
     def forward(
         self, x: Any, micro_batch: MicroBatch, weights: Sequence[tf.Tensor] = ()
