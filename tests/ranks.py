@@ -1,11 +1,20 @@
-"""Starts real horovodrun jobs: each with a time limit, and with no process left behind."""
+"""Starts jobs: each with a time limit, and with no process left behind.
+
+`app` and `run_sh` start them as people do, which takes seconds of importing TensorFlow for every
+rank: for tests of the launcher, of exit codes and of death. `forked` and `call` run them on ranks
+that are forked where TensorFlow is imported (forks.py): for tests of what ranks compute.
+"""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import forks
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -44,13 +53,18 @@ def dense():
 """
 
 
-def start(command: list[str], cwd: Path, limit: float = 480, **variables: str):
-    """Runs a command in a session of its own; returns the completed process."""
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    """That of a process with these variables."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    return env
+
+
+def start(command: list[str], cwd: Path, limit: float = 480, **variables: str):
+    """Runs a command in a session of its own; returns the completed process."""
     process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command, cwd=cwd, env=environment(variables), text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         out, err = process.communicate(timeout=limit)
@@ -70,3 +84,26 @@ def app(np: int, cwd: Path, *arguments: str, limit: float = 480, **variables: st
 def run_sh(np: int, cwd: Path, *arguments: str):
     """`NP=np ./run.sh ...`, as a user types it."""
     return start([str(ROOT / "run.sh"), *arguments], cwd, NP=str(np))
+
+
+def forked(np: int, cwd: Path, *arguments: str, limit: float = 300, **variables: str):
+    """What `python -m app ...` gives on np ranks that are forked, without a launcher.
+
+    The exit code is the cause's: the lowest that a rank has, if not all are done.
+    """
+    env = environment(variables)
+    found = forks.of_ranks(env).run(np, cwd, "app.__main__:main", [list(arguments)], env, limit)
+    code = min((code for code in found.codes if code > 0), default=min(found.codes))
+    return subprocess.CompletedProcess(arguments, code, "".join(found.out), "".join(found.err))
+
+
+def call(np: int, cwd: Path, function: Callable, *arguments: Any, limit: float = 300, **variables):
+    """Calls a module's function on np ranks that are forked; returns its values by rank.
+
+    It joins the job itself, if it needs one: `opening.join(Layout())`.
+    """
+    env = environment(variables)
+    target = f"{function.__module__}:{function.__name__}"
+    found = forks.of_ranks(env).run(np, cwd, target, arguments, env, limit)
+    assert not any(found.codes), f"exit codes {found.codes}\n" + "\n".join(found.err)
+    return found.values
