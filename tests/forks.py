@@ -25,6 +25,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.recovery import private
+
 ROOT = Path(__file__).parent.parent
 # Variables that are read while TensorFlow is imported: for other values another server.
 AT_IMPORT = ("TF_", "KERAS_", "CUDA_", "OMP_")
@@ -76,6 +78,9 @@ class Forks:
             env = os.environ | {"PYTHONPATH": str(ROOT)} | self.variables
             env["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would have threads as soon as it is there
             command = [sys.executable, str(ROOT / "tests/forkserver.py"), *self.modules]
+            if private.is_allowed():  # as jobs of the launcher: nobody outside reaches a port
+                env[private.ADDRESSES] = "127.0.0.1"
+                command = [*private.INSIDE, *command]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self._server = subprocess.Popen(command, env=env, cwd=ROOT, text=True, **pipes)
         try:

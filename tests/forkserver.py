@@ -26,9 +26,10 @@ SETTLING = 5  # seconds that ranks have to end when another has failed
 def serve(modules: list[str]) -> None:
     """Imports, then runs jobs to the end of standard input."""
     from app import importing
-    from app.recovery import processes
+    from app.recovery import private, processes
 
     processes.die_with_parent()
+    private.enter()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for module in modules:
@@ -92,6 +93,8 @@ def rendezvous(np: int) -> tuple[int, dict[str, str]]:
 
 def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     """Forks a rank; returns its pid in the server, and never in the rank."""
+    from app.recovery import private
+
     pid = os.fork()
     if pid:
         return pid
@@ -100,8 +103,9 @@ def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     for number, name in enumerate([os.devnull, f"{place}.out", f"{place}.err"]):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
     own = {"HOROVOD_RANK": str(rank), "HOROVOD_LOCAL_RANK": str(rank)} if variables else {}
+    inside = {n: v for n, v in os.environ.items() if n == private.ADDRESSES}
     os.environ.clear()
-    os.environ.update(job["variables"] | variables | own)
+    os.environ.update(job["variables"] | inside | variables | own)
     os.chdir(job["cwd"])
     sys.path[0] = job["cwd"]  # as of `python -m`
     faulthandler.dump_traceback_later(job["limit"])

@@ -1,4 +1,8 @@
-"""Wrong flags are told at once: exit code 2, one message, nothing imported, written or started."""
+"""Wrong flags are told at once: exit code 2, one message, nothing imported, written or started.
+
+Each line is one of a process that has imported what the command line needs; some are of processes
+that import it, too.
+"""
 
 import json
 import os
@@ -7,34 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
+import guarded
 import pytest
 from ranks import ROOT, TINY
 
-import app.__main__  # noqa: F401  compiles once what every process below imports
 from app import config, experiments, validation, workdir
 from app.config import Layout
 from app.errors import UsageError
 
-# Runs the application; ends it at the first write, process or connection.
-GUARDED = """
-import os, sys, time
-WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-FORBIDDEN = {"subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system",
-             "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link",
-             "os.symlink", "os.chmod", "os.utime", "socket.bind", "socket.connect"}
-
-def guard(event, arguments):
-    if event in FORBIDDEN or (event == "open" and arguments[2] & WRITES):
-        os.write(2, f"{event} {arguments}".encode())
-        os._exit(99)
-
-sys.addaudithook(guard)
-from app.__main__ import main
-
-code = main(sys.argv[1:])
-print("tensorflow" in sys.modules, time.process_time())
-sys.exit(code)
-"""
 OWN = (
     TINY
     + """
@@ -60,6 +45,7 @@ TEXT = "--experiment=sentiment_reviews"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
 SERVED = "--set=update.kind=parameter_server"
 
+LEAVES_NOTHING = {"PYTHONDONTWRITEBYTECODE": "1"}
 PREDICT = "predict --workdir=run --input=x.txt"
 
 # As typed: variables, a command if it is not `train`, flags; and what the message must hold.
@@ -390,7 +376,7 @@ def user(tmp_path_factory):
     return folder
 
 
-def launch(line: str, folder: Path):
+def launch(line: str, folder: Path, is_forked: bool = True):
     """`python -m app launch ...` under guard, as `line` says it."""
     words = shlex.split(line)
     variables = [w.partition("=") for w in words if w.startswith(("NP=", "HOSTS=", "TF_CONFIG="))]
@@ -399,18 +385,32 @@ def launch(line: str, folder: Path):
         words = ["train", *words]
     hidden = ("NP", "HOSTS", "HOROVOD_", "SCALEPROOF_", "TFDS_")
     env = {n: v for n, v in os.environ.items() if not n.startswith(hidden)}
-    env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"PYTHONPATH": str(ROOT), **LEAVES_NOTHING}
     env |= {name: value for name, _, value in variables}
+    arguments = ["launch", *words]
+    if is_forked:
+        server = forks.server(("guarded",), tuple(LEAVES_NOTHING.items()))
+        found = server.run(1, folder, "guarded:main", [arguments], env, 60)
+        return subprocess.CompletedProcess(words, found.codes[0], found.out[0], found.err[0])
     return subprocess.run(
-        [sys.executable, "-c", GUARDED, "launch", *words], cwd=folder, env=env, timeout=60,
+        [sys.executable, guarded.__file__, *arguments], cwd=folder, env=env, timeout=60,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("line", BAD, ids=lambda line: line[:70])
 def test_wrong_flags_are_told_at_once(user, line):
+    must_be_told_at_once(line, user)
+
+
+@pytest.mark.parametrize("line", ["--exprement=mine.py:tiny", "--workdir=run --exact", "serve"])
+def test_nothing_is_imported_for_it(user, line):
+    must_be_told_at_once(line, user, is_forked=False)
+
+
+def must_be_told_at_once(line, user, is_forked=True):
     before = sorted(user.rglob("*"))
-    done = launch(line, user)
+    done = launch(line, user, is_forked)
     assert done.returncode == 2, done.stderr[-2000:]
     assert done.stderr.startswith("error: ") and done.stderr.endswith(".\n")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -423,7 +423,7 @@ def test_wrong_flags_are_told_at_once(user, line):
 
 @pytest.mark.parametrize("line", GOOD)
 def test_good_flags_start_processes(user, line):
-    done = launch(line, user)
+    done = launch(line, user, is_forked=line != GOOD[0])
     assert done.returncode == 99, done.stderr[-2000:]
     assert done.stderr.startswith(("subprocess.Popen", "open")), done.stderr
 
