@@ -12,21 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shallow import Shallow
+from shallow import Shallow, Short
 
 from app import validation
 from app.config import Experiment, Layout, Optimization
 from input.images import Images
 from input.text import Text
-from models.resnet import ResNet
 from models.transformer import Transformer
 
 
 @pytest.fixture
 def tiny() -> Experiment:
-    """Six micro-batches of four small synthetic images, a narrow ResNet-18."""
+    """Six micro-batches of four small synthetic images, a narrow and short ResNet."""
     return Experiment(
-        model=ResNet(depth=18, width=4),
+        model=Short(),
         data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7),
         global_batch=24,
         micro_batch=4,

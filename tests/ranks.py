@@ -31,6 +31,7 @@ def tiny():
         optimization=Optimization(warmup_epochs=0, label_smoothing=0.1, ema_decay=0.9),
     )
 """
+SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, width=4)", "Short()")
 SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
     "ResNet(depth=18, width=4)", "Shallow()"
 )

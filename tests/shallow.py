@@ -1,10 +1,33 @@
-"""A model as README's, for tests of what is around a model: they need not wait for a deep one."""
+"""Small models, for tests of what is around a model: they need not wait for a deep one."""
 
 from dataclasses import dataclass
+
+from models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Short(ResNet):
+    """A ResNet-18's stem, a unit of its first group, the first of its second, and its head.
+
+    It has what the ten blocks have: convolutions with and without stride, normalisation, pooling,
+    a sum with what went before, and a projection of it.
+    """
+
+    depth: int = 18
+    width: int = 4
+
+    def __len__(self):
+        return 4
+
+    def blocks(self, num_classes):
+        stem, first, _, second, *_, head = super().blocks(num_classes)
+        return [stem, first, second, head]
 
 
 @dataclass(frozen=True)
 class Shallow:
+    """As README's."""
+
     width: int = 4
 
     def blocks(self, num_classes):

@@ -17,6 +17,7 @@ from app.parallel.topology import Topology
 from app.settings import override
 from app.training import opening
 from app.training.state import State
+from models.resnet import ResNet
 
 LAYOUTS = [
     Layout(stages=2),
@@ -74,7 +75,8 @@ def test_stages_change_no_number(brief, serial, layout):
 
 
 def test_a_resnet_is_cut_too(tiny):
-    tiny = dataclasses.replace(tiny, precision="float16")  # statistics and a loss scale
+    model = ResNet(depth=18, width=4)
+    tiny = dataclasses.replace(tiny, model=model, precision="float16")  # statistics, a loss scale
     serial, _, _ = trained(tiny, Layout(), steps=1)
     state, _, (metrics,) = trained(tiny, Layout(stages=4, cut=(3, 3, 3, 1)), steps=1)
     assert metrics["finite"]
