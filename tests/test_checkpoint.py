@@ -14,12 +14,10 @@ import tensorflow as tf
 
 from app import config
 from app.config import Layout
-from app.errors import CheckpointError, DivergedError, NumbersError
-from app.parallel import replicas
-from app.parallel.topology import Topology
+from app.errors import CheckpointError, NumbersError
 from app.recovery import manifest
 from app.settings import override
-from app.training import checkpoint, divergence
+from app.training import checkpoint
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import Step
@@ -333,36 +331,3 @@ def test_or_the_step_is_skipped_within_a_budget(poisoned, train, tmp_path):
     again = train(skipping, name="parts")
     assert again["weights_sha256"] == result["weights_sha256"]
     assert again["changes_numbers"] == result["changes_numbers"]
-
-
-class Ranks:
-    """Replicas in one process: what `gather` collects is this one's, or another's of a script."""
-
-    def __init__(self, monkeypatch, size, liars):
-        self.size, self.liars, self.sent = size, liars, []
-        monkeypatch.setattr(replicas, "gather", self.gather)
-        monkeypatch.setattr(replicas, "broadcast", lambda v, root=0: self.sent.append(root))
-
-    def gather(self, values):
-        table = np.tile(values, (self.size, 1))
-        for rank in self.liars:
-            table[rank, -1] += 1
-        return table
-
-
-def test_replicas_that_differ_are_found_and_named(state, monkeypatch):
-    Ranks(monkeypatch, 2, [])
-    assert divergence.check(state, Topology(0, 2), 9, is_repaired=False) is None
-    Ranks(monkeypatch, 2, [1])
-    with pytest.raises(DivergedError, match="after step 9 the ranks hold other values of weights"):
-        divergence.check(state, Topology(0, 2), 9, is_repaired=True)  # nobody is the majority
-    Ranks(monkeypatch, 4, [2])
-    with pytest.raises(DivergedError, match=r"after step 9 rank 2 holds other values of weights"):
-        divergence.check(state, Topology(0, 4), 9, is_repaired=False)
-
-
-def test_the_majority_repairs(state, monkeypatch):
-    ranks = Ranks(monkeypatch, 3, [0])
-    told = divergence.check(state, Topology(0, 3), 9, is_repaired=True)
-    assert "rank 0 holds other values" in told and "repaired from rank 1" in told
-    assert ranks.sent == [1]

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from app.config import Experiment, Update
 from app.parallel import placement, replicas
+from app.training import ordered
 from app.training.state import Part
 
 
@@ -173,9 +174,9 @@ class Alone(AllReduce):
 
 def adasum(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Of two gradients of one weight; one that is all zeros gives the other."""
-    dot = tf.reduce_sum(a * b)
-    own_a = 1 - tf.math.divide_no_nan(dot, 2 * tf.reduce_sum(a * a))
-    own_b = 1 - tf.math.divide_no_nan(dot, 2 * tf.reduce_sum(b * b))
+    dot = ordered.total(a * b)
+    own_a = 1 - tf.math.divide_no_nan(dot, 2 * ordered.total(a * a))
+    own_b = 1 - tf.math.divide_no_nan(dot, 2 * ordered.total(b * b))
     return own_a * a + own_b * b
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from app.config import Optimization
+from app.training import ordered
 
 # Variables beside each weight.
 SLOTS = {
@@ -121,6 +122,6 @@ def _adamw(
 
 def trust_ratio(o: Optimization, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """Eta |w| / (|g| + weight_decay |w|); 1 where either norm is 0."""
-    w, g = tf.norm(weight), tf.norm(gradient)
+    w, g = ordered.norm(weight), ordered.norm(gradient)
     ratio = o.trust_coefficient * w / (g + o.weight_decay * w + 1e-12)
     return tf.where((w > 0) & (g > 0), ratio, 1.0)

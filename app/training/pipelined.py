@@ -52,7 +52,7 @@ class PipelinedStep:
         self.most_alive = [0] * count
         self.widest: list[Any] = [None] * count  # (input, MicroBatch) of each part, as specs
         self.sums = [self._summed(i) for i in range(count)]
-        self.squares = [tf.function(update.squares, autograph=False) for _ in range(count)]
+        self.norms = [tf.function(update.norms, autograph=False) for _ in range(count)]
         self.move = [tf.function(update.move, autograph=False) for _ in range(count)]
 
     def __call__(
@@ -64,7 +64,7 @@ class PipelinedStep:
         work = _Work(self, step * e.num_micro_batches, batches, scale)
         sums = {part: s for held in self.pipeline(work, self.spans) for part, s in held.items()}
         ordered = [sums[i] for i in range(len(self.parts))]
-        each = [squares for _, squares in ordered]
+        each = [norms for _, norms in ordered]
         metrics = update.judge(each, ordered[-1][0][-1], scale, e.global_batch)
         if metrics["finite"]:
             count = tf.cast(state.updates + 1, tf.float32)
@@ -186,13 +186,13 @@ class _Work:
         return placement.fetched(part.part.device, gradient)
 
     def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
-        """For each part of the stage: sums over all processes, and the gradients' squares."""
+        """For each part of the stage: sums over all processes, and the gradients' norms."""
         result = {}
         for i in self.step.held_by(stage):
             part = self.step.state.parts[i]
             with tf.device(part.device):
                 sums = self.step.sums[i].total()
-                result[i] = sums, self.step.squares[i](part, sums)
+                result[i] = sums, self.step.norms[i](part, sums)
         return result
 
     def _told(self, task: Task) -> MicroBatch:

@@ -1,8 +1,12 @@
 """The end of a step: norm, clipping, and the move of weights, statistics and averages.
 
-apply                 a model in one place: all of it inside the compiled step
-squares, judge, move  a pipeline: each stage squares its gradients, one number is made
-of all of them, each stage moves its own weights
+apply               a model in one place: all of it inside the compiled step
+norms, judge, move  a pipeline: each stage takes the norms of its gradients, one number is
+made of all of them, each stage moves its own weights
+
+Every replica does this for itself from the same sums, and must come to the same bits whatever its
+threads and their timing: norms are reduced in one order (`ordered.py`), and no pass over the graph
+may change an order of additions (`opening.join`).
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from app.config import Experiment
-from app.training import optimization
+from app.training import optimization, ordered
 from app.training.state import Part, State
 
 GROWTH_STEPS = 2000  # good steps before the float16 loss scale doubles
@@ -24,7 +28,7 @@ def apply(
 ) -> dict[str, tf.Tensor]:
     """Moves the state by each part's sums over all micro-batches of all processes."""
     scale = state.loss_scale.read_value()
-    each = [squares(part, values) for part, values in zip(state.parts, sums, strict=True)]
+    each = [norms(part, values) for part, values in zip(state.parts, sums, strict=True)]
     metrics = judge(each, sums[-1][-1], scale, experiment.global_batch)
     count = tf.cast(state.updates + 1, tf.float32)
 
@@ -38,20 +42,20 @@ def apply(
     return metrics
 
 
-def squares(part: Part, values: Sums) -> tf.Tensor:
-    """The squared norm of each gradient of a part, [n]."""
+def norms(part: Part, values: Sums) -> tf.Tensor:
+    """Computes the norm of each gradient of a part, [n]."""
     each = []
     for variable, gradient in zip(part.trainable, values, strict=False):
         with tf.device(variable.device):
-            each.append(2 * tf.nn.l2_loss(gradient))
+            each.append(ordered.norm(tf.ensure_shape(gradient, variable.shape)))
     return tf.stack(each)
 
 
 def judge(
     each: Sequence[tf.Tensor], loss_and_correct: tf.Tensor, scale: tf.Tensor, global_batch: int
 ) -> dict[str, tf.Tensor]:
-    """The step's metrics, from the squares of all parts, first to last."""
-    norm = tf.sqrt(tf.reduce_sum(tf.concat(each, 0))) / scale
+    """Makes the step's metrics from the gradients' norms of all parts, first to last."""
+    norm = ordered.norm(tf.concat(each, 0)) / scale
     loss, correct = tf.unstack(loss_and_correct)
     finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
     return {

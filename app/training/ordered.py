@@ -1,0 +1,35 @@
+"""Reductions in one order: what replicas compute from the same sums has the same bits on each.
+
+TensorFlow splits a reduction over a large tensor among its threads, so that its last bits depend
+on how many there are, and machines of one job may differ in that. These reduce rows of a fixed
+width, each by one thread, then the row results likewise: the order depends on the size alone.
+
+    n numbers -> [n / WIDTH, WIDTH] -> n / WIDTH numbers -> ... -> one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+WIDTH = 4096  # numbers; a vector of so few is never split
+
+
+def total(x: tf.Tensor) -> tf.Tensor:
+    """Adds up all numbers of a tensor of known shape; a scalar."""
+    return _reduced(x, tf.reduce_sum)
+
+
+def norm(x: tf.Tensor) -> tf.Tensor:
+    """Computes the Euclidean norm of a tensor of known shape; a scalar."""
+    return _reduced(x, tf.math.reduce_euclidean_norm)
+
+
+def _reduced(x: tf.Tensor, reduce: Callable[[tf.Tensor, int], tf.Tensor]) -> tf.Tensor:
+    x = tf.reshape(x, [-1])
+    while x.shape[0] > WIDTH:
+        if x.shape[0] % WIDTH:
+            x = tf.pad(x, [[0, -x.shape[0] % WIDTH]])
+        x = reduce(tf.reshape(x, [-1, WIDTH]), 1)
+    return reduce(x, 0)
