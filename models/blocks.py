@@ -13,6 +13,9 @@ layer without hidden random or moving state is a block as it is.
 
 Moving statistics are not assigned in `call`, which runs once a micro-batch: a block
 *records* the micro-batch's value, and the training step takes the mean over all of them.
+
+What Keras' layers add to the loss (`add_loss`, regularizers) is part of the objective, as
+`losses.py` says; constraints of weights are applied after each update, as Keras does.
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from models import ModelError, shares
+from models import ModelError, losses, shares
 from models.shares import Place
 
 Activations = Any  # a tensor or a tuple of tensors
@@ -45,22 +48,37 @@ class Statistic:
     momentum: float  # variable = momentum * variable + (1 - momentum) * mean
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What the blocks of a training step leave beside their activations.
+
+    Attributes:
+        loss_weight: what a block's loss counts in what is differentiated, float32 [].
+        statistics: in the order of the blocks.
+        losses: float32 [] of each block that has any, likewise.
+    """
+
+    loss_weight: tf.Tensor
+    statistics: list[Statistic] = field(default_factory=list)
+    losses: list[tf.Tensor] = field(default_factory=list)
+
+
 @contextlib.contextmanager
-def recording() -> Iterator[list[Statistic]]:
-    """Collects the statistics recorded by the blocks called inside."""
-    outer = getattr(_recording, "statistics", None)
-    _recording.statistics = []
+def recording(loss_weight: tf.Tensor | float = 1.0) -> Iterator[Recorded]:
+    """Collects what the blocks called inside record, and adds their losses to the objective."""
+    outer = getattr(_recording, "recorded", None)
+    _recording.recorded = Recorded(tf.convert_to_tensor(loss_weight))
     try:
-        yield _recording.statistics
+        yield _recording.recorded
     finally:
-        _recording.statistics = outer
+        _recording.recorded = outer
 
 
 def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
     """Hands a micro-batch's statistic to the step that is collecting, if one is."""
-    statistics = getattr(_recording, "statistics", None)
-    if statistics is not None:
-        statistics.append(Statistic(variable, value, momentum))
+    recorded = getattr(_recording, "recorded", None)
+    if recorded is not None:
+        recorded.statistics.append(Statistic(variable, value, momentum))
 
 
 def call(block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor) -> Activations:
@@ -74,8 +92,13 @@ def forward(
     blocks: Sequence[keras.Layer], x: Activations, training: bool, seed: tf.Tensor, first: int = 0
 ) -> Activations:
     """Runs blocks in order; `first` is the place of the first of them in the whole model."""
+    recorded: Recorded | None = getattr(_recording, "recorded", None)
     for place, block in enumerate(blocks, first):
         x = call(block, x, training, tf.random.experimental.stateless_fold_in(seed, place))
+        loss = losses.of(block) if recorded else None
+        if recorded and loss is not None:
+            recorded.losses.append(loss)
+            x = losses.attach(x, loss, recorded.loss_weight, block.name)
     return x
 
 
@@ -86,7 +109,8 @@ def reading(blocks: Sequence[keras.Layer], values: Sequence[tf.Tensor]) -> Itera
         yield
         return
     variables = [v for block in blocks for v in block.trainable_variables]
-    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+    mapping = list(zip(variables, values, strict=True))
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
         yield
 
 
@@ -107,7 +131,8 @@ def build(
         places: for each block, the device of each of its shares; the first is the block's.
 
     Raises:
-        ModelError: two weights of one name, or a moving state outside the protocol.
+        ModelError: two weights of one name, a moving state outside the protocol, or losses that
+            no gradient would reach.
     """
     for block in blocks:
         for place, layer in enumerate(block._flatten_layers()):
@@ -129,7 +154,7 @@ def build(
             forward([block], x, True, key, place)
             with recording() as recorded:  # again: Keras may call a layer twice to build it
                 x = forward([block], x, True, key, place)
-        statistics += recorded
+        statistics += recorded.statistics
     paths = [v.path for block in blocks for v in block.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:

@@ -104,6 +104,26 @@ def put(block: keras.Layer, places: Sequence[Place]) -> None:
             layer.places = tuple(places)
 
 
+def refuse_losses(block: keras.Layer) -> None:
+    """Refuses, in the shares of a split layer that has been called, what needs a whole weight.
+
+    Raises:
+        ModelError: names the layer.
+    """
+    for layer in block._flatten_layers():
+        if not isinstance(layer, Shared) or len(layer.shares) == 1:
+            continue
+        variables = [v for share in layer.shares for v in share.trainable_variables]
+        kinds = {"constraint": any(v.constraint is not None for v in variables)}
+        kinds["regularizer or other loss"] = any(share.losses for share in layer.shares)
+        for kind, is_there in kinds.items():
+            if is_there:
+                raise ModelError(
+                    f"the shares of {layer.name} have a {kind}, which needs all of a layer that "
+                    "--tensor splits: take it away, or cut the model with --stages instead."
+                )
+
+
 def name(variable: keras.Variable) -> str:
     """A weight's name, the same for all its shares."""
     return re.sub(r"/share\d+(?=/)", "", variable.path)

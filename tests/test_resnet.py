@@ -106,12 +106,12 @@ def test_normalization_against_numpy():
     layer = BatchNormalization()
     x = np.random.default_rng(0).normal(3, 2, [4, 5, 5, 3]).astype(np.float32)
     layer(x)
-    with blocks.recording() as statistics:
+    with blocks.recording() as recorded:
         y = layer(x, training=True).numpy()
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(statistics[0].value, mean, rtol=1e-5)
-    np.testing.assert_allclose(statistics[1].value, variance * 100 / 99, rtol=1e-4)
+    np.testing.assert_allclose(recorded.statistics[0].value, mean, rtol=1e-5)
+    np.testing.assert_allclose(recorded.statistics[1].value, variance * 100 / 99, rtol=1e-4)
     assert not layer.moving_mean.numpy().any(), "only the step moves the averages"
 
 

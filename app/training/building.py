@@ -41,7 +41,11 @@ def build(
     placement: Placement | None = None,
     pretrained: Path | None = None,
 ) -> Built:
-    """Builds each block on its devices; a split model is filled from a whole one."""
+    """Builds each block on its devices; a split model is filled from a whole one.
+
+    Raises:
+        ModelError: what breaks the protocol of blocks, or cannot be split.
+    """
     if placement is None or placement.num_shares == 1:
         return _whole(experiment, input_spec, num_classes, placement, pretrained)
     with tf.device(here()):  # no device need hold all of it
@@ -50,6 +54,8 @@ def build(
     split = list(experiment.model.blocks(num_classes, shares=placement.num_shares))  # type: ignore[call-arg]
     places = placement.each_block()
     statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
+    for block in split:
+        shares.refuse_losses(block)
     return Built(split, statistics, _fill(split, source.blocks))
 
 

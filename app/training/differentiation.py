@@ -12,6 +12,7 @@ needs; that makes tracing time independent of the number of micro-batches and st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,6 +32,13 @@ class MicroBatch(NamedTuple):
     number: tf.Tensor  # int64 []: step * V + its place in the step
     targets: tf.Tensor | None  # float32 [b, K]; the last part looks at it
     loss_scale: tf.Tensor  # float32 []
+
+
+class Carried(NamedTuple):
+    """Activations on their way to the next part, and what the blocks so far add to the loss."""
+
+    x: Any
+    loss: tf.Tensor  # float32 [], to be reported: its gradient is attached (`models/losses.py`)
 
 
 @dataclass
@@ -155,11 +163,13 @@ class Differentiation:
         e, part = self.experiment, self.part
         seed = tf.stack([tf.cast(e.seed, tf.int64), micro_batch.number])
         seed = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), 0)
-        with blocks.recording() as statistics:
+        x, *added = x if isinstance(x, Carried) else (x,)
+        with blocks.recording(micro_batch.loss_scale / e.num_micro_batches) as recorded:
             y = blocks.forward(part.blocks, x, True, seed, part.first)
-        values = [s.value for s in statistics]
+        values = [s.value for s in recorded.statistics]
+        added += recorded.losses
         if not self.is_last:
-            return y, values
+            return Carried(y, tf.stop_gradient(_sum(added))) if added else y, values
         logits, targets = tf.cast(y, tf.float32), micro_batch.targets
         assert targets is not None
         smoothing = e.optimization.label_smoothing
@@ -167,8 +177,14 @@ class Differentiation:
         losses = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)  # [b]
         loss = tf.reduce_sum(losses) / e.global_batch  # so parts of the batch add up
         correct = tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1))
-        metrics = tf.stack([loss, tf.reduce_sum(tf.cast(correct, tf.float32))])
+        objective = loss + _sum(added) / e.num_micro_batches if added else loss
+        metrics = tf.stack([objective, tf.reduce_sum(tf.cast(correct, tf.float32))])
         return loss * micro_batch.loss_scale, [*values, metrics]
+
+
+def _sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """From the first to the last, wherever the model is cut."""
+    return functools.reduce(tf.add, values)
 
 
 def _bytes(tensor: Any) -> int:

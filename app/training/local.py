@@ -96,6 +96,11 @@ class LocalStep:
         momenta = [u for part in self.state.parts for u in part.outer]
         for weight, u, before in zip(weights, momenta, self.before, strict=True):
             self._move(weight, u, before)
+        for part in self.state.parts:
+            part.constrain()
+        for weight, before in zip(weights, self.before, strict=True):
+            with tf.device(weight.device):
+                before.assign(weight)
 
     def _move(self, weight: tf.Variable, u: tf.Variable, before: tf.Variable) -> None:
         rule = self.experiment.update
@@ -103,4 +108,3 @@ class LocalStep:
             move = before - weight
             u.assign(rule.outer_momentum * u + move)
             weight.assign(before - rule.outer_rate * (move + rule.outer_momentum * u))
-            before.assign(weight)

@@ -53,6 +53,7 @@ class Part:
         ]
         self.trainable: list[tf.Variable] = [v.value for v in trainable]
         self.variables: list[tf.Variable] = [v.value for v in variables]
+        self._constraints = [(v.value, v.constraint) for v in trainable if v.constraint]
         self.names = [shares.name(v) for v in trainable]
         self._all_names = [shares.name(v) for v in variables]
         self.slots = [
@@ -67,6 +68,12 @@ class Part:
     def weights(self) -> dict[str, Weight]:
         """All weights by name."""
         return self._joined(self._all_names, self.variables)
+
+    def constrain(self) -> None:
+        """Puts weights that have moved where their Keras constraints want them."""
+        for variable, constraint in self._constraints:
+            with tf.device(variable.device):
+                variable.assign(constraint(variable.read_value()))
 
     def named(self, slots: Sequence[str]) -> dict[str, Weight]:
         """Everything of the part by name; `slots` are those of the slots."""

@@ -96,6 +96,7 @@ def move(
             if clip is not None:
                 gradient = gradient * clip
             optimization.update(o, variable, slots, gradient, rate, count)
+    part.constrain()
     statistics = values[end : end + len(part.statistics)]
     for (variable, momentum), total in zip(part.statistics, statistics, strict=True):
         mean = total / experiment.num_micro_batches
