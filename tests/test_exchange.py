@@ -1,5 +1,7 @@
 """What travels between processes, and where a parameter server keeps what it holds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,18 +10,27 @@ from app.config import Layout, Update
 from app.errors import UsageError
 from app.parallel import parameter_server, replicas
 from app.parallel.parameter_server import Greedy
+from app.parallel.topology import Topology
 from app.training import exchange, opening
+from app.training.state import State
+
+COMPRESSED = [
+    Update(compression="topk", topk=0.1, on_nonfinite="skip"),
+    Update(compression="float16", on_nonfinite="skip"),
+]
 
 
 @pytest.fixture
 def two(monkeypatch):
-    """As if another process always had twice what this one has."""
-    monkeypatch.setattr(replicas, "all_reduce", lambda x, name: 3 * x)
-    monkeypatch.setattr(
-        replicas,
-        "all_gather",
-        lambda x, name: tf.concat([x, x if x.dtype == tf.int32 else 2 * x], 0),
-    )
+    """As if another process always had so many times what this one has: 2, until it is assigned."""
+    times = tf.Variable(2.0)
+
+    def others(x):
+        return x if x.dtype == tf.int32 else tf.cast(times, x.dtype) * x
+
+    monkeypatch.setattr(replicas, "all_reduce", lambda x, name: x + others(x))
+    monkeypatch.setattr(replicas, "all_gather", lambda x, name: tf.concat([x, others(x)], 0))
+    return times
 
 
 class Part:
@@ -55,10 +66,33 @@ def test_what_is_not_sent_is_sent_later(two, kind, rule):
     assert wire.bytes_sent == weight + 8 + 8
 
 
-def test_a_gradient_that_is_not_finite_leaves_nothing_behind(two):
-    wire = exchange.Rounded(Part(), ["w", "s", "m"], 2, Update(compression="float16"))
-    wire([tf.fill([40, 25], np.inf), tf.ones([2]), tf.ones([2])])
-    assert np.isfinite(wire.remainders[0].numpy()).all()
+@pytest.mark.parametrize("rule", COMPRESSED, ids=lambda rule: rule.compression)
+@pytest.mark.parametrize("cut", [(4,), (2, 2)])
+def test_a_skipped_step_leaves_what_earlier_ones_left_for_later(two, shallow, rule, cut):
+    """This process's gradient may be finite: the sum is not, as another process's is not."""
+    shallow = dataclasses.replace(shallow, update=rule)
+    data = shallow.data.open("")
+    layout = Layout(processes=2, stages=len(cut), cut=cut)
+    placement = opening.placed(shallow, layout, Topology(), data)
+    state = State(shallow, data.input_spec, data.num_classes, placement)
+    step = opening.make_step(shallow, layout, state, range(3), range(3))
+    stream = opening.training_batches(shallow, data, Topology(0, 2), range(3))
+    exchanges = [sums.exchange for sums in (step.sums if len(cut) > 1 else [step.sums])]
+
+    def remainders():
+        return [r.numpy() for exchange in exchanges for r in exchange.remainders]
+
+    assert step(0, stream, 0.01)["finite"]
+    before, weights = remainders(), state.sha256()
+    assert any(np.abs(r).max() > 0 for r in before)
+    two.assign(np.inf)
+    assert not step(1, stream, 0.01)["finite"]
+    assert state.sha256() == weights
+    for a, b in zip(before, remainders(), strict=True):
+        assert np.array_equal(a, b)
+    two.assign(2)
+    assert step(2, stream, 0.01)["finite"]
+    assert not all(map(np.array_equal, before, remainders()))
 
 
 def test_without_feedback_nothing_is_kept(two):

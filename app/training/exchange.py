@@ -7,7 +7,8 @@
 
 What a process did not send it adds to its next gradient (error feedback, arXiv:1901.09847), so
 that it comes late, but comes. These remainders are each process's own: a run that starts again
-begins them anew. Statistics and metrics are always summed as they are.
+begins them anew. Of a step that is skipped all is dropped: they are then what they were before it.
+Statistics and metrics are always summed as they are.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class AllReduce:
         self.bytes_sent += 2 * (self.processes - 1) / self.processes * nbytes(value)
         return replicas.all_reduce(value, name)
 
+    def settle(self, finite: tf.Tensor) -> None:
+        """Forgets the step just summed, unless its sums are finite and move the weights."""
+
     def gather(self, value: tf.Tensor, name: str) -> tf.Tensor:
         """What each process gives, [processes, ...]."""
         self.bytes_sent += (self.processes - 1) * nbytes(value)
@@ -72,24 +76,36 @@ class AllReduce:
 
 
 class _Compressed(AllReduce):
-    """Keeps what was not sent, beside each weight."""
+    """Keeps what was not sent, beside each weight; and what it was before the last step."""
 
     def __init__(self, part: Part, names: list[str], processes: int, rule: Update) -> None:
         super().__init__(part, names, processes, rule)
-        self.remainders = []
-        for variable in part.trainable if rule.error_feedback and processes > 1 else []:
-            with tf.device(placement.horovods(variable.device)):
-                self.remainders.append(tf.Variable(tf.zeros(variable.shape), trainable=False))
+        kept = part.trainable if rule.error_feedback and processes > 1 else []
+        self.remainders = [self._zeros(variable) for variable in kept]
+        is_skipping = rule.on_nonfinite == "skip"
+        self.before = [self._zeros(variable) for variable in kept if is_skipping]
 
     def owed(self, i: int, value: tf.Tensor) -> tf.Tensor:
         """A gradient with what is left of earlier ones."""
         return value + self.remainders[i] if self.remainders else value
 
     def keep(self, i: int, remainder: tf.Tensor) -> None:
-        """For the next step; of a gradient that is not finite nothing is kept."""
+        """For the next step."""
+        if self.before:
+            self.before[i].assign(self.remainders[i])
         if self.remainders:
-            finite = tf.math.is_finite(remainder)
-            self.remainders[i].assign(tf.where(finite, remainder, tf.zeros_like(remainder)))
+            self.remainders[i].assign(remainder)
+
+    def settle(self, finite: tf.Tensor) -> None:
+        """See base class."""
+        for remainder, before in zip(self.remainders, self.before, strict=bool(self.before)):
+            with tf.device(remainder.device):
+                remainder.assign(tf.where(finite, remainder, before))
+
+    @staticmethod
+    def _zeros(variable: tf.Variable) -> tf.Variable:
+        with tf.device(placement.horovods(variable.device)):
+            return tf.Variable(tf.zeros(variable.shape), trainable=False)
 
 
 class Rounded(_Compressed):

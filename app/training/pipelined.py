@@ -81,6 +81,8 @@ class PipelinedStep:
 
             self.pipeline.each(move)
         update.settle(e, state, metrics["finite"])
+        for held in self.sums:
+            held.settle(metrics["finite"])
         return metrics
 
     def is_round(self, done: int) -> bool:

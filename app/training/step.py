@@ -90,7 +90,9 @@ class Step:
                 for early, value in zip(self.sums.take(), values, strict=True)
             ]
         sums = self.sums.reduce(sums)
-        return update.apply(self.experiment, self.state, [sums], rate)
+        metrics = update.apply(self.experiment, self.state, [sums], rate)
+        self.sums.settle(metrics["finite"])
+        return metrics
 
     def _values(self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor) -> Values:
         """One micro-batch's part of the step: already divided by G, so parts add up."""

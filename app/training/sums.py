@@ -63,6 +63,10 @@ class InPlace:
         """The sums over the step."""
         return self.reduce(self.take())
 
+    def settle(self, finite: tf.Tensor) -> None:
+        """Forgets the step just summed, unless its sums are finite and move the weights."""
+        self.exchange.settle(finite)
+
     @property
     def bytes_sent(self) -> float:
         """By this process in a step."""
@@ -96,6 +100,9 @@ class Tree:
         subtrees, self._subtrees = [sums for _, sums in self._subtrees], []
         with tf.device(placement.horovods(self.device)):
             return self._total(subtrees)
+
+    def settle(self, finite: tf.Tensor) -> None:
+        """Nothing of a step is left for later ones."""
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _dense(self, values: Values) -> list[tf.Tensor]:
