@@ -44,6 +44,13 @@ class DataSet(Protocol):
     training: Any = None
     held_out: Any = None
 
+    def ready(self) -> Iterator[None]:
+        """Does, a piece at a time, what takes long and has to be done before `digest` and `train`.
+
+        Whoever opens the data goes through it, and can show between pieces that it is alive.
+        """
+        return iter(())
+
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Iterable[Batch]:

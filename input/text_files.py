@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,8 +34,11 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
             TextFile(held, list(read(held, config)), classes),
             "test",
         )
-    test = [row for row in rows if split_of(row[1]) == "test"]
-    train = [row for row in rows if split_of(row[1]) != "test"]
+    split = [split_of(text) for _, text, _ in rows]
+    train, test = (
+        [row for row, name in zip(rows, split, strict=True) if (name == "test") == is_test]
+        for is_test in (False, True)
+    )
     if not test:
         raise InputError(
             f"{path} has too few texts ({len(rows)}) to hold a tenth out: give "
@@ -63,6 +67,15 @@ class TextFile:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Of the texts, in order."""
+        digest = hashlib.sha256()
+        for _, text, _ in self.rows:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        return digest.hexdigest()
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Texts in UTF-8, and labels."""

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, packages, sources, text_files
+from input import InputError, lengths, packages, sources, text_files
 from input.batches import Batch, Batches, DataSet, numpy_function, padded
 from input.order import Order
 from input.raw import Limits
@@ -43,17 +42,14 @@ def prepare(config: Text, data_dir: str) -> str:
     lines = [packages.prepare_pretrained(config.vocabulary, data_dir)]
     if not config.is_file:
         lines.append(sources.prepare_tfds(config.dataset, data_dir))
-    data = TextSet(config, data_dir, is_measured=False)
-    every = [data.measure(source) for source in (data.training, data.held_out)]
-    data.length_path.parent.mkdir(parents=True, exist_ok=True)
-    partial = data.length_path.with_suffix(f".{os.getpid()}.npy")
-    np.save(partial, every[0])
-    partial.replace(data.length_path)
-    for split, lengths in zip(("training", data.evaluation_split), every, strict=True):
-        cut = int((lengths > config.max_length).sum())
+    data = TextSet(config, data_dir)
+    every = [np.concatenate(list(data.measure(s))) for s in (data.training, data.held_out)]
+    lengths.save(data.length_path, every[0])
+    for split, found in zip(("training", data.evaluation_split), every, strict=True):
+        cut = int((found > config.max_length).sum())
         lines.append(
-            f"{split}: {len(lengths):,} texts of {lengths.mean():.0f} tokens, the longest "
-            f"{lengths.max()}; {cut} are cut to max_length {config.max_length}"
+            f"{split}: {len(found):,} texts of {found.mean():.0f} tokens, the longest "
+            f"{found.max()}; {cut} are cut to max_length {config.max_length}"
         )
     return "\n".join([*lines, f"{data.num_classes} classes"])
 
@@ -77,7 +73,7 @@ class TextSet(DataSet):
     input_spec = tf.TensorSpec([None, None], tf.int32)
     kind = "text"
 
-    def __init__(self, config: Text, data_dir: str, is_measured: bool = True) -> None:
+    def __init__(self, config: Text, data_dir: str) -> None:
         self.config = config
         folder = packages.pretrained(config.vocabulary, data_dir)
         self.wordpiece = WordPiece(folder, config.max_length)
@@ -86,13 +82,34 @@ class TextSet(DataSet):
         self.classes = self.training.classes
         self.num_classes = len(self.classes)
         self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
-        which = [config.dataset, config.train_split, config.evaluation_file]
-        which += [config.text_field, str(self.num_train), self.wordpiece.digest]
+        which = [config.dataset, config.train_split, config.text_field, str(self.num_train)]
+        if isinstance(self.training, text_files.TextFile):  # may change at any time
+            which = [self.training.digest]
+        which += [self.wordpiece.digest, str(self.wordpiece.is_lower)]
         key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
-        self.length_path = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
-        if is_measured:
-            self.lengths = self._lengths()
-            self.digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()
+        kept = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
+        self.length_path = kept if data_dir else None
+        self._lengths: np.ndarray | None = None
+
+    def ready(self) -> Iterator[None]:
+        """See `DataSet`: the lengths of the training texts, where `prepare` has not left them."""
+        if self._lengths is None:
+            self._lengths = yield from lengths.find(
+                self.length_path, lambda: self.measure(self.training)
+            )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each training text, uncut, int64 [N]."""
+        for _ in self.ready():
+            pass
+        assert self._lengths is not None
+        return self._lengths
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """See `DataSet`."""
+        return hashlib.sha256(self.lengths.tobytes()).hexdigest()
 
     @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def train(
@@ -142,19 +159,12 @@ class TextSet(DataSet):
         with tf.control_dependencies([check] if check is not None else []):
             return self.wordpiece(tf.identity(raw))
 
-    def _lengths(self) -> np.ndarray:
-        """Of the training texts, as `prepare` wrote them; a file may have changed since."""
-        if self.length_path.exists() and not self.config.is_file:
-            return np.load(self.length_path)
-        return self.measure(self.training)
-
-    def measure(self, source: Source) -> np.ndarray:
-        """Tokens of every text of a split, uncut, int64 [N].
+    def measure(self, source: Source) -> Iterator[np.ndarray]:
+        """Tokens of every text of a split, uncut, int64 [n] of some at a time.
 
         Raises:
             InputError: names the text that is empty or not UTF-8.
         """
-        lengths = [np.zeros(0, np.int64)]
         for start in range(0, len(source), CHUNK):
             ids = range(start, min(start + CHUNK, len(source)))
             texts, labels = source.fetch(ids)
@@ -163,8 +173,7 @@ class TextSet(DataSet):
                     _check(text, label, self.num_classes)
                 except ValueError as error:
                     raise InputError(f"{source.name(i)}: {error}.") from None
-            lengths.append(self.wordpiece.lengths(tf.constant(texts)).numpy())
-        return np.concatenate(lengths)
+            yield self.wordpiece.lengths(tf.constant(texts)).numpy()
 
     def baseline(self) -> dict[str, Any] | None:
         """TF-IDF and logistic regression on the same splits, if it is wanted."""

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.recovery import heartbeat
 from app.settings import override
+from app.training import opening
 from input import InputError, baseline, text_set
 from input.order import split_of
 from input.text import Text
@@ -83,6 +85,83 @@ def test_a_file_of_one_s_own(tmp_path, kind):
     data = mine.open(str(tmp_path))
     assert data.training.fetch([0, 1]) == ([t.encode() for t, _ in rows[:2]], [0, 1])
     assert data.num_classes == 2
+
+
+@pytest.fixture
+def tokenised(monkeypatch):
+    """Counts texts as they are tokenised for their lengths, a few at once."""
+    counts = []
+    real = WordPiece.lengths
+
+    def lengths(self, texts):
+        counts.append(len(texts))
+        return real(self, texts)
+
+    monkeypatch.setattr(WordPiece, "lengths", lengths)
+    monkeypatch.setattr(text_set, "CHUNK", 10)
+    return counts
+
+
+def test_a_file_is_tokenised_by_prepare_alone(sentences, tmp_path, tokenised):
+    sentences.data.prepare(str(tmp_path))
+    assert sum(tokenised) == 200
+    tokenised.clear()
+    data = sentences.data.open(str(tmp_path))
+    batches(data)
+    assert not tokenised
+    texts, _ = data.training.fetch(range(data.num_train))
+    assert data.lengths.tolist() == [len(text.split()) + 2 for text in texts]
+
+
+@pytest.mark.parametrize("change", ["file", "case", "vocabulary"])
+def test_what_changed_since_is_tokenised_again(sentences, tmp_path, tokenised, change):
+    sentences.data.prepare(str(tmp_path))
+    before = sentences.data.open(str(tmp_path)).digest
+    tokenised.clear()
+    if change == "file":  # as many texts as before
+        path = tmp_path / "train.tsv"
+        path.write_text(path.read_text().replace("a ", "a a "))
+    elif change == "case":
+        (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    else:
+        with (tmp_path / "vocab.txt").open("a") as file:
+            file.write("\n##a")
+    data = sentences.data.open(str(tmp_path))
+    assert (data.digest != before) == (change == "file")
+    assert sum(tokenised) == data.num_train
+    tokenised.clear()
+    assert sentences.data.open(str(tmp_path)).digest == data.digest
+    assert not tokenised  # the first to open it keeps what it found
+
+
+def test_one_process_of_a_machine_tokenises_and_all_show_life(sentences, tmp_path, tokenised):
+    first, second = (sentences.data.open(str(tmp_path)) for _ in range(2))
+    one, other = first.ready(), second.ready()
+    for _ in range(3):
+        next(one)
+    begun = sum(tokenised)
+    assert begun < first.num_train
+    for _ in range(3):  # waits, in pieces
+        next(other)
+    assert sum(tokenised) == begun
+    assert len(list(one)) > 3
+    assert not list(other)
+    assert sum(tokenised) == first.num_train
+    assert np.array_equal(first.lengths, second.lengths)
+
+
+def test_a_folder_that_cannot_be_written_keeps_nobody_from_training(sentences, tmp_path, tokenised):
+    (tmp_path / "text_lengths").write_text("a file where the folder would be")
+    data = sentences.data.open(str(tmp_path))
+    batches(data)
+    assert sum(tokenised) == data.num_train
+
+
+def test_a_run_that_opens_texts_shows_life(sentences, tmp_path, tokenised, monkeypatch):
+    beats = []
+    monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
+    data = opening.open_data(sentences, str(tmp_path))
+    assert len(set(beats)) >= data.num_train // text_set.CHUNK  # between one piece and the next
 
 
 @pytest.mark.parametrize(

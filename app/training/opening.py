@@ -106,7 +106,14 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
         UsageError: the model does not fit the data; other data on another rank.
     """
     agree_on("experiment", config.as_dict(experiment))
-    data = together(lambda: experiment.data.open(data_dir))
+
+    def opened() -> DataSet:
+        data = experiment.data.open(data_dir)
+        for _ in data.ready():
+            heartbeat.beat("opening")
+        return data
+
+    data = together(opened)
     agree_on("data", data_facts(data))
     validation.validate_limits(experiment, data.limits)
     return data
