@@ -5,16 +5,15 @@ An item that cannot be read keeps its place: `fetch` says what is wrong with it.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from input import InputError
+from input import InputError, paths
+from input.rows import Rows
 
 if TYPE_CHECKING:  # it imports TensorFlow, which files and rows do without
     from input.sources import Source
@@ -54,7 +53,7 @@ class Files(Items):
         self.paths = sorted(_below(folder))
         if not self.paths:
             raise InputError(f"{folder} has no files: put images there.")
-        listing = [(str(p), _state(folder / p)) for p in self.paths]
+        listing = [(str(p), paths.state(folder / p)) for p in self.paths]
         self.digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -62,65 +61,11 @@ class Files(Items):
 
     def fetch(self, i: int) -> tuple[bytes, None]:
         """The file."""
-        return _content(self.folder / self.paths[i]), None
+        return paths.content(self.folder / self.paths[i]), None
 
     def name(self, i: int) -> str:
         """Its path below the folder."""
-        return _shown(str(self.paths[i]))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a file: its line, and what its field holds or what is wrong with it."""
-
-    line: int
-    value: str = ""
-    error: str = ""
-
-
-class Rows(Items):
-    """The rows of a file: texts, or paths of images from where the file is.
-
-    Raises:
-        InputError: a file that cannot be read, or not be cut into rows; no such column.
-    """
-
-    def __init__(self, path: Path, kind: str, field: str, are_paths: bool) -> None:
-        self.path, self.are_paths = path, are_paths
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}.") from None
-        # What is not UTF-8 becomes half characters, and is found again row by row.
-        text = content.decode("utf-8-sig", "surrogateescape")
-        if kind == "jsonl":
-            self.rows = list(_json_rows(text, field))
-        elif kind == "txt":
-            self.rows = [Row(n, line) for n, line in enumerate(_lines(text), 1)]
-        else:
-            self.rows = list(_columns(text, path, kind, field))
-        if not self.rows:
-            raise InputError(f"{path} has no rows.")
-        states = [_state(path.parent / row.value.strip()) for row in self.rows if are_paths]
-        about = json.dumps([kind, field, states])
-        self.digest = hashlib.sha256(about.encode() + content).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def fetch(self, i: int) -> tuple[bytes, None]:
-        """The text, or the image that the row names."""
-        row = self.rows[i]
-        if row.error:
-            raise ValueError(row.error)
-        if self.are_paths:
-            return _content(self.path.parent / row.value.strip()), None
-        return row.value.encode("utf-8", "surrogateescape").strip(), None
-
-    def name(self, i: int) -> str | int:
-        """The path that the row names, or its line."""
-        row = self.rows[i]
-        return row.line if row.error or not self.are_paths else _shown(row.value.strip())
+        return paths.shown(str(self.paths[i]))
 
 
 class Split(Items):
@@ -187,70 +132,3 @@ def _below(folder: Path) -> Iterator[Path]:
         for name in files:
             if not name.startswith("."):
                 yield Path(place, name).relative_to(folder)
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """Size and time of a file; nothing, if there is none."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def _content(path: Path) -> bytes:
-    """Of a file; a pipe would be waited for."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    return path.read_bytes()
-
-
-def _lines(text: str) -> list[str]:
-    """Lines by line feeds alone: a text may hold what else str.splitlines cuts at."""
-    lines = text.split("\n")
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
-
-
-def _json_rows(text: str, field: str) -> Iterator[Row]:
-    for number, line in enumerate(_lines(text), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Row(number, error=f"the line is not JSON: {error}")
-            continue
-        found = value.get(field) if isinstance(value, dict) else value
-        if isinstance(found, str):
-            yield Row(number, found)
-        else:
-            yield Row(number, error=f"the line has no text in {field!r}")
-
-
-def _columns(text: str, path: Path, kind: str, field: str) -> Iterator[Row]:
-    # A quotation mark in a .tsv is a character as any other; a .csv quotes its commas with it.
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    csv.field_size_limit(2**31 - 1)  # of one text
-    lines = (line + "\n" for line in _lines(text))
-    reader = csv.reader(lines, strict=True, **(dialect if kind == "tsv" else {}))
-    try:
-        names = next(reader, [])
-        if field not in names:
-            raise InputError(
-                f"{path} has no column {field!r}, only {', '.join(map(_shown, names)) or 'none'}: "
-                "give --field, or a first line with the names of the columns."
-            )
-        place = names.index(field)
-        for row in reader:
-            if row and len(row) != len(names):
-                told = f"the row has {len(row)} columns, not {len(names)}"
-                yield Row(reader.line_num, error=told)
-            elif row:
-                yield Row(reader.line_num, row[place])
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}.") from None
-
-
-def _shown(text: str) -> str:
-    """As it can be written: half characters, which stand for other bytes, are replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,6 +1,10 @@
+import hashlib
 import io
+import json
 import os
 import struct
+import threading
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -122,6 +126,73 @@ def test_json_lines(tmp_path):
     assert [line for line, _ in found] == [1, 3, 4, 5, 6, 7]
     assert [text for _, text in found][::3] == ["a", "b"]
     assert "not JSON" in found[1][1] and "no text in 'text'" in found[2][1]
+
+
+@pytest.mark.parametrize("form", ["txt", "csv", "tsv", "jsonl"])
+def test_a_large_file_stays_where_it_is(tmp_path, form):
+    path, text = tmp_path / f"x.{form}", "a long text " * 50
+    wrapped = {"csv": f'"{text},\n"', "jsonl": f'{{"text": "{text}"}}'}.get(form, text)
+    with path.open("w") as file:
+        file.write("text\n" if form in ("csv", "tsv") else "")
+        file.writelines(f"{wrapped}\n" for _ in range(10_000))
+    tracemalloc.start()
+    found = items.open_items(str(path), "text", None, None)
+    texts = {found.fetch(i)[0] for i in (0, 5_000, 9_999)}
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    expected = text if form == "jsonl" else wrapped.strip('"')
+    assert len(found) == 10_000 and texts == {expected.strip().encode()}
+    assert held < path.stat().st_size / 10
+    assert most < path.stat().st_size / 2  # a block of it at once, for the digest
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_the_digest_is_that_of_jobs_begun_before(tmp_path, kind):
+    """As when the whole file was in memory: what was begun then goes on."""
+    (tmp_path / "a.png").write_bytes(encoded())
+    path, field = tmp_path / "x.csv", {"text": "text", "image": "path"}[kind]
+    content = f"{field}\na.png\nmissing.png\n".encode()
+    path.write_bytes(content)
+    found = tmp_path.joinpath("a.png").stat()
+    states = [(found.st_size, found.st_mtime_ns), (0, 0)] if kind == "image" else []
+    expected = hashlib.sha256(json.dumps(["csv", field, states]).encode() + content).hexdigest()
+    assert items.open_items(str(path), kind, None, None).digest == expected
+
+
+def test_a_row_that_names_nothing_does_not_make_the_folder_part_of_the_input(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"path": ""}\nnothing\n')
+    before = items.open_items(str(tmp_path / "x.jsonl"), "image", None, None).digest
+    (tmp_path / "out.jsonl.partial").mkdir()  # as a job does beside its input
+    assert items.open_items(str(tmp_path / "x.jsonl"), "image", None, None).digest == before
+
+
+def test_a_file_that_changes_is_not_read_on(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("a\nb\n")
+    found = items.open_items(str(path), "text", None, None)
+    (tmp_path / "other").write_text("c\n")
+    (tmp_path / "other").replace(path)  # another file of that name
+    assert found.fetch(1)[0] == b"b"
+    found = items.open_items(str(path), "text", None, None)
+    with path.open("a") as file:
+        file.write("d\n")
+    with pytest.raises(InputError, match="changed while it was read"):
+        found.fetch(0)
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "x.csv")
+    writer = threading.Thread(target=lambda: (tmp_path / "x.csv").write_text("text\na\nb\n"))
+    writer.start()
+    found = items.open_items(str(tmp_path / "x.csv"), "text", None, None)
+    writer.join()
+    assert [found.fetch(i)[0] for i in (1, 0, 1)] == [b"b", b"a", b"b"]
+
+
+def test_carriage_returns_within_a_text_are_its_own(tmp_path):
+    assert rows(tmp_path / "x.txt", b"a\rb\r\nc") == [(1, "a\rb"), (2, "c")]
+    assert rows(tmp_path / "x.csv", b'id,text\r\n1,"a\rb\r\nc"\r\n') == [(3, "a\rb\nc")]
+    assert rows(tmp_path / "y.csv", "\ufefftext\na\n".encode()) == [(2, "a")]
 
 
 def test_bytes_that_are_not_utf8_keep_their_row(tmp_path):

@@ -13,6 +13,7 @@ from app.inference import predict
 from app.inference.predict import Job
 from app.inference.shards import Shards
 from input.raw import Limits
+from input.rows import Rows
 
 WORDS = """
 from app.config import Experiment, Optimization
@@ -106,6 +107,27 @@ def test_texts_of_any_length_stay_in_order(predicted, words, tmp_path):
     assert table[30]["error"] == "the text is empty" and not table[30]["class_1"]
     last = predicted(words, tmp_path / "in.txt", output="last.jsonl", weights="trained")
     assert last[0]["probabilities"] != rows[0]["probabilities"]
+
+
+def test_items_are_read_as_they_are_needed(predicted, words, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("\n".join("abcdefghij"[i % 10] for i in range(400)))
+    read: set[int] = set()
+    when_written: list[int] = []
+    fetch, write = Rows.fetch, Shards.write
+
+    def fetching(self, i):
+        read.add(i)
+        return fetch(self, i)
+
+    def writing(self, shard, rows):
+        when_written.append(len(read))
+        write(self, shard, rows)
+
+    monkeypatch.setattr(Rows, "fetch", fetching)
+    monkeypatch.setattr(Shards, "write", writing)
+    assert len(predicted(words, tmp_path / "in.txt", threads=1)) == 400
+    # Shards of two batches of four: one is done, and those of the two batches after it are begun.
+    assert when_written[0] <= 3 * 8 and when_written[-1] == 400
 
 
 def test_finished_shards_are_not_done_again(predicted, shallow, tmp_path, monkeypatch, capfd):

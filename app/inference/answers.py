@@ -38,26 +38,29 @@ class Answers:
 
     def run(self, forward: Forward, mine: Sequence[int], lanes: int) -> None:
         """Computes this rank's shards."""
-        batches = list(self.reader.batches(self.shards, mine))
-        ahead: dict[int, Future[Batch]] = {}
-        taken: dict[int, Batch] = {}
-        begun: set[int] = set()
+        batches = self.reader.batches(self.shards, mine)
+        count, begun = self.reader.count(self.shards, mine), 0
+        ahead: dict[int, tuple[int, Future[Batch]]] = {}
+        taken: dict[int, tuple[int, Batch]] = {}
+        begins = threading.Lock()
         with ThreadPoolExecutor(lanes, thread_name_prefix="read") as pool:
 
-            def begin(m: int) -> None:
-                with self._lock:
-                    if m < len(batches) and m not in begun:
-                        begun.add(m)
-                        ahead[m] = pool.submit(self.reader.read, batches[m][1])
+            def begin(end: int) -> None:
+                """Has all batches before `end` read, or on their way."""
+                nonlocal begun
+                with begins:
+                    for m in range(begun, min(end, count)):
+                        shard, places = next(batches)
+                        ahead[m] = shard, pool.submit(self.reader.read, places)
+                        begun = m + 1
 
             def read(m: int) -> tf.Tensor | None:
-                begin(m)
-                for later in range(m + 1, m + 1 + AHEAD * lanes):
-                    begin(later)
-                taken[m] = ahead.pop(m).result()
-                return taken[m].inputs
+                begin(m + 1 + AHEAD * lanes)
+                shard, batch = ahead.pop(m)
+                taken[m] = shard, batch.result()
+                return taken[m][1].inputs
 
-            forward(len(batches), read, lambda m, y: self.note(batches[m][0], taken.pop(m), y))
+            forward(count, read, lambda m, y: self.note(*taken.pop(m), y))
 
     def note(self, shard: int, batch: Batch, probabilities: np.ndarray | None) -> None:
         """Takes a batch's answers; from several threads."""

@@ -40,8 +40,15 @@ class Reader:
         )
         self.preprocess.get_concrete_function()  # traced now, not while it is timed
 
+    def count(self, shards: Shards, mine: Sequence[int]) -> int:
+        """Batches of these shards."""
+        return sum(-(-len(shards.places(shard)) // self.size) for shard in mine)
+
     def batches(self, shards: Shards, mine: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """(shard, items) of each batch: in order, or of like length within a shard."""
+        """(shard, items) of each batch: in order, or of like length within a shard.
+
+        A shard's items are looked at when its first batch is taken.
+        """
         for shard in mine:
             places = list(shards.places(shard))
             if self.kind == "text":

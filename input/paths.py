@@ -1,0 +1,27 @@
+"""Files that a person names: what they hold, whether they changed, and how they are written."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+
+def state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; nothing, if there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)
+
+
+def content(path: Path) -> bytes:
+    """Of a file; a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path.read_bytes()
+
+
+def shown(text: str) -> str:
+    """As it can be written: half characters, which stand for other bytes, are replaced."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
