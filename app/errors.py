@@ -5,8 +5,20 @@ Anything else that is raised is a bug, keeps its traceback and exits with 1.
 
 from __future__ import annotations
 
+import re
+
 DONE, BUG, USAGE, DATA, CHECKPOINT, NUMBERS, DIVERGED, LOST_PEER = range(8)
 PREEMPTED = 42
+
+# By name, as launchers read this file and import no TensorFlow. `PSUnavailableError` is one too.
+_OF_TENSORFLOW = "tensorflow.python.framework.errors_impl"
+LOST = {f"{_OF_TENSORFLOW}.UnavailableError", f"{_OF_TENSORFLOW}.AbortedError",
+        "horovod.common.exceptions.HorovodInternalError"}  # fmt: skip
+UNKNOWN = f"{_OF_TENSORFLOW}.UnknownError"
+# After the device of an eager operator, on a line of its own of a graph's, or one of several.
+FROM_HOROVOD = re.compile(
+    r"(^|\n|\}\} |UNKNOWN: +)(Horovod has been shut down\.|\[\S*gloo/\S+:\d+\] )"
+)
 
 
 class UserError(Exception):
@@ -63,9 +75,11 @@ class PreemptedError(UserError):
 def is_lost_peer(error: BaseException) -> bool:
     """Whether Horovod, or a parameter server's client, failed because another process did.
 
-    TensorFlow passes on the text alone: Horovod's own, or Gloo's with the place in its sources.
+    The type alone says so of a server's client. Horovod's operators fail with TensorFlow's
+    UnknownError, as a Python function in a graph does: the one begins with Horovod's own words or
+    with the place in Gloo's sources, the other with the name of the exception that was raised.
     """
-    text = str(error)
-    if type(error).__name__ in ("UnavailableError", "PSUnavailableError", "AbortedError"):
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    if kinds & LOST:
         return True
-    return any(part in text for part in ("Horovod has been shut down", "gloo/", "[gloo"))
+    return UNKNOWN in kinds and bool(FROM_HOROVOD.search(str(error)))
