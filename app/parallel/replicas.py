@@ -62,15 +62,15 @@ def join(exact: bool = False, devices: int = 1, beside: Topology | None = None) 
     tf.config.threading.set_inter_op_parallelism_threads(most)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        places = [(topology.local_rank * devices + i) % len(gpus) for i in range(devices)]
-        own = [gpus[place] for place in sorted(set(places))]
         needed = topology.local_size * devices
-        if len(own) < devices or (devices > 1 and needed > len(gpus)):
+        if needed > len(gpus):
             raise UsageError(
-                f"{topology.local_size} processes x {devices} devices (stages x tensor) need "
-                f"{needed} GPUs, but this machine has {len(gpus)}: start fewer processes, or set "
-                "fewer --stages or a smaller --tensor."
+                f"{topology.local_size} processes on a machine x {devices} devices each (stages x "
+                f"tensor) need {needed} GPUs, but this process sees {len(gpus)}: start fewer "
+                "processes, set fewer --stages or a smaller --tensor, or let every process see "
+                "all of the machine's GPUs (CUDA_VISIBLE_DEVICES)."
             ).on_every_rank(speaker=topology.local_rank == 0)
+        own = gpus[topology.local_rank * devices :][:devices]
         tf.config.set_visible_devices(own, "GPU")
         for gpu in own:
             tf.config.experimental.set_memory_growth(gpu, True)
