@@ -1,8 +1,10 @@
 """A checkpoint is the state after some step, or it is none, whatever happens in a write."""
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.recovery import manifest
 from app.settings import override
-from app.training import checkpoint
+from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import Step
@@ -132,6 +134,11 @@ def data(folder):
     return next(folder.glob("state.data-*"))
 
 
+def in_its_place(path):
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES = {
     "a bit of the data": lambda f: flip(data(f), 0.5),
     "a bit of the index": lambda f: flip(f / "state.index", 0.5),
@@ -142,6 +149,9 @@ DAMAGES = {
     "empty data": lambda f: os.truncate(data(f), 0),
     "empty manifest": lambda f: os.truncate(f / "manifest.json", 0),
     "no data": lambda f: data(f).unlink(),
+    "no manifest": lambda f: (f / "manifest.json").unlink(),
+    "a folder for the data": lambda f: in_its_place(data(f)),
+    "a folder for the manifest": lambda f: in_its_place(f / "manifest.json"),
     "no index": lambda f: (f / "state.index").unlink(),
     "another step's folder": lambda f: shutil.copytree(f, f.parent / "step-00000030"),
     "files of another step": lambda f: shutil.copy(
@@ -157,8 +167,141 @@ def test_damage_is_named_and_the_one_before_is_used(checkpoints, damage):
     move(checkpoints.state)
     wanted = (20, twenty) if damage == "another step's folder" else (10, ten)
     assert (checkpoints.restore(), checkpoints.state.sha256()) == wanted
-    (told,) = checkpoints.damaged
+    (told,) = checkpoints.damaged.values()
     assert "is damaged: " in told and str(checkpoints.folder) in told
+
+
+class Unreadable:
+    """Lets every look at some paths fail, as a broken disk or a file of another user's does."""
+
+    def __init__(self, monkeypatch, error, is_meant):
+        self.error, self.is_meant = error, is_meant
+        for owner, name in ((Path, "open"), (Path, "stat"), (os, "listdir"), (os, "scandir")):
+            monkeypatch.setattr(owner, name, self.failing(getattr(owner, name)))
+
+    def failing(self, operation):
+        def call(path, *args, **kwargs):
+            if self.is_meant(Path(path)):
+                raise self.error
+            return operation(path, *args, **kwargs)
+
+        return call
+
+
+BROKEN = OSError(errno.EIO, "Input/output error")
+FORBIDDEN = PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("error", [BROKEN, FORBIDDEN], ids=["broken", "forbidden"])
+@pytest.mark.parametrize("name", ["state.data-*", "state.index", "manifest.json", "*"])
+def test_what_cannot_be_read_is_named_and_the_one_before_is_used(
+    checkpoints, monkeypatch, error, name
+):
+    ten, _ = written(checkpoints, 10), written(checkpoints, 20)
+    move(checkpoints.state)
+    folder = newest(checkpoints)
+    Unreadable(monkeypatch, error, lambda path: path.match(f"{folder.name}/{name}"))
+    assert (checkpoints.restore(), checkpoints.state.sha256()) == (10, ten)
+    (told,) = checkpoints.damaged.values()
+    assert f"{folder} is damaged: " in told and error.strerror in told
+
+
+def test_checkpoints_that_cannot_be_listed_are_one_error(checkpoints, monkeypatch):
+    written(checkpoints, 10)
+    Unreadable(monkeypatch, BROKEN, lambda path: path == checkpoints.folder)
+    told = rf"cannot read {checkpoints.folder} \(Input/output error\)"
+    with pytest.raises(CheckpointError, match=told):
+        checkpoints.restore()
+
+
+def test_a_copy_beside_the_checkpoints_is_none(checkpoints):
+    written(checkpoints, 10)
+    folder = manifest.folder_of(checkpoints.folder, 10)
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.before"))
+    assert checkpoints.restore() == 10 and not checkpoints.damaged
+
+
+@pytest.fixture
+def single(checkpoints):
+    """A run with --keep=1 whose newest checkpoint but one is whole."""
+    checkpoints.keep = 2
+    for step, accuracy in ((10, 0.2), (20, 0.9)):
+        move(checkpoints.state)
+        checkpoints.save(step, {"accuracy": accuracy})
+        assert checkpoints.wait() is None
+    data(newest(checkpoints)).unlink()
+    checkpoints.keep = 1
+    return checkpoints
+
+
+def test_what_was_rejected_is_set_aside_and_displaces_none(single):
+    """It would be the one that is kept, the newest as well as the best."""
+    assert single.restore() == 10
+    single.set_aside()
+    for step in (11, 12):
+        assert set(manifest.steps(single.folder)) & {10, step - 1}
+        digest = written(single, step)
+    names = {p.name for p in single.folder.iterdir()}
+    assert names == {"step-00000010", "step-00000012", "damaged-step-00000020"}  # 10 is the best
+    move(single.state)
+    assert (single.restore(), single.state.sha256()) == (12, digest)
+    assert not single.damaged
+
+
+def test_of_one_that_is_rejected_again_the_latter_is_left(single):
+    single.restore()
+    single.set_aside()
+    written(single, 20)
+    (newest(single) / "state.index").unlink()
+    assert single.restore() == 10
+    single.set_aside()
+    (left,) = single.folder.glob("damaged-*")
+    assert list(left.glob("state.data-*")) and not (left / "state.index").exists()
+
+
+def test_who_only_reads_names_it_and_sets_nothing_aside(tiny, single, joined, capfd):
+    found = trained.evaluate(tiny, Layout(), joined, single.folder.parent, "")
+    assert found["step"] == 10
+    told = f"warning: {newest(single)} is damaged: .* is missing; step 10 is used\n"
+    assert re.match(told, capfd.readouterr().err)
+    assert manifest.steps(single.folder) == [10, 20]
+
+
+def test_what_cannot_be_set_aside_is_one_error(single, monkeypatch):
+    single.restore()
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(BROKEN))
+    with pytest.raises(CheckpointError, match=r"step-00000020 .*Input/output error"):
+        single.set_aside()
+
+
+def test_a_run_says_what_it_sets_aside(tiny, train, tmp_path, capfd):
+    train(tiny, stop_at_step=2, checkpoint_every=1)
+    data(tmp_path / "run/checkpoints/step-00000002").unlink()
+    result = train(tiny, keep=1)
+    told = r"step-00000002 is damaged: .*; kept as damaged-step-00000002, going on from step 1\n"
+    assert re.search(rf"warning: \S+{told}", capfd.readouterr().out)
+    assert result["finished"]
+    assert manifest.steps(tmp_path / "run/checkpoints") == [4]
+
+
+def test_killed_while_an_old_one_is_removed_it_does_not_look_damaged(checkpoints, monkeypatch):
+    checkpoints.keep = 1
+    written(checkpoints, 10)
+
+    def killed(folder, **_):
+        if folder.exists():
+            data(folder).unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            written(checkpoints, 20)
+    for step in manifest.steps(checkpoints.folder):
+        folder = manifest.folder_of(checkpoints.folder, step)
+        manifest.verify(folder, manifest.read(folder))
+    written(checkpoints, 30)  # and what is left of it is swept
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step-00000030"]
 
 
 def test_an_orphan_of_a_write_is_swept(checkpoints):

@@ -166,6 +166,22 @@ def test_a_new_checkpoint_counts_as_progress(tmp_path):
     assert job.end()[0] == errors.DONE and job.attempts == 6
 
 
+def test_progress_is_seen_beside_what_is_no_checkpoint(tmp_path):
+    """Copies, and what a run has set aside."""
+    job = Supervised(tmp_path, "checkpoint(attempt); leave(0) if attempt == 5 else os.abort()")
+    for name in ("step-00000099.before", "damaged-step-00000099"):
+        (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "run/checkpoints" / name / manifest.NAME).touch()
+    assert job.end()[0] == errors.DONE and job.attempts == 5
+
+
+def test_checkpoints_that_cannot_be_listed_do_not_end_the_supervisor(tmp_path):
+    job = Supervised(tmp_path, "leave(0) if attempt == 2 else os.abort()")
+    (tmp_path / "run/checkpoints").write_text("no folder")
+    code, text = job.end()
+    assert code == errors.DONE and job.attempts == 2, text
+
+
 def test_a_hang_is_ended_and_its_stacks_are_written(tmp_path):
     script = """
     def loop_for_ever():

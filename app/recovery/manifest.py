@@ -4,7 +4,7 @@
                                   content: format, step, metrics, weights_sha256, experiment,
                                   versions, and bytes and sha256 of each file
 
-What does not agree with its manifest is damaged, and is named.
+What does not agree with its manifest, or cannot be read, is damaged, and is named.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 FORMAT = 1
 NAME = "manifest.json"
+STEP = re.compile(r"step-(\d{8,})")  # the whole name; a copy of a user's has another
 
 
 class DamageError(Exception):
@@ -28,9 +30,22 @@ def folder_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
 
 
+def aside(folder: Path) -> Path:
+    """Where a checkpoint that was found damaged is kept: under this name it is none."""
+    return folder.with_name(f"damaged-{folder.name}")
+
+
 def steps(checkpoints: Path) -> list[int]:
-    """Steps whose checkpoints were written to their end, oldest first."""
-    return sorted(int(path.parent.name[5:]) for path in checkpoints.glob(f"step-*/{NAME}"))
+    """Steps whose checkpoints were written to their end, oldest first, whatever became of them.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    try:
+        found = map(STEP.fullmatch, os.listdir(checkpoints))
+    except FileNotFoundError:
+        return []
+    return sorted(int(match[1]) for match in found if match)
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
@@ -69,16 +84,20 @@ def verify(folder: Path, content: dict[str, Any]) -> None:
     """Compares every file with the manifest.
 
     Raises:
-        DamageError: names the first that is missing, or has another size or checksum.
+        DamageError: names the first that is missing, cannot be read, or has another size or
+            checksum.
     """
     for name, wanted in content.get("files", {}).items():
         path = folder / name
-        if not path.is_file():
-            raise DamageError(f"{name} is missing")
-        if path.stat().st_size != wanted["bytes"]:
-            raise DamageError(f"{name} has {path.stat().st_size} bytes, not {wanted['bytes']}")
-        if _sha256(path) != wanted["sha256"]:
-            raise DamageError(f"{name} does not have its checksum")
+        try:
+            if not path.is_file():
+                raise DamageError(f"{name} is missing")
+            if path.stat().st_size != wanted["bytes"]:
+                raise DamageError(f"{name} has {path.stat().st_size} bytes, not {wanted['bytes']}")
+            if _sha256(path) != wanted["sha256"]:
+                raise DamageError(f"{name} does not have its checksum")
+        except OSError as error:
+            raise DamageError(f"{name} cannot be read ({error})") from None
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ know how many processes or stages wrote it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from app import errors
-from app.recovery import processes
+from app.recovery import manifest, processes
 from app.recovery.job import SETTLING, End, Job
 
 POLL = 0.2  # seconds
@@ -103,9 +104,9 @@ class Supervisor:
 
     def newest_checkpoint(self) -> int:
         """Its step, 0 if there is none; whether it is valid is the ranks' to find out."""
-        folder = self.workdir / "checkpoints"
-        steps = [int(p.parent.name[5:]) for p in folder.glob("step-*/manifest.json")]
-        return max(steps, default=0)
+        with contextlib.suppress(OSError):  # that too, and to say
+            return max(manifest.steps(self.workdir / "checkpoints"), default=0)
+        return 0
 
     def note(self, event: str, **values: Any) -> None:
         """A line in recovery.jsonl."""

@@ -4,12 +4,14 @@ checkpoints/step-00000040/   complete: it was renamed to this name after it was 
 state.index, state.data-*   TensorFlow's tensor bundle
 manifest.json               what it is of, and checksums of all (`app/recovery/manifest.py`)
 checkpoints/.writing-*/      what an interrupted write leaves; swept by the next one
+checkpoints/damaged-step-*/  what a run could not go on from; left for a person to look at
 
 Writing goes on beside training: a save takes the tensors as they are, and returns.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -41,9 +43,11 @@ class Checkpoints:
 
     Attributes:
         stall: seconds that the last save kept training waiting.
-        damaged: what `restore` passed over, a sentence each (on rank 0).
+        damaged: folders that `restore` passed over, with a sentence of each (on rank 0).
         missing: steps before the newest that the restored state lacks, which asynchronous
             training had begun (`app/parallel/ledger.py`).
+        counted: seconds until the restored state, as `Clock.counted` has them.
+        is_evaluated: the restored state's metrics were computed before it was saved.
     """
 
     def __init__(
@@ -52,14 +56,17 @@ class Checkpoints:
         self.folder, self.state, self.where, self.keep = folder, state, where, keep
         self.about = config.plain(about)
         self.stall = 0.0
-        self.damaged: list[str] = []
+        self.damaged: dict[Path, str] = {}
         self.missing: list[int] = []
+        self.counted: dict[str, Any] = {}
+        self.is_evaluated = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
     def save(
-        self, step: int, metrics: Mapping[str, float], missing: Sequence[int] = ()
-    ) -> CheckpointError | None:
+        self, step: int, metrics: Mapping[str, float], missing: Sequence[int] = (),
+        counted: Mapping[str, Any] | None = None,
+    ) -> CheckpointError | None:  # fmt: skip
         """Begins to write the state after `step` steps; at most one is written at a time.
 
         Returns what went wrong with the one before, which the caller may warn of or raise.
@@ -68,10 +75,9 @@ class Checkpoints:
             return None
         begin = time.monotonic()
         error = self.wait()
-        snapshot = self.state.snapshot()
-        self._writing = self._writer.submit(
-            self._write, step, dict(metrics), list(missing), snapshot
-        )
+        content = {"step": step, "metrics": dict(metrics), "counted": dict(counted or {})}
+        content |= {"missing": list(missing)} if missing else {}
+        self._writing = self._writer.submit(self._write, content, self.state.snapshot())
         self.stall = time.monotonic() - begin
         return error
 
@@ -92,20 +98,41 @@ class Checkpoints:
             CheckpointError: there are some and none is valid, or the newest valid one is of
                 another experiment (on every process).
         """
-        step, error = 0, None
+        found, error = {"step": 0, "metrics": {}, "counted": {}, "missing": []}, None
         if self.where.is_chief:
             try:
-                step = self._read_newest()
+                content = self._read_newest()
+                found |= {name: content[name] for name in found if name in content}
             except CheckpointError as caught:
                 error = caught
         replicas.agree(error)
         named = self.state.named()
         replicas.broadcast([named[name] for name in sorted(named)])
-        return int(replicas.broadcast_text(str(step)))
+        found = json.loads(replicas.broadcast_text(json.dumps(found)))
+        self.missing, self.counted = found["missing"], found["counted"]
+        self.is_evaluated = bool(found["metrics"])
+        return int(found["step"])
 
-    def _write(
-        self, step: int, metrics: dict[str, float], missing: list[int], snapshot: Snapshot
-    ) -> None:
+    def set_aside(self) -> None:
+        """Takes what `restore` passed over out of the way, once it is sure that this run goes on.
+
+        It would be kept as the newest or the best, in the place of one that is whole.
+
+        Raises:
+            CheckpointError: on rank 0, if it cannot be renamed.
+        """
+        for folder in self.damaged:
+            try:
+                shutil.rmtree(manifest.aside(folder), ignore_errors=True)  # of the same step
+                folder.rename(manifest.aside(folder))
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.damaged[folder]}, and cannot be set aside ({error.strerror}): remove "
+                    "it, or give another --workdir."
+                ) from None
+
+    def _write(self, content: dict[str, Any], snapshot: Snapshot) -> None:
+        step = content["step"]
         final = manifest.folder_of(self.folder, step)
         writing, old = self.folder / f".writing-{step:08d}", self.folder / f".old-{step:08d}"
         try:
@@ -114,10 +141,8 @@ class Checkpoints:
             writing.mkdir(parents=True)
             _write_bundle(writing / "state", snapshot)
             digest = sha256_of(weights_of(snapshot))
-            content = {"step": step, "metrics": metrics, "weights_sha256": digest}
-            content |= {"missing": missing} if missing else {}
-            manifest.write(writing, {**content, **self.about})
-            if final.exists():  # a damaged one, or that of a run that was continued earlier
+            manifest.write(writing, {**content, "weights_sha256": digest, **self.about})
+            if final.exists():  # of a run that was continued from an earlier one
                 final.rename(old)
             writing.rename(final)
             manifest.sync(self.folder)
@@ -131,8 +156,10 @@ class Checkpoints:
                 "room there, or let it be written; the checkpoints before it are as they were."
             ) from error
 
-    def _read_newest(self) -> int:
-        for step in reversed(manifest.steps(self.folder)):
+    def _read_newest(self) -> dict[str, Any]:
+        """What the manifest of the checkpoint holds that the state is of now; empty for none."""
+        self.damaged = {}
+        for step in reversed(self._steps()):
             folder = manifest.folder_of(self.folder, step)
             try:
                 content = manifest.read(folder)
@@ -142,16 +169,24 @@ class Checkpoints:
                 if self.state.sha256() != content["weights_sha256"]:
                     raise DamageError("it holds other weights than its manifest says")
             except DamageError as damage:
-                self.damaged.append(f"{folder} is damaged: {damage}")
+                self.damaged[folder] = f"{folder} is damaged: {damage}"
                 continue
-            self.missing = content.get("missing", [])
-            return step
+            return content
         if self.damaged:
             raise CheckpointError(
-                f"{'; '.join(self.damaged)}. No checkpoint is left: remove {self.folder} to begin "
-                "anew."
+                f"{'; '.join(self.damaged.values())}. No checkpoint is left: remove {self.folder} "
+                "to begin anew."
             )
-        return 0
+        return {}
+
+    def _steps(self) -> list[int]:
+        try:
+            return manifest.steps(self.folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {self.folder} ({error.strerror}): let it be read, or give another "
+                "--workdir."
+            ) from None
 
     def _must_match(self, folder: Path, content: dict[str, Any]) -> None:
         if content["format"] > manifest.FORMAT:
@@ -182,7 +217,13 @@ class Checkpoints:
         best = max(accuracy, key=lambda step: accuracy[step], default=None)
         for step in steps[: -self.keep]:
             if step != best:
-                shutil.rmtree(manifest.folder_of(self.folder, step))
+                self._remove(manifest.folder_of(self.folder, step))
+
+    def _remove(self, folder: Path) -> None:
+        """By another name, so that one that is half removed does not look damaged."""
+        old = folder.with_name(f".old-{folder.name}")
+        folder.rename(old)
+        shutil.rmtree(old)
 
 
 def _write_bundle(prefix: Path, snapshot: Snapshot) -> None:

@@ -25,7 +25,7 @@ from app.config import Experiment, Layout
 from app.errors import MembershipChangedError, NumbersError, PreemptedError
 from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.recovery import heartbeat, preemption, private
+from app.recovery import heartbeat, manifest, preemption, private
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
@@ -136,6 +136,7 @@ class Session:
 
     def begin(self, first: int) -> None:
         """Makes what steps from `first` on need, and says so."""
+        opening.together(self.checkpoints.set_aside)
         self.first = first
         self._sent = private.traffic()
         missing = self.checkpoints.missing
@@ -147,8 +148,9 @@ class Session:
         if isinstance(self.step, ServedStep):
             self.clock.average = statistics.mean
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
-        for line in self.checkpoints.damaged:
-            self.report.say(f"warning: {line}; going on from step {first}")
+        for folder, line in self.checkpoints.damaged.items():
+            name = manifest.aside(folder).name
+            self.report.say(f"warning: {line}; kept as {name}, going on from step {first}")
         told = (self.experiment, self.layout, self.opened.data, self.state, first)
         self.report.say(words.run(*told, self.opened.total))
         self._note_begin(first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,10 @@ def restore(
     alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
     opened = opening.open_run(experiment, alone, where, data_dir)
     about = {"experiment": config.as_dict(experiment)}
-    step = Checkpoints(folder / "checkpoints", opened.state, where, 1, about).restore()
+    checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
+    step = checkpoints.restore()
+    for line in checkpoints.damaged.values():
+        print(f"warning: {line}; step {step} is used", file=sys.stderr)
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
         raise error.on_every_rank(speaker=where.is_chief)
