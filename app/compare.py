@@ -104,7 +104,7 @@ def main(
 def train(flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, place: Path) -> int:
     """One run from its beginning, its output beside its workdir.
 
-    It is not restarted: its clock and counters would be those of the last attempt.
+    It is not restarted: its counters would be those of the last attempt.
     """
     shutil.rmtree(place, ignore_errors=True)
     settings = [f"--set={setting}" for setting in rule.settings]

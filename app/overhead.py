@@ -53,7 +53,7 @@ def main(
     never = Run(folder, data_dir, compare_every=0)
     session = Session(opened, layout, where, never, Clock())
     session.begin(0)
-    commit = Commit(opened.state)
+    commit = Commit(opened.state, session.clock)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     done = CHUNK // 2  # a multiple of CHUNK is in the middle of a chunk
     chunk(session, "watched", range(done))  # the first step compiles

@@ -116,15 +116,15 @@ def broadcast(variables: Sequence[tf.Variable], root: int = 0) -> None:
         variable.assign(value)
 
 
-def broadcast_text(text: str) -> str:
-    """Rank 0's text on every process."""
+def broadcast_text(text: str, root: int = 0) -> str:
+    """The text of `root` on every process."""
     if _size() == 1:
         return text
     encoded = np.frombuffer(text.encode(), np.uint8)
-    length = hvd.broadcast(tf.constant([len(encoded)]), 0, name="text_length").numpy()[0]
-    if _rank():
+    length = hvd.broadcast(tf.constant([len(encoded)]), root, name="text_length").numpy()[0]
+    if _rank() != root:
         encoded = np.zeros(length, np.uint8)
-    return bytes(hvd.broadcast(tf.constant(encoded), 0, name="text").numpy()).decode()
+    return bytes(hvd.broadcast(tf.constant(encoded), root, name="text").numpy()).decode()
 
 
 def agree(error: UserError | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,20 @@ from app.training.state import State
 
 
 class Commit:
-    """The state after a step, in this process's memory.
+    """The state after a step, and the seconds until it, in this process's memory.
 
     Attributes:
         step: steps done; -1 before the first sync.
     """
 
-    def __init__(self, state: State) -> None:
-        self.state, self.step = state, -1
-        self._snapshot = state.snapshot()
+    def __init__(self, state: State, clock: Clock) -> None:
+        self.state, self.clock, self.step = state, clock, -1
+        self._snapshot, self._counted = state.snapshot(), clock.counted()
 
     def take(self, step: int) -> None:
         """Commits the state as it is."""
-        self.step, self._snapshot = step, self.state.snapshot()
+        self.step = step
+        self._snapshot, self._counted = self.state.snapshot(), self.clock.counted()
 
     def sync(self, checkpoints: Checkpoints) -> int:
         """Gives every rank the furthest commit of any, or the newest checkpoint; returns its step.
@@ -53,11 +55,15 @@ class Commit:
         steps = replicas.gather(np.array([self.step + 1]))[:, 0] - 1
         furthest = int(np.argmax(steps))
         if steps[furthest] < 0:
-            self.take(checkpoints.restore())
+            step = checkpoints.restore()
+            self.clock.resume(checkpoints.counted)
+            self.take(step)
             return self.step
         self.state.assign(self._snapshot)
         named = self.state.named()
         replicas.broadcast([named[name] for name in sorted(named)], furthest)
+        counted = replicas.broadcast_text(json.dumps(self._counted), furthest)
+        self.clock.resume(json.loads(counted))
         self.take(int(steps[furthest]))
         return self.step
 
@@ -68,7 +74,7 @@ def train(opened: Opened, layout: Layout, run: Run, clock: Clock) -> dict[str, A
     Raises:
         UserError: as `Session.train`.
     """
-    membership, commit = Membership(), Commit(opened.state)
+    membership, commit = Membership(), Commit(opened.state, clock)
     while True:
         heartbeat.beat("joining")
         try:

@@ -35,7 +35,9 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     with contextlib.ExitStack() as stack:
         session = Session(opened, layout, where, run, clock)
         opening.together(lambda: claim(experiment, layout, where, run, stack))
-        return session.train(session.checkpoints.restore())
+        first = session.checkpoints.restore()
+        clock.resume(session.checkpoints.counted)
+        return session.train(first)
 
 
 def claim(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def compose(
         done: steps.
         found: metrics by split, the table of stages, the baseline.
     """
-    experiment, state = opened.experiment, opened.state
+    experiment, state, each = opened.experiment, opened.state, clock.typical()
     return {
         "experiment": config.as_dict(experiment),
         "layout": config.as_dict(layout),
@@ -37,8 +36,8 @@ def compose(
         "steps": done,
         "finished": done >= opened.total,
         **found,
-        "examples_per_second": experiment.global_batch / clock.typical() if clock.steps else None,
-        "seconds": time.monotonic() - clock.begin,
+        "examples_per_second": experiment.global_batch / each if each else None,
+        "seconds": clock.seconds,
         "peak_memory_bytes": replicas.each(peak_memory_bytes()),
         "weights_sha256": state.sha256(),
     }

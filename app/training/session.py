@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -146,7 +145,7 @@ class Session:
         args = (self.experiment, self.layout, self.state, mine, order)
         self.step = opening.make_step(*args, furthest=rest.start - 1)
         if isinstance(self.step, ServedStep):
-            self.clock.average = statistics.mean
+            self.clock.in_bursts = True
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for folder, line in self.checkpoints.damaged.items():
             name = manifest.aside(folder).name
@@ -157,6 +156,8 @@ class Session:
         batches = opening.training_batches(self.experiment, self.opened.data, self.where, order)
         log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
         self.feed = Feed(batches, mine, order, log if self.run.log_examples else None)
+        if first < self.last or not self.checkpoints.is_evaluated:
+            self.clock.begin()  # else its seconds are among those that were counted
 
     def compute(self, s: int) -> tuple[dict[str, Any], float]:
         """Step `s`, from data to weights; returns its metrics and its learning rate."""
@@ -182,9 +183,9 @@ class Session:
             told = ("loss", "accuracy", "gradient_norm", "staleness")
             numbers = {n: float(values[n]) for n in told if n in values}
             epoch = done * e.global_batch / self.opened.data.num_train
-            speed = e.global_batch / self.clock.recent()
+            speed = e.global_batch / (self.clock.recent() or math.inf)
             self.report.step(
-                {"step": done, "epoch": epoch, "seconds": sum(self.clock.steps), **numbers,
+                {"step": done, "epoch": epoch, "seconds": self.clock.training, **numbers,
                  "learning_rate": rate, "examples_per_second": speed}, is_last,
             )  # fmt: skip
 
@@ -263,7 +264,7 @@ class Session:
         self._saved_at = time.monotonic()
         metrics = self.metrics.get(self.evaluator.split, {})
         missing = self.step.ledger.missing() if isinstance(self.step, ServedStep) else ()
-        error = self.checkpoints.save(done, metrics, missing)
+        error = self.checkpoints.save(done, metrics, missing, self.clock.counted())
         if is_awaited:
             opening.together(lambda: _must(self.checkpoints.wait()))
         elif error:
