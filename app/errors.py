@@ -75,7 +75,7 @@ class PreemptedError(UserError):
 def is_lost_peer(error: BaseException) -> bool:
     """Whether Horovod, or a parameter server's client, failed because another process did.
 
-    The type alone says so of a server's client. Horovod's operators fail with TensorFlow's
+    Of a server's client the type says so. Horovod's operators fail with TensorFlow's
     UnknownError, as a Python function in a graph does: the one begins with Horovod's own words or
     with the place in Gloo's sources, the other with the name of the exception that was raised.
     """

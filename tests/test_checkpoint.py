@@ -209,8 +209,8 @@ def test_what_cannot_be_read_is_named_and_the_one_before_is_used(
 def test_checkpoints_that_cannot_be_listed_are_one_error(checkpoints, monkeypatch):
     written(checkpoints, 10)
     Unreadable(monkeypatch, BROKEN, lambda path: path == checkpoints.folder)
-    told = rf"cannot read {checkpoints.folder} \(Input/output error\)"
-    with pytest.raises(CheckpointError, match=told):
+    message = rf"cannot read {checkpoints.folder} \(Input/output error\)"
+    with pytest.raises(CheckpointError, match=message):
         checkpoints.restore()
 
 
@@ -262,8 +262,8 @@ def test_of_one_that_is_rejected_again_the_latter_is_left(single):
 def test_who_only_reads_names_it_and_sets_nothing_aside(tiny, single, joined, capfd):
     found = trained.evaluate(tiny, Layout(), joined, single.folder.parent, "")
     assert found["step"] == 10
-    told = f"warning: {newest(single)} is damaged: .* is missing; step 10 is used\n"
-    assert re.match(told, capfd.readouterr().err)
+    message = f"warning: {newest(single)} is damaged: .* is missing; step 10 is used\n"
+    assert re.match(message, capfd.readouterr().err)
     assert manifest.steps(single.folder) == [10, 20]
 
 
@@ -278,8 +278,8 @@ def test_a_run_says_what_it_sets_aside(tiny, train, tmp_path, capfd):
     train(tiny, stop_at_step=2, checkpoint_every=1)
     data(tmp_path / "run/checkpoints/step-00000002").unlink()
     result = train(tiny, keep=1)
-    told = r"step-00000002 is damaged: .*; kept as damaged-step-00000002, going on from step 1\n"
-    assert re.search(rf"warning: \S+{told}", capfd.readouterr().out)
+    message = r"step-00000002 is damaged: .*; kept as damaged-step-00000002, going on from step 1\n"
+    assert re.search(rf"warning: \S+{message}", capfd.readouterr().out)
     assert result["finished"]
     assert manifest.steps(tmp_path / "run/checkpoints") == [4]
 
