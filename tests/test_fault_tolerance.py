@@ -72,6 +72,23 @@ def faulty():
 """
 
 
+KILLED_LATE = """
+@dataclass(frozen=True)
+class Late(Images):
+    def open(self, data_dir):
+        data = super().open(data_dir)
+        def baseline():
+            time.sleep(4)
+            os.kill(os.getpid(), signal.SIGKILL)
+        data.baseline = baseline
+        return data
+
+def late():
+    e = tiny()
+    return dataclasses.replace(e, data=Late(**vars(e.data)))
+"""
+
+
 @pytest.fixture
 def user(tmp_path):
     (tmp_path / "mine.py").write_text(SHALLOW + FAULTY)
@@ -308,6 +325,17 @@ def test_no_process_is_left_when_the_launcher_is_killed(user):
     job.rank(1, step=5)
     job.process.send_signal(signal.SIGKILL)
     assert job.end()[0] == -signal.SIGKILL
+
+
+def test_a_rank_killed_at_the_baseline_does_not_undo_the_run(user):
+    """The other one has left by then, as the run is done."""
+    with (user / "mine.py").open("a") as file:
+        file.write(KILLED_LATE)
+    told = ["train", "--experiment=mine.py:late", f"--workdir={user / 'run'}", "--set=steps=4"]
+    code, out = Job(2, user, told).end()
+    assert code == 0, out
+    assert "rank 0 " in out and "was killed by SIGKILL; the run is done and written" in out, out
+    assert result(user / "run")["finished"] and result(user / "run")["baseline"] is None
 
 
 def test_two_jobs_and_one_workdir(user):

@@ -196,6 +196,19 @@ def test_a_hang_is_ended_and_its_stacks_are_written(tmp_path):
     assert "in loop_for_ever" in report and "reading" in report
 
 
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(9)"])
+def test_a_rank_lost_at_the_baseline_of_a_run_that_is_written_is_no_failure(tmp_path, how):
+    job = Supervised(tmp_path, f"heartbeat.beat(heartbeat.BASELINE, 7); {how}")
+    code, text = job.end()
+    assert code == errors.DONE and job.attempts == 1, text
+    assert "rank 0" in text and "the run is done and written, without its baseline" in text
+
+
+def test_stopped_at_the_baseline_is_stopped(tmp_path):
+    job = Supervised(tmp_path, "heartbeat.beat(heartbeat.BASELINE, 7); leave(42)")
+    assert job.end()[0] == errors.PREEMPTED and job.attempts == 1
+
+
 def test_a_rank_that_waits_for_another_is_not_named(monkeypatch):
     pid = os.getpid()
     waits = heartbeat.Beat(pid, 0, 25, heartbeat.FINISHING, 1.0)

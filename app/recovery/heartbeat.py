@@ -21,6 +21,7 @@ from pathlib import Path
 FOLDER = "SCALEPROOF_HEARTBEATS"  # environment variable
 ASK = signal.SIGUSR2
 LENGTH = 200  # bytes of a beat, filled up with spaces
+BASELINE = "at the baseline"  # all that a run leaves is written but this
 FINISHING = "finishing"  # the step: it computes its last micro-batch, then waits for the others
 
 

@@ -163,8 +163,10 @@ class Job:
 
     def end(self) -> End:
         """How it ended; to be called before `kill`, as it looks at what still lives."""
-        codes, beats = self._codes(), self.beats()
+        left, beats = self._codes(), self.beats()
         step = max((b.step for b in beats), default=0)
+        written = {b.pid: errors.DONE for b in beats if b.doing == heartbeat.BASELINE}
+        codes = written | left
         wrong = sorted(set(codes.values()) - {errors.DONE})
         if self.is_elastic:  # those that were lost on the way do not count
             is_done = errors.DONE in codes.values()
@@ -172,9 +174,12 @@ class Job:
             is_done = bool(codes) and not wrong and {b.pid for b in beats} <= codes.keys()
         if self.process.poll() == 0 and is_done:
             return End(errors.DONE, step=step)
+        if is_done and written:
+            reason = f"{self._lost(left, beats)}; the run is done and written, without its baseline"
+            return End(errors.DONE, reason, step)
         if wrong and wrong[0] != errors.LOST_PEER:  # what follows from a cause has a higher code
             return End(wrong[0], step=step)
-        return End(errors.LOST_PEER, self._lost(codes, beats), step)
+        return End(errors.LOST_PEER, self._lost(left, beats), step)
 
     def kill(self) -> None:
         """Ends every process that is left, and forgets the attempt."""

@@ -125,7 +125,7 @@ class Supervisor:
         return is_broken and not self._asked and self.limits.restarts > 0
 
     def _last_word(self, end: End, fruitless: int) -> int:
-        if end.code not in (errors.DONE, errors.PREEMPTED) and end.reason:
+        if end.reason:
             given_up = f" Given up after {fruitless} restarts." if fruitless else ""
             self.tell(f"{end.reason}.{given_up}")
         if end.code != errors.DONE:

@@ -26,7 +26,7 @@ def compose(
         layout: of the last session.
         clock: of the run.
         done: steps.
-        found: metrics by split, the table of stages, the baseline.
+        found: metrics by split, the table of stages, bytes that were sent.
     """
     experiment, state, each = opened.experiment, opened.state, clock.typical()
     return {
@@ -36,6 +36,7 @@ def compose(
         "steps": done,
         "finished": done >= opened.total,
         **found,
+        "baseline": None,
         "examples_per_second": experiment.global_batch / each if each else None,
         "seconds": clock.seconds,
         "peak_memory_bytes": replicas.each(peak_memory_bytes()),

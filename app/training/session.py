@@ -21,14 +21,14 @@ import tensorflow as tf
 
 from app import config, straggler
 from app.config import Experiment, Layout
-from app.errors import MembershipChangedError, NumbersError, PreemptedError
+from app.errors import MembershipChangedError, NumbersError, PreemptedError, UserError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.recovery import heartbeat, manifest, preemption, private
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import divergence, opening, outcome, vote
+from app.training import baseline, divergence, opening, outcome, vote
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
@@ -252,11 +252,15 @@ class Session:
             self.commit(done)
         if has_changed and not is_asked:
             raise MembershipChangedError
-        if is_asked and not is_last:
-            raise PreemptedError(
-                f"stopped after step {done} of {self.opened.total} and saved: the same command "
-                f"with --workdir={run.workdir} goes on"
-            ).on_every_rank(speaker=self.where.is_chief)
+        if is_asked:
+            raise self.preempted(done)
+
+    def preempted(self, done: int) -> UserError:
+        """The end of a run that is to stop: no result, and an earlier one as it was."""
+        return PreemptedError(
+            f"stopped after step {done} of {self.opened.total} and saved: the same command with "
+            f"--workdir={self.run.workdir} goes on"
+        ).on_every_rank(speaker=self.where.is_chief)
 
     def save(self, done: int, is_awaited: bool) -> None:
         """Begins a checkpoint; waits for the last one, which must succeed."""
@@ -279,15 +283,20 @@ class Session:
         return evaluate_weights(self.evaluator, self.opened.mirror or self.state)
 
     def result(self, done: int) -> dict[str, Any]:
-        """The run as it stands, which rank 0 writes."""
-        metrics = self.metrics or self.evaluate() or {}  # the former if a step was run
+        """The run as it stands, which rank 0 writes.
+
+        Raises:
+            PreemptedError: stopped while it is evaluated.
+        """
+        metrics = self.metrics or self.evaluate()  # the former if a step was run
+        if metrics is None:
+            raise self.preempted(done)
         is_cut = isinstance(self.step, PipelinedStep) and self.layout.devices > 1
         table = self.step.table() if is_cut else []  # type: ignore[union-attr]
         for line in words.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
-        baseline = self.opened.data.baseline() if self.where.is_chief else None
-        found = {"metrics": metrics, "stages": table, "baseline": baseline}
+        found = {"metrics": metrics, "stages": table}
         sent = private.traffic() - self._sent
         found |= {"bytes_sent_per_step": self.step.bytes_sent, "network_bytes": sent or None}
         if isinstance(self.step, ServedStep):
@@ -295,6 +304,8 @@ class Session:
         result = outcome.compose(self.opened, self.layout, self.clock, done, found)
         result["workdir"] = str(self.run.workdir)
         if self.where.is_chief:
+            outcome.write(self.run.workdir, result)
+            result["baseline"] = baseline.compute(self.opened.data)
             outcome.write(self.run.workdir, result)
             self.report.say(words.closing(result))
         return result
