@@ -286,7 +286,7 @@ def make_step(
     if layout.workers:
         coordinator = parameter_server.connected()
         return ServedStep(experiment, state, coordinator, layout.workers, order, furthest)
-    kind = PipelinedStep if layout.devices > 1 or layout.exact else Step
+    kind = PipelinedStep if layout.devices > 1 else Step
     step = kind(experiment, layout, state, micro_batches)
     if not exchange.is_local(experiment.update):
         return step

@@ -15,10 +15,11 @@ from typing import Any
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.parallel import placement, schedule, topology, tree
+from app.parallel import placement, schedule
 from app.parallel.pipeline import Pipeline, Span
 from app.parallel.schedule import Task
-from app.training import exchange, update
+from app.training import sums as summing
+from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch, Record
 from app.training.state import State
 from app.training.sums import InPlace, Tree
@@ -143,10 +144,7 @@ class PipelinedStep:
         lengths[-1] += 1  # [loss, correct]
         start = sum(lengths[:index])  # names on the wire do not depend on the cut
         names = [f"sum{start + k}" for k in range(lengths[index])]
-        if layout.exact:
-            return Tree(parts[index], names, nodes(self.experiment, layout), layout.processes)
-        args = (self.experiment, layout.processes, parts[index], names, len(self.micro_batches))
-        return InPlace(parts[index], exchange.make(*args))
+        return summing.make(self.experiment, layout, parts[index], names, self.micro_batches)
 
 
 class _Work:
@@ -183,8 +181,8 @@ class _Work:
             if gradient is not None:
                 gradient = [tf.identity(g) for g in gradient]
             gradient, values = part.backward(record, self._told(task), gradient)
-            place = tf.constant(self.step.micro_batches[task.micro_batch])
-            self.step.sums[task.part].add(place, values)
+            sums = self.step.sums[task.part]
+            sums.hold(self.step.micro_batches[task.micro_batch], sums.accumulate(values))
         return placement.fetched(part.part.device, gradient)
 
     def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
@@ -193,7 +191,7 @@ class _Work:
         for i in self.step.held_by(stage):
             part = self.step.state.parts[i]
             with tf.device(part.device):
-                sums = self.step.sums[i].total()
+                sums = self.step.sums[i].total(self.step.sums[i].held())
                 result[i] = sums, self.step.norms[i](part, sums)
         return result
 
@@ -205,13 +203,6 @@ class _Work:
             if self.step.parts[task.part].is_last
             else micro_batch._replace(targets=None)
         )
-
-
-def nodes(experiment: Experiment, layout: Layout) -> list[tree.Node]:
-    """The subtrees of every process, in rank order."""
-    total = experiment.num_micro_batches
-    shares = [topology.share(total, layout.processes, r) for r in range(layout.processes)]
-    return [node for share in shares for node in tree.subtrees(share)]
 
 
 def _spec(tensor: tf.Tensor | None) -> tf.TensorSpec | None:

@@ -12,7 +12,7 @@ on their way:
 With one micro-batch a process this is plain data parallelism in one compiled function.
 (What is compiled here is TensorFlow's own operations throughout: AutoGraph would look for
 Python's control flow to convert, find none, and take seconds of every rank's start.)
-Several stages, and `exact`, take the step of `pipelined.py`.
+Several stages take the step of `pipelined.py`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.training import exchange, update
+from app.training import sums, update
 from app.training.differentiation import Differentiation, MicroBatch, Values
 from app.training.state import State
-from app.training.sums import InPlace
+from app.training.sums import Subtrees
 
 
 class Step:
@@ -44,8 +44,7 @@ class Step:
         self.model = Differentiation(experiment, state, 0)
         count = len(self.part.trainable) + len(self.part.statistics) + 1
         names = [f"sum{i}" for i in range(count)]
-        args = (experiment, layout.processes, self.part, names, len(micro_batches))
-        self.sums = InPlace(self.part, exchange.make(*args), len(micro_batches) > 1)
+        self.sums = sums.make(experiment, layout, self.part, names, micro_batches)
 
     @property
     def bytes_sent(self) -> float:
@@ -62,35 +61,27 @@ class Step:
         """Runs step `step` on this process's next micro-batches at learning rate `rate`."""
         first = step * self.experiment.num_micro_batches
         learning_rate = tf.constant(rate, tf.float32)
-        *early, last = (tf.constant(first + place, tf.int64) for place in self.micro_batches)
-        for number in early:
+        for place in self.micro_batches[:-1]:
             inputs, targets, _ = next(batches)
-            self._accumulate(inputs, targets, number)
+            number = tf.constant(first + place, tf.int64)
+            self.sums.hold(place, self._accumulate(inputs, targets, number))
         inputs, targets, _ = next(batches)
-        return self._finish(inputs, targets, last, learning_rate)
+        number = tf.constant(first + self.micro_batches[-1], tf.int64)
+        return self._finish(inputs, targets, number, learning_rate, self.sums.held())
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _accumulate(self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor) -> None:
-        self.sums.add(number, self._values(inputs, targets, number))
+    def _accumulate(
+        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor
+    ) -> list[tf.Tensor]:
+        return self.sums.accumulate(self._values(inputs, targets, number))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _finish(
-        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, rate: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        values = self._values(inputs, targets, number)
-        if len(self.micro_batches) == 1:
-            sums = [tf.convert_to_tensor(value) for value in values]
-        else:
-            # An embedding's rows join the sum that is there already.
-            for variable, value in zip(self.sums.variables, values, strict=True):
-                if isinstance(value, tf.IndexedSlices):
-                    variable.scatter_add(value)
-            sums = [
-                early if isinstance(value, tf.IndexedSlices) else early + value
-                for early, value in zip(self.sums.take(), values, strict=True)
-            ]
-        sums = self.sums.reduce(sums)
-        metrics = update.apply(self.experiment, self.state, [sums], rate)
+        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, rate: tf.Tensor,
+        held: Subtrees,
+    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        total = self.sums.total(held, self._values(inputs, targets, number))
+        metrics = update.apply(self.experiment, self.state, [total], rate)
         self.sums.settle(metrics["finite"])
         return metrics
 

@@ -2,20 +2,27 @@
 
 `InPlace` adds to accumulators as the micro-batches come, and exchanges. `Tree` adds along
 the fixed tree of `parallel/tree.py`, inside and between processes, so that the sum has the
-same bits on any number of them.
+same bits on any number of them. A step uses them alike:
+
+    in a graph, for each micro-batch but the last     values = sums.accumulate(values)
+    between graphs                                    sums.hold(place, values)
+    in the last graph                                 sums.total(sums.held(), the last's values)
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from app.parallel import placement, replicas, tree
+from app.config import Experiment, Layout
+from app.parallel import placement, replicas, topology, tree
+from app.training import exchange
 from app.training.exchange import AllReduce, nbytes
 from app.training.state import Part
 
 Values = list[Any]  # tensors; a gradient of an embedding table may be tf.IndexedSlices
+Subtrees: TypeAlias = list[list[tf.Tensor]]  # the sums of each, left to right
 
 
 class InPlace:
@@ -38,30 +45,47 @@ class InPlace:
                     self.variables.append(tf.Variable(tf.zeros(shape), trainable=False))
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def add(self, place: tf.Tensor, values: Values) -> None:
+    def accumulate(self, values: Values) -> list[tf.Tensor]:
         """Adds a micro-batch's values; of an embedding's gradient only the rows it has."""
         for variable, value in zip(self.variables, values, strict=True):
             if isinstance(value, tf.IndexedSlices):
                 variable.scatter_add(value)
             else:
                 variable.assign_add(value)
+        return []
 
-    @tf.function(autograph=False)
-    def take(self) -> list[tf.Tensor]:
-        """The sums so far, which start from zero again."""
+    def hold(self, place: int, values: list[tf.Tensor]) -> None:
+        """Has nothing to keep between graphs."""
+
+    def held(self) -> Subtrees:
+        """Has kept nothing between graphs."""
+        return []
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def total(self, held: Subtrees, last: Values | None = None) -> list[tf.Tensor]:
+        """Computes the sums over the step, as the update rule has it.
+
+        Args:
+            held: nothing.
+            last: the last micro-batch's values, if they are not added yet.
+        """
+        if not self.variables:
+            return self.exchange([tf.convert_to_tensor(value) for value in last or ()])
+        rest = last or [None] * len(self.variables)
+        # An embedding's rows join the sum that is there already.
+        for variable, value in zip(self.variables, rest, strict=True):
+            if isinstance(value, tf.IndexedSlices):
+                variable.scatter_add(value)
         sums = [tf.identity(variable) for variable in self.variables]
         for variable in self.variables:
             variable.assign(tf.zeros_like(variable))
-        return sums
-
-    @tf.function(autograph=False)
-    def reduce(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The sums over all processes, as the update rule has it."""
-        return self.exchange(sums)
-
-    def total(self) -> list[tf.Tensor]:
-        """The sums over the step."""
-        return self.reduce(self.take())
+        is_in = [value is None or isinstance(value, tf.IndexedSlices) for value in rest]
+        return self.exchange(
+            [
+                early if done else early + value
+                for early, value, done in zip(sums, rest, is_in, strict=True)
+            ]
+        )
 
     def settle(self, finite: tf.Tensor) -> None:
         """Forgets the step just summed, unless its sums are finite and move the weights."""
@@ -79,48 +103,78 @@ class Tree:
     Args:
         part: whose sums.
         names: of each value on the wire, the same on every process.
-        nodes: the subtrees of every process, in rank order.
-        processes: of the job; 1 sums nothing between processes.
+        shares: the micro-batches of every process, in rank order.
+        own: those of this one.
     """
 
-    def __init__(
-        self, part: Part, names: list[str], nodes: list[tree.Node], processes: int
-    ) -> None:
-        self.names, self.nodes, self.processes = names, nodes, processes
+    def __init__(self, part: Part, names: list[str], shares: list[range], own: range) -> None:
+        self.names, self.own, self.processes = names, own, len(shares)
+        self.nodes = [node for share in shares for node in tree.subtrees(share)]
         self.device = part.device
         self.bytes_sent = 0.0  # by this process in a step, as `exchange` counts
         self._subtrees: list[tuple[tree.Node, list[tf.Tensor]]] = []
 
-    def add(self, place: int, values: Values) -> None:
+    @tf.function(autograph=False, reduce_retracing=True)
+    def accumulate(self, values: Values) -> list[tf.Tensor]:
+        """Makes a micro-batch's values dense, to be held."""
+        return [tf.convert_to_tensor(value) for value in values]
+
+    def hold(self, place: int, values: list[tf.Tensor]) -> None:
         """Adds the values of the micro-batch at `place` of the step; places ascend."""
-        tree.merge(self._subtrees, (int(place), 1), self._dense(values), self._add)
+        tree.merge(self._subtrees, (place, 1), values, self._add)
 
-    def total(self) -> list[tf.Tensor]:
-        """The sums over the step, along the tree."""
-        subtrees, self._subtrees = [sums for _, sums in self._subtrees], []
-        with tf.device(placement.horovods(self.device)):
-            return self._total(subtrees)
-
-    def settle(self, finite: tf.Tensor) -> None:
-        """Nothing of a step is left for later ones."""
+    def held(self) -> Subtrees:
+        """Takes the sums of the subtrees so far."""
+        sums, self._subtrees = [sums for _, sums in self._subtrees], []
+        return sums
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _dense(self, values: Values) -> list[tf.Tensor]:
-        return [tf.convert_to_tensor(value) for value in values]
+    def total(self, held: Subtrees, last: Values | None = None) -> list[tf.Tensor]:
+        """Computes the sums over the step, along the tree.
+
+        Args:
+            held: sums of this process's subtrees.
+            last: the last micro-batch's values, if they are not in one of these yet.
+        """
+        with tf.device(placement.horovods(self.device)):
+            before = self.own if last is None else self.own[:-1]
+            subtrees = list(zip(tree.subtrees(before), held, strict=True))
+            if last is not None:
+                tree.merge(subtrees, (self.own[-1], 1), self.accumulate(last), self._add)
+            self.bytes_sent = 0.0  # counted as the graph is made
+            columns = zip(*(sums for _, sums in subtrees), strict=True)
+            return [
+                self._over_processes(list(values), name)
+                for name, values in zip(self.names, columns, strict=True)
+            ]
+
+    def _over_processes(self, subtrees: list[tf.Tensor], name: str) -> tf.Tensor:
+        """One value's sum, from this process's subtrees."""
+        if self.processes == len(self.nodes) == 2:  # of two numbers there is one sum
+            self.bytes_sent += nbytes(subtrees[0])
+            return replicas.all_reduce(subtrees[0], name)
+        each = tf.stack(subtrees)
+        if self.processes > 1:
+            self.bytes_sent += (self.processes - 1) * nbytes(each)
+            each = replicas.all_gather(each, name)
+        return tree.total(self.nodes, tf.unstack(each, num=len(self.nodes)), tf.add)
 
     @tf.function(autograph=False)
     def _add(self, left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
         return [a + b for a, b in zip(left, right, strict=True)]
 
-    @tf.function(autograph=False)
-    def _total(self, subtrees: list[list[tf.Tensor]]) -> list[tf.Tensor]:
-        sums = []
-        self.bytes_sent = 0.0
-        for name, values in zip(self.names, zip(*subtrees, strict=True), strict=True):
-            each = tf.stack(values)
-            if self.processes > 1:
-                self.bytes_sent += (self.processes - 1) * nbytes(each)
-                each = replicas.all_gather(each, name)
-            each = tf.unstack(each, num=len(self.nodes))
-            sums.append(tree.total(self.nodes, each, tf.add))
-        return sums
+    def settle(self, finite: tf.Tensor) -> None:
+        """Keeps nothing of a step that could be forgotten."""
+
+
+def make(
+    experiment: Experiment, layout: Layout, part: Part, names: list[str], micro_batches: range
+) -> InPlace | Tree:
+    """Makes the sums of a layout; `micro_batches` are this process's places in a step."""
+    if layout.exact:
+        total = experiment.num_micro_batches
+        shares = [topology.share(total, layout.processes, r) for r in range(layout.processes)]
+        return Tree(part, names, shares, micro_batches)
+    args = (experiment, layout.processes, part, names, len(micro_batches))
+    is_adding = len(micro_batches) > 1 or layout.devices > 1
+    return InPlace(part, exchange.make(*args), is_adding)
