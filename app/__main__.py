@@ -11,6 +11,7 @@ serve      answer HTTP requests with an exported --model
 benchmark  measure steps, input, scaling, all-reduce and stages on this machine
 benchmark inference   predictions a second and their latency, by layout and batch
 benchmark serving     answers a second of an exported model's server, by clients
+benchmark peers       training steps a second beside PyTorch's, by turns
 verify     train a few steps on many layouts, and compare each with the serial run
 overhead   what watching, comparing and saving cost, when nothing breaks
 trace      a picture of when each stage ran which micro-batch

@@ -207,6 +207,16 @@ def benchmark_serving_command() -> int:
     return load.main(given, folder)
 
 
+def benchmark_peers_command() -> int:
+    """Measures training steps beside PyTorch's; see app/peers/benchmark.py."""
+    from app.peers import benchmark, cases
+
+    found = cases.cases(FLAGS.cases, len(os.sched_getaffinity(0)))
+    folder = Path(FLAGS.output or workdir.default("peers"))
+    workdir.writable(folder, "--output")
+    return benchmark.main(found, FLAGS.pairs, FLAGS.seconds, folder)
+
+
 def benchmark_cell_command() -> None:
     """Measures prediction on one layout; see app/inference/cell.py."""
     experiment, layout, sizes = asked.to_measure()
@@ -333,6 +343,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "benchmark": benchmark_command,
     "benchmark inference": benchmark_inference_command,
     "benchmark serving": benchmark_serving_command,
+    "benchmark peers": benchmark_peers_command,
     "benchmark cell": benchmark_cell_command,
     "verify": verify_command,
     "trace": trace_command,

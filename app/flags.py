@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from app import chaos, errors, rules
+from app.peers import cases
 
 FLAGS = flags.FLAGS
 
@@ -138,7 +139,9 @@ flags.DEFINE_integer("max_text", 100_000, "Bytes of a text in UTF-8.", lower_bou
 _define_seconds("request_seconds", 30, "For a request to arrive.")
 flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "That benchmark inference measures.")
 flags.DEFINE_list("clients", ["8", "64"], "At once, that benchmark serving measures.")
-_define_seconds("seconds", 5, "Of a round of benchmark serving.")
+_define_seconds("seconds", 5, "Of a round of benchmark serving, of a turn of benchmark peers.")
+flags.DEFINE_list("cases", list(cases.NAMES), "That benchmark peers measures.")
+flags.DEFINE_integer("pairs", 5, "Turns of each side in benchmark peers.", lower_bound=1)
 
 # Flags that only some commands read.
 OF_TRAINING = (
@@ -160,15 +163,18 @@ READERS |= {flag: ("serve",) for flag in OF_SERVER}
 OF_LOAD = ("model", "threads", "max_batch", "batch_wait_ms", "queue")  # of its servers
 READERS |= {flag: ("serve", "benchmark serving") for flag in OF_LOAD}
 MEASURES = ("benchmark inference", "benchmark cell")
+PEERS = "benchmark peers"
 READERS |= {
-    "output": ("predict", "export", "benchmark serving", *MEASURES),
+    "output": ("predict", "export", "benchmark serving", PEERS, *MEASURES),
     "weights": ("predict", "export"),
     "variants": ("export",),
     "batch_size": ("predict",),
     "threads": ("predict", "serve", "benchmark serving", "benchmark cell"),
     "top": ("predict",),
     "clients": ("benchmark serving",),
-    "seconds": ("benchmark serving",),
+    "seconds": ("benchmark serving", PEERS),
+    "cases": (PEERS,),
+    "pairs": (PEERS,),
     "max_pixels": ("predict", "export", "serve"),
     "max_text": ("predict", "export", "serve"),
     "batch_sizes": MEASURES,
@@ -178,6 +184,7 @@ READERS |= {
 ONLY: dict[str, tuple[str, ...]] = {
     "serve": (*OF_SERVER, "port", "threads", "max_pixels", "max_text", "grace_seconds"),
     "benchmark serving": (*OF_LOAD, *OF_ITEMS, "output", "clients", "seconds"),
+    PEERS: ("cases", "pairs", "seconds", "output"),
 }
 
 

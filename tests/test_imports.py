@@ -71,8 +71,15 @@ def test_integers_need_no_tensorflow():
     free += ["app/doctor.py"]
     free += [str(p.relative_to(ROOT)) for p in diagnosis if p.name != "rank.py"]
     free += ["app/parallel/tree.py", "app/parallel/schedule.py", "app/parallel/pipeline.py"]
+    both = ("ours", "theirs", "torch_models")
+    free += [f"app/peers/{p.name}" for p in (ROOT / "app/peers").glob("*.py") if p.stem not in both]
     free += ["input/order.py", "input/images.py", "input/text.py", "input/items.py"]
     assert not set(free) & users("tensorflow", "keras")
+
+
+def test_torch_is_of_the_other_side():
+    assert users("torch") == {"app/peers/theirs.py", "app/peers/torch_models.py"}
+    assert users("app.peers.theirs", "app.peers.torch_models") == {"app/peers/theirs.py"}
 
 
 def test_one_gradient_tape_and_one_of_shares():

@@ -1,0 +1,30 @@
+"""A process's end of `turns.py`; PyTorch's environment imports it too, so no packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def serve(path: str, facts: Mapping[str, Any], run: Callable[[int], None]) -> None:
+    """Takes steps whenever the parent says how many, until it closes the socket.
+
+    Args:
+        path: of the parent's socket.
+        facts: what the parent is to know of this process, its `rank` among them.
+        run: takes so many steps.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        with connection.makefile("rw") as lines:
+            lines.write(json.dumps({**facts, "pid": os.getpid()}) + "\n")
+            lines.flush()
+            while line := lines.readline():
+                begin = time.perf_counter()
+                run(int(line))
+                lines.write(f"{time.perf_counter() - begin}\n")
+                lines.flush()
