@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app import command_line, errors, experiments, importing, launch, workdir
+from app import command_line, errors, experiments, importing, kernels, launch, workdir
 from app.config import Layout
 from app.flags import FLAGS
 from app.inference import command_line as asked
@@ -52,6 +52,7 @@ def train_command() -> None:
     experiment, layout = command_line.to_train(processes())
     task = cluster.given() if layout.workers else None
     if task:
+        kernels.choose()
         importing.tensorflow()
         from app.parallel import serving
 
@@ -107,7 +108,7 @@ def predict_command() -> None:
         )
     own = hold_cores(FLAGS.threads)
     with standard.as_files(source, output, FLAGS.format) as (source, output):
-        where, layout = join(layout, exact=True)
+        where, layout = join(layout, exact=True, is_training=False)
         from app.inference import predict
 
         job = predict.Job(
@@ -128,7 +129,7 @@ def predict_command() -> None:
 def export_command() -> None:
     """Exports; see app/inference/export.py."""
     experiment, output = asked.to_export()
-    where, layout = join(Layout())
+    where, layout = join(Layout(), is_training=False)
     from app.inference import export
     from app.training import trained
 
@@ -221,7 +222,7 @@ def benchmark_cell_command() -> None:
     """Measures prediction on one layout; see app/inference/cell.py."""
     experiment, layout, sizes = asked.to_measure()
     own = hold_cores(FLAGS.threads)
-    where, layout = join(layout, exact=True)
+    where, layout = join(layout, exact=True, is_training=False)
     from app.inference import cell
     from app.training import opening, trained
 
@@ -297,6 +298,7 @@ def stage_server_command() -> None:
     """Serves; see app/stage_server.py."""
     if not FLAGS.port:
         raise errors.UsageError("stage-server needs --port.")
+    kernels.choose()
     importing.tensorflow()
     from app import stage_server
 
@@ -322,8 +324,16 @@ def hold_cores(most: int) -> list[int]:
     return own
 
 
-def join(layout: Layout, exact: bool = False) -> tuple[Any, Layout]:
-    """Imports TensorFlow, and joins the job; `exact` even if the layout is not."""
+def join(layout: Layout, exact: bool = False, is_training: bool = True) -> tuple[Any, Layout]:
+    """Imports TensorFlow, and joins the job.
+
+    Args:
+        layout: of the job.
+        exact: be exact even if the layout is not.
+        is_training: take the kernels of training, and not TensorFlow's own choice.
+    """
+    if is_training:
+        kernels.choose()
     importing.tensorflow()
     from app.training import opening
 

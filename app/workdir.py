@@ -76,7 +76,7 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
 
 def claim(
     workdir: Path, reference: str, settings: list[str], experiment: Experiment,
-    layout: dict[str, Any], versions: dict[str, str],
+    layout: dict[str, Any], versions: dict[str, str], kernels: dict[str, str],
 ) -> None:  # fmt: skip
     """Writes config.json: everything needed to run the same again."""
     workdir.mkdir(parents=True, exist_ok=True)
@@ -86,6 +86,7 @@ def claim(
         "experiment": as_dict(experiment),
         "layout": layout,
         "versions": versions,
+        "kernels": kernels,
     }
     partial = workdir / ".config.json"
     partial.write_text(json.dumps(config, indent=1) + "\n")

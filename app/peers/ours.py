@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import os
 import sys
 from collections.abc import Callable
 
-from app import importing
+from app import importing, kernels
 from app.peers import child
 from app.peers.cases import RATE, Case, case
 
+kernels.choose()
 importing.tensorflow()
 
 import tensorflow as tf
@@ -35,7 +35,7 @@ def main(name: str, path: str) -> None:
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "sizes": sizes(state),
         "version": f"TensorFlow {importlib.metadata.version('tensorflow')}",
-        "settings": f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS', 'not set')}",
+        "settings": f"kernels: {kernels.text(kernels.names())}",
     }
     child.serve(path, facts, run)
 

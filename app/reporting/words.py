@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from app import kernels
 from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
@@ -26,10 +27,11 @@ def run(
     ]
     each = f"{max(shares)} to {min(shares)} each"
     threads = tf.config.threading.get_intra_op_parallelism_threads()
+    processes = f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} threads a process"
     where = (
         served(experiment, layout)
         if layout.workers
-        else f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} threads a process"
+        else f"{processes}, kernels of {kernels.text(kernels.names())}"
     )
     cut = f"\n{pipeline(layout, state, min(shares))}" if layout.devices > 1 else ""
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from app import config, workdir
+from app import config, kernels, workdir
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel import replicas
@@ -34,7 +34,8 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         return elastic.train(opened, layout, run, clock)
     with contextlib.ExitStack() as stack:
         session = Session(opened, layout, where, run, clock)
-        opening.together(lambda: claim(experiment, layout, where, run, stack))
+        claimed = opening.together(lambda: claim(experiment, layout, where, run, stack))
+        session.warnings += claimed
         first = session.checkpoints.restore()
         clock.resume(session.checkpoints.counted)
         return session.train(first)
@@ -42,21 +43,30 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
 
 def claim(
     experiment: Experiment, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
-) -> None:
+) -> list[str]:
     """Locks the workdir for as long as `stack` lasts and writes config.json, on rank 0.
+
+    Returns what the run should be warned of.
 
     Raises:
         UsageError: another job has the folder, or it cannot be written.
     """
     if not where.is_chief:
-        return
+        return []
     try:
         stack.enter_context(lock.held(run.workdir))
+        begun = (workdir.read(run.workdir) or {}).get("kernels")
         workdir.claim(
             run.workdir, run.reference, list(run.settings), experiment,
-            config.as_dict(layout), replicas.versions(),
+            config.as_dict(layout), replicas.versions(), kernels.names(),
         )  # fmt: skip
     except OSError as error:
         raise UsageError(
             f"cannot write to {run.workdir} ({error.strerror}): give another --workdir."
         ) from None
+    if not layout.exact or begun in (None, kernels.names()):
+        return []
+    return [
+        f"the run was begun with kernels of {kernels.text(begun)} and goes on with those of "
+        f"{kernels.text(kernels.names())}: its bits will be those of neither"
+    ]

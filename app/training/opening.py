@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import tensorflow as tf
 
-from app import config, validation
+from app import config, kernels, validation
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
 from app.parallel import parameter_server, replicas, topology
@@ -32,6 +32,7 @@ from input.batches import DataSet
 from models import ModelError
 
 Result = TypeVar("Result")
+SAME = "Give all machines the same files, flags and --workdir"
 AnyStep: TypeAlias = Step | PipelinedStep | LocalStep | ServedStep
 
 
@@ -79,7 +80,7 @@ def together(action: Callable[[], Result]) -> Result:
     return cast(Result, result)
 
 
-def agree_on(what: str, ours: dict[str, Any]) -> None:
+def agree_on(what: str, ours: dict[str, Any], way_out: str = SAME) -> None:
     """Goes on if all ranks have the same.
 
     Raises:
@@ -92,11 +93,25 @@ def agree_on(what: str, ours: dict[str, Any]) -> None:
         if text != theirs:
             lines = config.differences(json.loads(text), json.loads(theirs))
             raise UsageError(
-                f"this rank has another {what} than rank 0: {'; '.join(lines)}. Give all machines "
-                "the same files, flags and --workdir."
+                f"this rank has another {what} than rank 0: {'; '.join(lines)}. {way_out}."
             )
 
     together(compare)
+
+
+def agree_on_kernels(exact: bool) -> None:
+    """Goes on if all ranks compute with the same kernels; with `exact`, for the same processor.
+
+    Raises:
+        UsageError: on every rank; shows what differs.
+    """
+    found = kernels.names()
+    if exact:
+        way_out = "--exact needs one kind of processor: leave it out, or limit all to the lesser"
+        agree_on("kind of kernel", found, f"{way_out} ({kernels.LIMITS[0]}=AVX2)")
+    else:
+        way_out = f"Set {kernels.VARIABLE} to 0 or 1 on all machines"
+        agree_on("kind of kernel", {"library": found["library"]}, way_out)
 
 
 def open_data(experiment: Experiment, data_dir: str) -> DataSet:

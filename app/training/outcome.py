@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app import config
+from app import config, kernels
 from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.reporting.clock import Clock
@@ -32,6 +32,7 @@ def compose(
     return {
         "experiment": config.as_dict(experiment),
         "layout": config.as_dict(layout),
+        "kernels": kernels.names(),
         "changes_numbers": changes_numbers(experiment, layout, int(state.skips)),
         "steps": done,
         "finished": done >= opened.total,

@@ -100,6 +100,7 @@ class Session:
         self.experiment: Experiment = opened.experiment
         self.state: State = opened.state
         opening.agree_on("set-up", opened.facts())
+        opening.agree_on_kernels(layout.exact)
         about = {"experiment": config.as_dict(self.experiment), "versions": replicas.versions()}
         folder = run.workdir / "checkpoints"
         self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
@@ -108,6 +109,7 @@ class Session:
         self._saved_at = time.monotonic()
         self.wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
         self.metrics: Metrics = {}
+        self.warnings: list[str] = []  # to be said as it begins
         rounds = math.ceil(run.stop_at_step / self.experiment.update.local_steps)
         stop = rounds * self.experiment.update.local_steps  # where all hold the same
         self.last = min(opened.total, stop or opened.total)
@@ -149,7 +151,9 @@ class Session:
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for folder, line in self.checkpoints.damaged.items():
             name = manifest.aside(folder).name
-            self.report.say(f"warning: {line}; kept as {name}, going on from step {first}")
+            self.warnings.append(f"{line}; kept as {name}, going on from step {first}")
+        for line in self.warnings:
+            self.report.say(f"warning: {line}")
         told = (self.experiment, self.layout, self.opened.data, self.state, first)
         self.report.say(words.run(*told, self.opened.total))
         self._note_begin(first)
