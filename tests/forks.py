@@ -56,17 +56,19 @@ class Forks:
 
     def run(
         self, np: int, cwd: Path, target: str, arguments: Any, variables: dict[str, str],
-        limit: float,
+        limit: float, ends_with_first: bool = False,
     ) -> Ended:  # fmt: skip
         """Calls `module:function` on np ranks, whose environment is `variables`.
 
-        After `limit` seconds a rank writes its stacks, and is killed.
+        After `limit` seconds a rank writes its stacks, and is killed; with `ends_with_first` all
+        others are, once the first has ended.
         """
         with tempfile.TemporaryDirectory(prefix="forks-") as name:
             folder = Path(name)
             (folder / "arguments").write_bytes(pickle.dumps(arguments))
             job = {"np": np, "cwd": str(cwd), "target": target, "folder": name, "limit": limit}
-            codes = self._ask(job | {"variables": variables})
+            job |= {"variables": variables, "ends_with_first": ends_with_first}
+            codes = self._ask(job)
             out = [(folder / f"{rank}.out").read_text() for rank in range(np)]
             err = [(folder / f"{rank}.err").read_text() for rank in range(np)]
             found = [folder / f"{rank}.pickle" for rank in range(np)]

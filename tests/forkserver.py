@@ -48,6 +48,8 @@ def run(job: dict[str, Any]) -> list[int]:
     codes: dict[int, int] = {}
     end = time.monotonic() + job["limit"] + 1  # when they have written their stacks
     while len(codes) < len(ranks) and time.monotonic() < end:
+        if job["ends_with_first"] and ranks[0] in codes:
+            break
         time.sleep(0.005)
         for pid in set(ranks) - codes.keys():
             ended, status = os.waitpid(pid, os.WNOHANG)

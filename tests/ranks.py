@@ -16,6 +16,8 @@ from typing import Any
 
 import forks
 
+from app.parallel import cluster, tfrun
+
 ROOT = Path(__file__).parent.parent
 TINY = """
 from app.config import Experiment, Optimization
@@ -108,3 +110,29 @@ def call(np: int, cwd: Path, function: Callable, *arguments: Any, limit: float =
     found = forks.of_ranks(env).run(np, cwd, target, arguments, env, limit)
     assert not any(found.codes), f"exit codes {found.codes}\n" + "\n".join(found.err)
     return found.values
+
+
+def served(workers: int, servers: int, cwd: Path, *arguments: str, limit: float = 300):
+    """`forked` for a parameter-server job; what is returned is the chief's."""
+    counts = {"chief": 1, "ps": servers, "worker": workers}
+    ports = iter(tfrun.free_ports(sum(counts.values())))
+    tasks = cluster.Cluster(
+        {job: tuple(f"127.0.0.1:{next(ports)}" for _ in range(n)) for job, n in counts.items()}
+    )
+    environments = [tasks.environment(job, i) for job, n in counts.items() for i in range(n)]
+    env = environment({cluster.PATIENCE: "60"})
+    server = forks.of_ranks(env)
+    command = (environments, list(arguments))
+    found = server.run(len(environments), cwd, "ranks:task", command, env, limit, True)
+    return subprocess.CompletedProcess(arguments, found.codes[0], found.out[0], found.err[0])
+
+
+def task(environments: list[dict[str, str]], arguments: list[str]) -> None:
+    """One of a job that has no ranks."""
+    import app.__main__
+
+    own = environments[int(os.environ["HOROVOD_RANK"])]
+    for name in [name for name in os.environ if name.startswith("HOROVOD_")]:
+        del os.environ[name]
+    os.environ.update(own)
+    sys.exit(app.__main__.main(arguments))

@@ -7,9 +7,10 @@ from input.text import Text
 
 
 def shrink(experiment, folder):
-    """The same number of micro-batches and the same recipe, on few small examples."""
+    """The same number of micro-batches and the same recipe, on few small examples: a batch."""
+    examples = max(64, 2 * experiment.num_micro_batches)
     if isinstance(experiment.data, Text):
-        rows = [f"w{i % 90} {'good' * (i % 2)} w{i % 7}\t{i % 2}" for i in range(1024)]
+        rows = [f"w{i % 90} {'good' * (i % 2)} w{i % 7}\t{i % 2}" for i in range(examples)]
         for name, some in (("train", rows), ("test", rows)):
             (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *some]))
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "w", *(f"##{i}" for i in range(10))]
@@ -24,7 +25,7 @@ def shrink(experiment, folder):
     else:
         data = dataclasses.replace(
             experiment.data, dataset="synthetic", size=32, synthetic_classes=10,
-            synthetic_examples=1024,
+            synthetic_examples=examples,
         )  # fmt: skip
         model = dataclasses.replace(experiment.model, depth=18, width=2)
     return dataclasses.replace(
@@ -38,7 +39,7 @@ def test_every_experiment_trains_two_steps(name, train, tmp_path):
     experiment = experiments.load(name)
     result = train(shrink(experiment, tmp_path))
     assert result["steps"] == 2
-    assert result["metrics"]["test"]["examples"] == 1024
+    assert result["metrics"]["test"]["examples"] == max(64, 2 * experiment.num_micro_batches)
 
 
 @pytest.mark.parametrize("name", list(experiments.named()))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ranks import ROOT, SHALLOW, TINY, app
+from ranks import ROOT, SHALLOW, SHORT, app, forked
 
 from app import chaos
 from app.errors import DIVERGED, UsageError
@@ -104,7 +104,7 @@ def alone(tmp_path_factory):
 
     def digest(steps: int) -> str:
         if steps not in known:
-            done = app(1, folder, *flags(folder / str(steps), steps))
+            done = forked(1, folder, *flags(folder / str(steps), steps))
             assert done.returncode == 0, done.stderr[-2000:]
             known[steps] = result(folder / str(steps))["weights_sha256"]
         return known[steps]
@@ -276,8 +276,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
     assert asked <= int(step) < 60
     saved = max((user / "run/checkpoints").glob("step-*/manifest.json"))
     assert json.loads(saved.read_text())["content"]["step"] == int(step)
-    code, out = Job(1, user, arguments).end()
-    assert code == 0 and f"steps {int(step) + 1} to 60" in out, out
+    done = forked(1, user, *arguments)
+    assert done.returncode == 0 and f"steps {int(step) + 1} to 60" in done.stdout, done.stderr
     assert result(user / "run")["weights_sha256"] == alone(60)
 
 
@@ -341,14 +341,14 @@ def test_a_rank_killed_at_the_baseline_does_not_undo_the_run(user):
 def test_two_jobs_and_one_workdir(user):
     job = Job(1, user, flags(user / "run", 5000))
     job.rank(0, step=5)
-    done = app(1, user, *flags(user / "run", 5000))
+    done = forked(1, user, *flags(user / "run", 5000))
     assert done.returncode == 2 and "is used by another job (process" in done.stderr
     job.process.terminate()
     assert job.end()[0] == 42
 
 
 def test_chaos_counts_what_it_did_and_compares(user):
-    (user / "mine.py").write_text(TINY)  # whose writes last long enough to be struck
+    (user / "mine.py").write_text(SHORT)  # whose writes last long enough to be struck
     told = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
     told += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
     told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, app, start
+from ranks import SHALLOW, forked, start
 
 from app.config import Layout
 from app.errors import UsageError
@@ -22,7 +22,7 @@ from models.transformer import Transformer
 
 def words():
     return Experiment(
-        model=Transformer(layers=2, width=16, heads=2, vocabulary=16),
+        model=Transformer(layers=1, width=16, heads=2, vocabulary=16),
         data=Text("train.tsv", vocabulary=".", has_baseline=False), global_batch=32, micro_batch=4,
         steps=2, optimization=Optimization(optimizer="adamw", warmup_epochs=0),
     )
@@ -191,13 +191,13 @@ def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
         ("words.py:words", "in.txt", [(1, 1), (3, 1)]),
     ):
         flags = [f"--experiment={experiment}", "--set", "steps=2", "--workdir=run"]
-        done = app(1, tmp_path, "train", *flags)
+        done = forked(1, tmp_path, "train", *flags)
         assert done.returncode == 0, done.stderr[-3000:]
         outputs = set()
         for np_, stages in layouts:
             name = f"{np_}x{stages}.jsonl"
             flags = ["--workdir=run", f"--input={source}", f"--output={name}"]
-            done = app(np_, tmp_path, "predict", *flags, f"--stages={stages}")
+            done = forked(np_, tmp_path, "predict", *flags, f"--stages={stages}")
             assert done.returncode == 0, done.stderr[-3000:]
             outputs.add((tmp_path / name).read_text())
             (tmp_path / name).unlink()

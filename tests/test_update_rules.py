@@ -1,5 +1,6 @@
 """Update rules: that none loses an update or counts one twice."""
 
+import functools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from ranks import DENSE, ROOT, SHALLOW, TINY, app
+from ranks import DENSE, ROOT, SHALLOW, app, forked, served
 
 from app.errors import UsageError
 from app.parallel import cluster, tfrun
@@ -60,9 +61,21 @@ def test_a_cluster_is_described_to_each_of_its_tasks():
     assert cluster.given({}) is None
 
 
-def train(user, np, name, *flags, experiment="mine.py:tiny", launch=True):
-    command = ["train", f"--experiment={experiment}", f"--workdir={name}", *flags]
-    done = app(np, user, *(["launch"] if launch and np == 1 else []), *command)
+def test_a_job_has_as_many_servers_as_it_is_given(tmp_path, monkeypatch):
+    """Its chief ends when it has seen all tasks begin, and so ends the job."""
+    monkeypatch.chdir(tmp_path)
+    begin = "import os, time; from app.parallel import cluster; task = cluster.given(); "
+    begin += "open(f'{task.job}{task.index}', 'w').close()\n"
+    begin += "while task.job != 'chief' or len(os.listdir()) < 6: time.sleep(0.01)"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert tfrun.Tasks(2, 3, [sys.executable, "-c", begin]).run() == 0
+    assert sorted(os.listdir()) == ["chief0", "ps0", "ps1", "ps2", "worker0", "worker1"]
+
+
+def train(user, np, name, *flags, servers=0):
+    """Trains on forked ranks, or workers if there are servers; returns the result."""
+    run = functools.partial(served, np, servers) if servers else functools.partial(forked, np)
+    done = run(user, "train", "--experiment=mine.py:tiny", f"--workdir={name}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((user / name / "result.json").read_text())
 
@@ -86,9 +99,11 @@ SGD = "--set=optimization.weight_decay=0"
 
 @pytest.mark.ranks
 def test_synchronous_parameter_server_training_is_serial_training(user):
-    train(user, 1, "serial", launch=False)
-    one = train(user, 1, "one", SERVED, "--set=update.staleness=none")  # nobody to be stale for
-    two = train(user, 2, "two", SERVED, "--parameter_servers=3", "--set=update.staleness=0")
+    train(user, 1, "serial")
+    alone = "--set=update.staleness=none"  # nobody to be stale for
+    one = train(user, 1, "one", SERVED, alone, servers=1)
+    together = ["--set=update.staleness=0", "--parameter_servers=3"]
+    two = train(user, 2, "two", SERVED, *together, servers=3)
     for name in ("one", "two"):
         assert_same(user, "serial", name, rtol=2e-4, atol=2e-6)
     assert one["staleness"] == two["staleness"] == {"0": 6}
@@ -96,7 +111,7 @@ def test_synchronous_parameter_server_training_is_serial_training(user):
     assert (one["shares_given"], two["shares_given"]) == (6, 12)
     assert (one["shares_computed"], two["shares_computed"]) == (6, 12)
     assert not two["changes_numbers"] and two["layout"]["workers"] == 2
-    done = app(1, user, "evaluate", "--workdir=two")  # anywhere, by one process
+    done = forked(1, user, "evaluate", "--workdir=two")  # anywhere, by one process
     assert json.loads(done.stdout)["test"]["accuracy"] == two["metrics"]["test"]["accuracy"]
 
 
@@ -126,7 +141,8 @@ def test_local_rounds_are_where_a_run_is_looked_at_and_continued(user):
 
 @pytest.mark.ranks
 def test_adasum_and_top_k_train_and_say_so(user):
-    (user / "mine.py").write_text(TINY)  # gradients that are worth compressing
+    wide = SHALLOW.replace("Shallow()", "Shallow(256)")  # whose gradients are worth compressing
+    (user / "mine.py").write_text(wide)
     adasum = train(user, 2, "adasum", "--set=update.kind=adasum")
     top = train(user, 2, "top", "--set=update.compression=topk", "--set=update.topk=0.01")
     whole = train(user, 2, "whole")
@@ -160,7 +176,7 @@ def wait_for(path, text, limit=120):
 def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     command = [sys.executable, "-m", "app", "launch", "train", SERVED,
                "--experiment=dense.py:dense", "--set=update.staleness=none", "--workdir=run",
-               "--checkpoint_every=25", "--keep=99",
+               "--checkpoint_every=25", "--keep=99", "--set=steps=900",
                "--log_examples", "--log_every=10"]  # fmt: skip
     env = os.environ | {"NP": "2", "PYTHONPATH": str(ROOT)}
     with (user / "log").open("w") as log:
@@ -169,12 +185,12 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
         )
         try:
             metrics = user / "run/metrics.jsonl"
-            wait_for(metrics, '"step": 300')
+            wait_for(metrics, '"step": 100')
             for address in [a for j in cluster.JOBS for _, a in tasks(j, job.pid).values()]:
                 with pytest.raises(ConnectionRefusedError):  # its network is its own
                     socket.create_connection(address.split(":"), timeout=2)
             os.kill(tasks("worker", job.pid)[1][0], signal.SIGKILL)
-            wait_for(metrics, '"step": 800')
+            wait_for(metrics, '"step": 400')
             os.kill(tasks("ps", job.pid)[0][0], signal.SIGKILL)
             assert job.wait(240) == 0, (user / "log").read_text()[-3000:]
         finally:
@@ -183,7 +199,7 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     told = (user / "log").read_text()
     assert "worker 1 (pid" in told and "parameter server 0 (pid" in told and "Traceback" not in told
     result = json.loads((user / "run/result.json").read_text())
-    assert result["steps"] == result["updates_applied"] == 1500
+    assert result["steps"] == result["updates_applied"] == 900
     assert sum(result["staleness"].values()) == result["shares_given"] <= result["shares_computed"]
     # The worker's death was no restart; after the server's, what was missing, then the rest.
     events = list(map(json.loads, (user / "run/recovery.jsonl").read_text().splitlines()))
@@ -193,8 +209,8 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     missing = manifest.get("missing", [])
     lines = list(map(json.loads, (user / "run/examples-0.jsonl").read_text().splitlines()))
     given = [line["step"] - 1 for line in lines if line["session"] == lines[-1]["session"]]
-    assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 1500)]
-    assert sum(result["staleness"].values()) == 1500 - first
+    assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 900)]
+    assert sum(result["staleness"].values()) == 900 - first
 
 
 @pytest.mark.ranks
@@ -205,9 +221,9 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
     chief = cluster.Cluster(tasks).environment("chief", 0)
     flags = ["train", "--experiment=mine.py:tiny", SERVED, "--workdir=run"]
     begin = time.monotonic()
-    done = app(1, user, *flags, "--trusted_network", **chief)
+    done = forked(1, user, *flags, "--trusted_network", **chief)
     assert done.returncode == 2 and f"ps 0 does not answer at 127.0.0.1:{free}" in done.stderr
-    assert "after 10 s" in done.stderr  # and some to import TensorFlow: under 20 in all
+    assert "after 10 s" in done.stderr
     assert "Traceback" not in done.stderr and time.monotonic() - begin < 60
     if private.reachable_interfaces():
         done = app(1, user, *flags, **chief)
@@ -217,5 +233,5 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
         ps = cluster.Cluster(tasks).environment("ps", 0)
         done = app(1, user, *flags, "--trusted_network", **ps)
         assert done.returncode == 2 and f"port {free} cannot be used" in done.stderr
-    done = app(1, user, *flags, "--parameter_servers=100", **chief | {"TF_CONFIG": ""})
+    done = forked(1, user, *flags, "--parameter_servers=100", **chief | {"TF_CONFIG": ""})
     assert done.returncode == 2 and "TF_CONFIG" in done.stderr
