@@ -41,8 +41,9 @@ def shallow(tiny) -> Experiment:
 
 
 @pytest.fixture
-def words(sentences) -> Experiment:
-    """The sentences with one layer."""
+def words(tmp_path) -> Experiment:
+    """Sentences of one length of a batch, and one layer."""
+    sentences = sentences_in(tmp_path, longest=6)
     return dataclasses.replace(sentences, model=dataclasses.replace(sentences.model, layers=1))
 
 
@@ -55,12 +56,15 @@ def sentences(tmp_path) -> Experiment:
     return sentences_in(tmp_path)
 
 
-def sentences_in(folder: Path) -> Experiment:
-    """The experiment, with its data in a folder."""
+def sentences_in(folder: Path, longest: int = 19) -> Experiment:
+    """The experiment, with its data in a folder: texts of so many letters at most.
+
+    A step is compiled for each length of a batch, a multiple of 8: few are sooner there.
+    """
     random = np.random.default_rng(0)
     rows = ["text\tlabel"]
     for i in range(200):
-        letters = random.choice(list("abcdefghij"), random.integers(1, 20))
+        letters = random.choice(list("abcdefghij"), random.integers(1, longest + 1))
         rows.append(f"{' '.join(letters)} {['bad', 'good'][i % 2]}\t{i % 2}")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "train.tsv").write_text("\n".join(rows))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from ranks import ROOT, SHALLOW
 
 from app import config
 from app.config import Layout
@@ -24,6 +25,8 @@ from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import Step
 from input.images import Images
+
+pytestmark = pytest.mark.faults
 
 SPEC = tf.TensorSpec([None, 16, 16, 3])
 
@@ -407,10 +410,8 @@ cp -r small/run kept
 
 
 def test_a_full_disk_and_one_that_cannot_be_written(tmp_path):
-    """600 kB hold one or two checkpoints of the tiny experiment, not four."""
-    from ranks import ROOT, TINY
-
-    (tmp_path / "mine.py").write_text(TINY)
+    """600 kB hold one or two checkpoints of the experiment, not four."""
+    (tmp_path / "mine.py").write_text(SHALLOW.replace("Shallow()", "Shallow(512)"))
     (tmp_path / "small").mkdir()
     (tmp_path / "job.sh").write_text(FULL)
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -7,6 +7,8 @@ from app.config import Layout
 from app.errors import DataError, UsageError
 from app.settings import override
 
+pytestmark = pytest.mark.fast
+
 
 def test_settings_are_typed(tiny):
     settings = [

@@ -21,7 +21,7 @@ from app import chaos
 from app.errors import DIVERGED, UsageError
 from app.recovery import heartbeat
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.faults]
 STEPS = 60
 # The tiny experiment with a shallow model. Each micro-batch comes PAUSE seconds late, so that a
 # job is caught in time on any machine; the second rank does as FAULT says as it reads its 100th.

@@ -20,6 +20,8 @@ from app import config, experiments, validation, workdir
 from app.config import Layout
 from app.errors import UsageError
 
+pytestmark = pytest.mark.fast
+
 OWN = (
     TINY
     + """

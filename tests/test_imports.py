@@ -10,6 +10,8 @@ import pytest
 
 from app import importing
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parent.parent
 FILES = [p for folder in ("app", "models", "input") for p in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -15,6 +15,8 @@ from PIL import Image
 from input import InputError, items, pixels
 from input.raw import Limits
 
+pytestmark = pytest.mark.fast
+
 
 def encoded(kind="PNG", size=(5, 4)):
     file = io.BytesIO()

@@ -6,6 +6,8 @@ import pytest
 
 from app.parallel.ledger import Ledger
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_ledger_counts_staleness_and_knows_what_is_missing():
     ledger = Ledger(range(4), None)

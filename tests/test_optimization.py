@@ -6,6 +6,8 @@ from app.config import Optimization
 from app.experiments import resnet50_imagenet
 from app.training.optimization import learning_rate, update
 
+pytestmark = pytest.mark.fast
+
 
 def test_goyal_schedule():
     e = resnet50_imagenet()

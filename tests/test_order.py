@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
 from app.parallel.topology import share
 from input.order import Order
+
+pytestmark = pytest.mark.fast
 
 
 def test_an_epoch_holds_every_example_once():

@@ -31,16 +31,32 @@ LAYOUTS = [
 
 
 @pytest.fixture
-def brief(sentences):
-    """The sentences with two layers: four blocks."""
-    return override(sentences, ["model.layers=2"])
+def brief(tmp_path):
+    """Sentences of two lengths of a batch, and two layers: four blocks."""
+    return brief_in(tmp_path)
+
+
+def brief_in(folder, longest=13):
+    return override(sentences_in(folder, longest), ["model.layers=2"])
+
+
+@pytest.fixture
+def even(tmp_path):
+    """The same, of one length."""
+    return brief_in(tmp_path, longest=6)
+
+
+@pytest.fixture
+def images(tiny):
+    """Eight micro-batches of images, four blocks, two slots and an average of each weight."""
+    settings = ["global_batch=32", "optimization.optimizer=adamw", "optimization.ema_decay=0.9"]
+    return override(tiny, settings)
 
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """What the serial run of `brief` gives: the state's values, and the metrics of each step."""
-    brief = override(sentences_in(tmp_path_factory.mktemp("serial")), ["model.layers=2"])
-    state, _, metrics = trained(brief, Layout())
+    state, _, metrics = trained(brief_in(tmp_path_factory.mktemp("serial")), Layout())
     return {name: variable.numpy() for name, variable in state.named().items()}, metrics
 
 
@@ -85,16 +101,16 @@ def test_a_resnet_is_cut_too(tiny):
         np.testing.assert_allclose(state.named()[name], variable, atol=1e-3, err_msg=name)
 
 
-def test_every_variable_is_on_its_stage(brief):
-    state, _, _ = trained(brief, Layout(stages=4), steps=1)
+def test_every_variable_is_on_its_stage(images):
+    state, _, _ = trained(images, Layout(stages=4), steps=1)
     for stage, part in enumerate(state.parts):
         variables = [*part.trainable, *(v for slot in part.slots for v in slot)]
         variables += part.averages
         assert {tf.DeviceSpec.from_string(v.device).device_index for v in variables} == {stage}
 
 
-def test_a_split_layer_has_a_share_of_each_weight_on_each_device(brief):
-    state, step, _ = trained(brief, Layout(stages=2, tensor=2, cut=(2, 2)), steps=1)
+def test_a_split_layer_has_a_share_of_each_weight_on_each_device(even):
+    state, step, _ = trained(even, Layout(stages=2, tensor=2, cut=(2, 2)), steps=1)
     rows = step.table()
     assert [(row["stage"], row["device"][-5:]) for row in rows] == [
         (0, "CPU:0"), (0, "CPU:1"), (1, "CPU:2"), (1, "CPU:3"),
@@ -113,8 +129,8 @@ def test_a_split_layer_has_a_share_of_each_weight_on_each_device(brief):
     assert all(row["activation_bytes"] > 0 for row in rows)
 
 
-def test_the_gradient_of_a_share_is_computed_where_the_share_is(brief):
-    _, step, _ = trained(brief, Layout(tensor=2), steps=1)
+def test_the_gradient_of_a_share_is_computed_where_the_share_is(even):
+    _, step, _ = trained(even, Layout(tensor=2), steps=1)
     (part,) = step.parts
 
     @tf.function
@@ -136,8 +152,8 @@ def test_the_gradient_of_a_share_is_computed_where_the_share_is(brief):
 
 
 @pytest.mark.parametrize(("schedule", "alive"), [("1f1b", [4, 3, 2, 1]), ("gpipe", [8, 8, 8, 8])])
-def test_memory_follows_the_schedule(brief, schedule, alive):
-    _, step, _ = trained(brief, Layout(stages=4, schedule=schedule), steps=1)
+def test_memory_follows_the_schedule(images, schedule, alive):
+    _, step, _ = trained(images, Layout(stages=4, schedule=schedule), steps=1)
     assert step.most_alive == alive
 
 
@@ -190,29 +206,29 @@ def test_what_cannot_be_cut_is_refused(sentences, train, layout, words):
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_checkpoint_does_not_know_the_cut(brief, train):
-    whole = train(brief, "whole")
-    train(brief, "parts", Layout(stages=4), stop_at_step=1)
-    train(brief, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
-    parts = train(brief, "parts")
+def test_a_checkpoint_does_not_know_the_cut(words, train):
+    whole = train(words, "whole")
+    train(words, "parts", Layout(stages=3), stop_at_step=1)
+    train(words, "parts", Layout(stages=2, tensor=2), stop_at_step=2)
+    parts = train(words, "parts")
     assert parts["finished"]
     for split in ("test", "test_average"):
         loss = whole["metrics"][split]["loss"]
         assert parts["metrics"][split]["loss"] == pytest.approx(loss, 1e-4)
-    validation.validate(brief, Layout())
+    validation.validate(words, Layout())
 
 
 def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):
-    short = override(sentences, ["data.max_length=16", "model.positions=16"])
+    short = override(sentences, ["data.max_length=16", "model.positions=16", "model.layers=1"])
     trained(short, Layout(stages=2), steps=1)
     long = override(sentences, ["model.positions=16"])
     with pytest.raises(UsageError, match=r"model\.positions is 16"):
         opening.open_data(long, "")
 
 
-def test_recomputation_holds_inputs_and_one_micro_batch(sentences):
+def test_recomputation_holds_inputs_and_one_micro_batch(even):
     held = [
-        trained(sentences, Layout(stages=2, schedule="gpipe", recompute=r), steps=1)[1].table()
+        trained(even, Layout(stages=2, schedule="gpipe", recompute=r), steps=1)[1].table()
         for r in (False, True)
     ]
     all_of_them, inputs = ([row["activation_bytes"] for row in rows] for rows in held)

@@ -4,6 +4,8 @@ import pytest
 
 from app.parallel.placement import Placement, balanced
 
+pytestmark = pytest.mark.fast
+
 
 def slowest(times, cut):
     bounds = list(itertools.accumulate(cut, initial=0))

@@ -228,7 +228,7 @@ def texts(tmp_path):
     """A folder with labelled texts of letters, a vocabulary and an experiment."""
     random = np.random.default_rng(0)
     letters = "abcdefghijklmnop"
-    rows = [" ".join(random.choice(list(letters), random.integers(1, 20))) for _ in range(200)]
+    rows = [" ".join(random.choice(list(letters), random.integers(1, 14))) for _ in range(200)]
     lines = ["text\tlabel", *(f"{row}\t{i % 2}" for i, row in enumerate(rows))]
     (tmp_path / "texts.tsv").write_text("\n".join(lines))
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters]))
@@ -257,7 +257,7 @@ def test_exact_is_bit_identical_for_any_cut(texts):
 
 
 def test_verify_passes_a_model_of_one_s_own(texts):
-    small = ["--stages=2", "--tensor=2", "--set=model.layers=1"]
+    small = ["--stages=2", "--tensor=2", "--set=model.layers=1", "--set=data.max_length=8"]
     done = forked(2, texts, "verify", "--experiment=mine.py:tiny", *small)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout

@@ -16,6 +16,8 @@ from app.recovery import heartbeat, lock, manifest, private, processes
 from app.recovery.job import ENDED, LOST, End, Job
 from app.recovery.manifest import DamageError
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).parent.parent
 
 # A rank in five lines: it beats, does what the test says in its n-th attempt, and leaves.

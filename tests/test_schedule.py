@@ -3,6 +3,8 @@ import pytest
 from app.parallel import schedule
 from app.parallel.schedule import Task, orders
 
+pytestmark = pytest.mark.fast
+
 SHAPES = [("gpipe", 4, 1, 8), ("1f1b", 4, 1, 8), ("1f1b", 4, 1, 2), ("1f1b", 1, 1, 3),
           ("1f1b", 4, 2, 8), ("1f1b", 2, 3, 4)]  # fmt: skip
 

@@ -8,6 +8,8 @@ import pytest
 from app.serving import answers
 from app.serving.refusals import RequestError
 
+pytestmark = pytest.mark.fast
+
 
 def test_answers_are_written_as_tensorflow_serving_does():
     one = {"y": np.array([0.2, np.nan, np.inf], np.float32)}

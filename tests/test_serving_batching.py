@@ -12,6 +12,8 @@ from app.serving.batching import Batcher
 from app.serving.pieces import length_class
 from app.serving.refusals import RequestError
 
+pytestmark = pytest.mark.fast
+
 
 class Doubler:
     """Doubles rows, remembers batches, and refuses negative numbers; a gate holds it up."""

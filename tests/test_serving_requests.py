@@ -16,6 +16,8 @@ from app.serving.refusals import RequestError
 from app.serving.signatures import Signature, Spec
 from input.raw import Limits
 
+pytestmark = pytest.mark.fast
+
 ROWS = {"y": Spec("float32", (None,))}
 
 

@@ -6,6 +6,8 @@ import pytest
 from app.errors import DataError, UsageError
 from app.serving import saved, versions
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_newest_version_is_served(tmp_path):
     for version in (2, 10):

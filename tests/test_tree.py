@@ -2,6 +2,8 @@ import pytest
 
 from app.parallel import topology, tree
 
+pytestmark = pytest.mark.fast
+
 
 def expression(total: int, processes: int) -> str:
     """The sum over all micro-batches, written out with its parentheses."""
