@@ -2,7 +2,8 @@
 # Sets everything up once, then runs a command.
 #
 #   ./run.sh                     set up, prepare the digits, train ResNet-50 on them
-#   ./run.sh test [pytest args]  set up, then lint, types and all tests on the CPU
+#   ./run.sh test [pytest args]  set up, then lint, types and all tests on the CPU; some of them:
+#                                -m fast (train nothing), -m ranks, -m faults, -k NAME
 #   ./run.sh setup               set up only
 #   ./run.sh COMMAND [flags]     python -m app COMMAND; see ./run.sh help
 #

@@ -223,6 +223,9 @@ def tiny():
 """
 
 
+ONE_LENGTH = "--set=data.max_length=8"  # of a batch: a step is compiled for each
+
+
 @pytest.fixture
 def texts(tmp_path):
     """A folder with labelled texts of letters, a vocabulary and an experiment."""
@@ -257,7 +260,7 @@ def test_exact_is_bit_identical_for_any_cut(texts):
 
 
 def test_verify_passes_a_model_of_one_s_own(texts):
-    small = ["--stages=2", "--tensor=2", "--set=model.layers=1", "--set=data.max_length=8"]
+    small = ["--stages=2", "--tensor=2", "--set=model.layers=1", ONE_LENGTH]
     done = forked(2, texts, "verify", "--experiment=mine.py:tiny", *small)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout
@@ -278,12 +281,12 @@ def served(texts, servers, flags, np):
     """Trains on stage servers at these ports, in a network that nobody else is in."""
     ports, server_flags = servers
     names = ",".join(f"127.0.0.1:{port}" for port in ports)
-    train_flags = f"--experiment=mine.py:tiny --workdir=served {flags} --servers={names}"
+    train_flags = f"--experiment=mine.py:tiny --workdir=served {flags} {ONE_LENGTH}"
     lines = [
         "ip link set lo up",
         *(f"python -m app stage-server --port={p} {server_flags} > s{p} 2>&1 &" for p in ports),
         f"until [ $(cat s* | grep -c 'on port') = {len(ports)} ]; do sleep 0.5; done",
-        f"horovodrun --gloo -np {np} python -m app train {train_flags}",
+        f"horovodrun --gloo -np {np} python -m app train {train_flags} --servers={names}",
         f"code=$?; kill {' '.join(f'%{i + 1}' for i in range(len(ports)))}; exit $code",
     ]
     (texts / "job.sh").write_text("\n".join(lines))
@@ -294,7 +297,7 @@ def served(texts, servers, flags, np):
 
 def test_stage_servers_change_no_bit(texts):
     """Four servers, 2 processes x 2 stages."""
-    alone = train(texts, 1, "alone", "--exact")
+    alone = train(texts, 1, "alone", "--exact", ONE_LENGTH)
     servers = [43_211, 43_212, 43_213, 43_214], "--exact"
     result = served(texts, servers, "--exact --stages=2", np=2)
     assert result["weights_sha256"] == alone["weights_sha256"]
@@ -303,7 +306,7 @@ def test_stage_servers_change_no_bit(texts):
 
 
 def test_a_stage_server_lends_a_device_a_share(texts):
-    alone = train(texts, 1, "alone")
+    alone = train(texts, 1, "alone", ONE_LENGTH)
     result = served(texts, ([43_221, 43_222], "--tensor=2"), "--stages=2 --tensor=2", np=1)
     assert result["metrics"]["test"]["loss"] == pytest.approx(alone["metrics"]["test"]["loss"])
     assert [row["device"][-19:] for row in result["stages"]] == [
