@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from shallow import Short
 
 from app import experiments
 from input.text import Text
@@ -27,7 +28,7 @@ def shrink(experiment, folder):
             experiment.data, dataset="synthetic", size=32, synthetic_classes=10,
             synthetic_examples=examples,
         )  # fmt: skip
-        model = dataclasses.replace(experiment.model, depth=18, width=2)
+        model = Short(**{**vars(experiment.model), "depth": 18, "width": 2})
     return dataclasses.replace(
         experiment, model=model, data=data, micro_batch=2,
         global_batch=2 * experiment.num_micro_batches, steps=2, epochs=None,
