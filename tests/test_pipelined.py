@@ -226,9 +226,9 @@ def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):
         opening.open_data(long, "")
 
 
-def test_recomputation_holds_inputs_and_one_micro_batch(even):
+def test_recomputation_holds_inputs_and_one_micro_batch(images):
     held = [
-        trained(even, Layout(stages=2, schedule="gpipe", recompute=r), steps=1)[1].table()
+        trained(images, Layout(stages=2, schedule="gpipe", recompute=r), steps=1)[1].table()
         for r in (False, True)
     ]
     all_of_them, inputs = ([row["activation_bytes"] for row in rows] for rows in held)
