@@ -12,8 +12,8 @@ from app.training.differentiation import Differentiation
 
 
 @pytest.fixture
-def small(words):
-    return dataclasses.replace(words, global_batch=16)
+def small(shallow):
+    return dataclasses.replace(shallow, global_batch=16)
 
 
 def test_the_matrix_has_every_kind_of_layout():
@@ -27,8 +27,9 @@ def test_the_matrix_has_every_kind_of_layout():
         assert {getattr(layout, name) for layout in layouts} == values
 
 
-def test_a_sound_model_passes(small, capsys):
-    deep = override(small, ["model.layers=2"])  # as many blocks as 2 stages of 2 chunks need
+def test_a_sound_model_passes(words, capsys):
+    # As many blocks as 2 stages of 2 chunks need.
+    deep = override(words, ["global_batch=16", "model.layers=2"])
     verify.main(deep, Layout(stages=2), Topology(), "")
     out = capsys.readouterr().out
     assert "every layout agrees" in out and "FAIL" not in out
