@@ -71,14 +71,6 @@ def experiment(tiny):
     return dataclasses.replace(tiny, model=Regularised(), optimization=plain, steps=STEPS)
 
 
-@pytest.fixture
-def unfused():
-    """As `--exact` has it: what graph rewriting fuses depends on the cut."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
 def opened(experiment, layout=None):
     layout, data = layout or Layout(), experiment.data.open("")
     placement = opening.placed(experiment, layout, Topology(), data)
@@ -124,7 +116,7 @@ def by_hand(experiment):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_objective_is_what_a_person_would_write(experiment, layout, unfused):
+def test_the_objective_is_what_a_person_would_write(experiment, layout):
     expected, losses = by_hand(experiment)
     state, found = trained(experiment, layout)
     np.testing.assert_allclose(found, losses, rtol=1e-5)
@@ -132,7 +124,7 @@ def test_the_objective_is_what_a_person_would_write(experiment, layout, unfused)
         np.testing.assert_allclose(state.weights[name], value, atol=2e-6, err_msg=name)
 
 
-def test_exact_has_the_same_bits_for_any_cut(experiment, unfused):
+def test_exact_has_the_same_bits_for_any_cut(experiment):
     found = set()
     for cut in ((4,), (2, 2), (3, 1), (2, 1, 1)):
         layout = Layout(stages=len(cut), cut=cut, exact=True, recompute=len(cut) == 3)
