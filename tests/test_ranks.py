@@ -322,3 +322,10 @@ def test_stage_servers_are_not_open_and_must_answer(texts):
     assert done.returncode == 2 and "127.0.0.1:1" in done.stderr
     done = forked(1, texts, "train", *flags, "--servers=127.0.0.1:1")
     assert done.returncode == 2 and "need 2" in done.stderr
+
+
+def test_stage_servers_sum_over_processes_without_exact(texts):
+    alone = train(texts, 1, "alone", ONE_LENGTH)
+    result = served(texts, ([43_231, 43_232, 43_233, 43_234], ""), "--stages=2", np=2)
+    expected = pytest.approx(alone["metrics"]["test"]["loss"], rel=1e-3)
+    assert result["metrics"]["test"]["loss"] == expected

@@ -190,8 +190,9 @@ class _Work:
         result = {}
         for i in self.step.held_by(stage):
             part = self.step.state.parts[i]
-            with tf.device(part.device):
+            with tf.device(placement.horovods(part.device)):  # a stage server knows no Horovod
                 sums = self.step.sums[i].total(self.step.sums[i].held())
+            with tf.device(part.device):
                 result[i] = sums, self.step.norms[i](part, sums)
         return result
 

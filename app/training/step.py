@@ -41,7 +41,8 @@ class Step:
         self.experiment, self.layout, self.state = experiment, layout, state
         self.micro_batches = micro_batches
         self.part = state.parts[0]
-        self.model = Differentiation(experiment, state, 0)
+        # Exact sums are those of a pipeline, whose parts are functions of their own.
+        self.model = Differentiation(experiment, state, 0, is_compiled=layout.exact)
         count = len(self.part.trainable) + len(self.part.statistics) + 1
         names = [f"sum{i}" for i in range(count)]
         self.sums = sums.make(experiment, layout, self.part, names, micro_batches)
