@@ -12,7 +12,7 @@ import pytest
 
 from app import errors
 from app.errors import UsageError
-from app.recovery import heartbeat, lock, manifest, private, processes
+from app.recovery import heartbeat, lock, manifest, private
 from app.recovery.job import ENDED, LOST, End, Job
 from app.recovery.manifest import DamageError
 
@@ -105,17 +105,27 @@ def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, told):
     assert told in text and "Restart 1 of 2" in text
 
 
-def test_a_process_that_ends_while_it_is_killed_is_no_error(monkeypatch):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    kill = psutil.Process.kill
+REAPED = """
+import subprocess, sys
+import psutil
+from app.recovery import processes
 
-    def kill_and_reap(process):
-        kill(process)
-        child.wait()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+kill = psutil.Process.kill
 
-    monkeypatch.setattr(psutil.Process, "kill", kill_and_reap)
-    processes.kill_descendants()
-    assert child.returncode == -9
+def kill_and_reap(process):
+    kill(process)
+    child.wait()
+
+psutil.Process.kill = kill_and_reap
+processes.kill_descendants()
+sys.exit(child.returncode != -9)
+"""
+
+
+def test_a_process_that_ends_while_it_is_killed_is_no_error():
+    """In a process of its own: the descendants of this one are other tests' too."""
+    subprocess.run([sys.executable, "-c", REAPED], cwd=ROOT, check=True, timeout=50)
 
 
 @pytest.mark.parametrize("code", [errors.USAGE, errors.DATA, errors.CHECKPOINT, errors.NUMBERS])
