@@ -2,7 +2,8 @@
 
 TensorFlow takes oneDNN's by itself only on processors with AVX512-VNNI, AVX512-BF16 or AMX. Held to
 AVX2 they are faster too wherever there is a backward pass, and slower for small images where there
-is none (CPU time of a step, one thread; TensorFlow's own kernels / oneDNN's):
+is none (CPU time of a step, one thread, two for training at 224 pixels, on a processor with
+AVX512-BF16, once held to AVX2; TensorFlow's own kernels / oneDNN's):
 
                                 training  AVX2   forward alone  AVX2
     ResNet-50, 32 pixels            3.4    2.7             1.0   0.7

@@ -170,8 +170,8 @@ def test_damage_is_named_and_the_one_before_is_used(checkpoints, damage):
     move(checkpoints.state)
     wanted = (20, twenty) if damage == "another step's folder" else (10, ten)
     assert (checkpoints.restore(), checkpoints.state.sha256()) == wanted
-    (told,) = checkpoints.damaged.values()
-    assert "is damaged: " in told and str(checkpoints.folder) in told
+    (line,) = checkpoints.damaged.values()
+    assert "is damaged: " in line and str(checkpoints.folder) in line
 
 
 class Unreadable:
@@ -205,8 +205,8 @@ def test_what_cannot_be_read_is_named_and_the_one_before_is_used(
     folder = newest(checkpoints)
     Unreadable(monkeypatch, error, lambda path: path.match(f"{folder.name}/{name}"))
     assert (checkpoints.restore(), checkpoints.state.sha256()) == (10, ten)
-    (told,) = checkpoints.damaged.values()
-    assert f"{folder} is damaged: " in told and error.strerror in told
+    (line,) = checkpoints.damaged.values()
+    assert f"{folder} is damaged: " in line and error.strerror in line
 
 
 def test_checkpoints_that_cannot_be_listed_are_one_error(checkpoints, monkeypatch):

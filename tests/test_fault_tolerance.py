@@ -331,8 +331,8 @@ def test_a_rank_killed_at_the_baseline_does_not_undo_the_run(user):
     """The other one has left by then, as the run is done."""
     with (user / "mine.py").open("a") as file:
         file.write(KILLED_LATE)
-    told = ["train", "--experiment=mine.py:late", f"--workdir={user / 'run'}", "--set=steps=4"]
-    code, out = Job(2, user, told).end()
+    command = ["train", "--experiment=mine.py:late", f"--workdir={user / 'run'}", "--set=steps=4"]
+    code, out = Job(2, user, command).end()
     assert code == 0, out
     assert "rank 0 " in out and "was killed by SIGKILL; the run is done and written" in out, out
     assert result(user / "run")["finished"] and result(user / "run")["baseline"] is None

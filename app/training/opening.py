@@ -43,8 +43,8 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
 
     A graph is run as it was written. Of the sum of three scalars in LARS' trust ratio, TensorFlow's
     graph rewriting (Grappler) made a variable to which each was added as it came, so that replicas
-    drifted apart; what it fuses depends on where a model is cut. It made no step measurably faster
-    and the first one twice as long.
+    drifted apart; what it fuses depends on where a model is cut. It made no step measurably
+    faster, and the first one slower.
     """
     beside = Topology(0, 1, *topology.neighbours(os.environ)) if layout.elastic else None
     where = replicas.join(layout.exact, 1 if layout.servers else layout.devices, beside)
