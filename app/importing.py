@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ def tensorflow() -> None:
     Keras imports scikit-learn and Matplotlib wherever they are installed, for wrappers and
     pictures that nobody asks for here: 2 of the 5 s of CPU time that it took every rank.
     """
+    gc.disable()  # nothing of it is garbage, and looking for some takes a tenth of the time
     with chatter.kept(), hidden("matplotlib", "sklearn"):
         import tensorflow
+    gc.freeze()
+    gc.enable()
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # it has a log in Python too
         tensorflow.get_logger().setLevel("ERROR")
 

@@ -81,11 +81,15 @@ def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
         recorded.statistics.append(Statistic(variable, value, momentum))
 
 
-def call(block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor) -> Activations:
-    """Calls one block, giving it what its `call` names."""
+def call(
+    block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor, place: int
+) -> Activations:
+    """Calls one block, giving it what its `call` names; `place` is its own in the model."""
     names = inspect.signature(block.call).parameters
-    given = {"training": training, "seed": seed}
-    return block(x, **{name: value for name, value in given.items() if name in names})
+    given: dict[str, Any] = {"training": training} if "training" in names else {}
+    if "seed" in names:
+        given["seed"] = tf.random.experimental.stateless_fold_in(seed, place)
+    return block(x, **given)
 
 
 def forward(
@@ -94,7 +98,7 @@ def forward(
     """Runs blocks in order; `first` is the place of the first of them in the whole model."""
     recorded: Recorded | None = getattr(_recording, "recorded", None)
     for place, block in enumerate(blocks, first):
-        x = call(block, x, training, tf.random.experimental.stateless_fold_in(seed, place))
+        x = call(block, x, training, seed, place)
         loss = losses.of(block) if recorded else None
         if recorded and loss is not None:
             recorded.losses.append(loss)
@@ -150,11 +154,12 @@ def build(
         digest = hashlib.sha256(f"{seed}/{block.name}".encode()).digest()
         keras.utils.set_random_seed(int.from_bytes(digest[:4], "little"))
         shares.put(block, where)
-        with where[0]():
-            forward([block], x, True, key, place)
-            with recording() as recorded:  # again: Keras may call a layer twice to build it
-                x = forward([block], x, True, key, place)
-        statistics += recorded.statistics
+        if type(block).build is keras.Layer.build:
+            block.built = True  # by the call: Keras would call it on symbols first
+        with where[0](), recording() as recorded:
+            x = forward([block], x, True, key, place)
+        # What is inside it, Keras may have called on symbols first.
+        statistics += [s for s in recorded.statistics if not tf.is_symbolic_tensor(s.value)]
     paths = [v.path for block in blocks for v in block.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:

@@ -54,8 +54,10 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:  # [B, H, W, C]
         """Normalises over B, H and W."""
-        moving = [] if training else [self.moving_mean.value, self.moving_variance.value]
-        mean, variance = moving or (tf.zeros([0]), tf.zeros([0]))
+        if training:
+            mean = variance = tf.zeros([0])
+        else:
+            mean, variance = self.moving_mean.value, self.moving_variance.value
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=self.gamma.value,

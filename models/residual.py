@@ -59,7 +59,7 @@ def pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
         x = tf.nn.avg_pool2d(x, 1, stride, "VALID")  # takes every stride-th pixel
     channels, filters = kernel.shape[-2:]
     y = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, filters]))
-    return tf.reshape(y, tf.concat([tf.shape(x)[:-1], [filters]], 0))
+    return tf.reshape(y, [-1, *x.shape[1:-1], filters])
 
 
 def add_relu(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from app.config import Layout, Optimization
 from app.errors import UsageError
 from app.parallel.topology import Topology
-from app.training import opening, update
+from app.training import opening
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
 from app.training.local import LocalStep
@@ -207,11 +207,14 @@ def test_weights_keep_to_their_constraints(experiment, optimizer, layout):
 def test_a_step_that_is_skipped_moves_no_weight_to_its_constraint(experiment):
     model = Regularised(has_losses=False, has_constraint=True)
     experiment = dataclasses.replace(experiment, model=model)
-    state, _ = opened(experiment)
+    state, stream = opened(experiment)
+    mine = range(experiment.num_micro_batches)
+    step = opening.make_step(experiment, Layout(), state, mine, range(STEPS))
+    bias, kernel = state.weights["head/bias"], state.weights["head/kernel"]
+    bias.assign(np.nan * bias)
+    assert np.linalg.norm(kernel, axis=0).max() > 0.5
     before = state.sha256()
-    part = state.parts[0]
-    sums = [tf.fill(v.shape, np.nan) for v in part.trainable] + [tf.zeros([2])]
-    update.apply(experiment, state, [sums], tf.constant(RATE))
+    assert not step(0, stream, RATE)["finite"]
     assert state.sha256() == before
 
 

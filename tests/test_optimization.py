@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from app.config import Optimization
 from app.experiments import resnet50_imagenet
-from app.training.optimization import learning_rate, update
+from app.training.optimization import learning_rate, trust_ratios, update
 
 pytestmark = pytest.mark.fast
 
@@ -46,8 +46,9 @@ def test_updates_against_numpy(optimizer, nesterov):
     expected, momenta = [w.copy() for w in start], [np.zeros_like(w) for w in start]
     for _ in range(3):
         given = [tf.constant(g, tf.float32) for g in gradients]
-        for w, slot, g in zip(weights, slots, given, strict=True):
-            update(o, w, [slot], g, tf.constant(0.1), tf.constant(1.0))
+        ratios = trust_ratios(o, weights, tf.stack([tf.norm(g) for g in given]))
+        for w, slot, g, ratio in zip(weights, slots, given, ratios, strict=True):
+            update(o, w, [slot], g, ratio, tf.constant(0.1), tf.constant(1.0))
         for w, u, g in zip(expected, momenta, gradients, strict=True):
             step = g.copy()
             if w.ndim > 1:

@@ -35,10 +35,10 @@ def test_parameters(depth):
 def test_stems_and_widths():
     key = tf.zeros([2], tf.int32)
     cifar = build(ResNet(18, width=8, stem="cifar"), 10)
-    assert blocks.call(cifar[0], tf.zeros([2, 32, 32, 3]), False, key).shape == (2, 32, 32, 8)
+    assert blocks.call(cifar[0], tf.zeros([2, 32, 32, 3]), False, key, 0).shape == (2, 32, 32, 8)
     imagenet = build(ResNet(18, width=8), 10)
-    assert blocks.call(imagenet[0], tf.zeros([2, 32, 32, 3]), False, key).shape == (2, 8, 8, 8)
-    assert blocks.forward(cifar, tf.zeros([2, 32, 32, 3]), False, key).shape == (2, 10)
+    assert blocks.call(imagenet[0], tf.zeros([2, 32, 32, 3]), False, key, 0).shape == (2, 8, 8, 8)
+    assert blocks.forward(cifar, tf.zeros([2, 32, 32, 3]), False, key, 0).shape == (2, 10)
 
 
 def test_units_start_as_the_identity():

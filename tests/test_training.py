@@ -14,8 +14,10 @@ from app.settings import override
 from app.training import opening
 from app.training.checkpoint import Checkpoints
 from app.training.elastic import Commit
+from app.training.joined import SMALL
 from app.training.state import State
 from app.training.step import Step
+from models.resnet import ResNet
 
 
 def batches(experiment, processes=1):
@@ -174,9 +176,24 @@ def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
     step = Step(tiny, Layout(), state, range(6))
     for s in range(3):
         step(s, stream, 0.1)
-    traces = [step._accumulate.experimental_get_tracing_count(),
-              step._finish.experimental_get_tracing_count()]  # fmt: skip
-    assert traces == [1, 1]
+    compiled = (step._accumulate, step._finish, step._move)
+    assert [f.experimental_get_tracing_count() for f in compiled] == [1, 1, 1]
+
+
+def test_compiled_functions_are_soon_ready(tiny):
+    """TensorFlow computes constants before a function runs, and copies them; nodes take time."""
+    model = ResNet(depth=18, width=16)
+    experiment = override(dataclasses.replace(tiny, model=model), ["optimization.optimizer=lars"])
+    data, stream = batches(experiment)
+    state = State(experiment, data.input_spec, data.num_classes)
+    step = Step(experiment, Layout(), state, range(6))
+    step(0, stream, 0.1)
+    compiled = (step._accumulate, step._finish, step._move, step.sums.accumulate, step.sums.total)
+    nodes = [f._list_all_concrete_functions()[0].graph.get_operations() for f in compiled]
+    constants = [op for each in nodes for op in each if op.type in ("Const", "Fill")]
+    assert max(op.outputs[0].shape.num_elements() or 0 for op in constants) <= SMALL
+    move, accumulate, total = (len(each) / len(state.trainable) for each in nodes[2:])
+    assert move < 14 and accumulate < 4 and total < 7
 
 
 def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, capsys):

@@ -59,8 +59,8 @@ def test_a_broken_gradient_of_one_stage_fails_loudly(small, capsys, monkeypatch,
 def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch):
     right = update.move
 
-    def move(experiment, part, values, rate, *others):
-        right(experiment, part, values, -rate if part.first else rate, *others)
+    def move(experiment, part, values, norms, rate, *others):
+        right(experiment, part, values, norms, -rate if part.first else rate, *others)
 
     monkeypatch.setattr(update, "move", move)
     with pytest.raises(NumbersError, match="2 stages, gpipe"):

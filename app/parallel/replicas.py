@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import zlib
 from collections.abc import Sequence
 
 import horovod.tensorflow as hvd
@@ -15,8 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from app.errors import UsageError, UserError
+from app.parallel.sharded import Weight
 from app.parallel.topology import Topology
 
+LOAD_BYTES = 2**26  # that are broadcast at once
 STALL_SECONDS = 600  # a rank in a collective waits this long for the others to come
 
 
@@ -106,14 +109,47 @@ def gather(values: np.ndarray) -> np.ndarray:
     return add_up(table, "gather").astype(np.int64)
 
 
-def broadcast(variables: Sequence[tf.Variable], root: int = 0) -> None:
-    """Gives every process the values that `root` has."""
+def broadcast(variables: Sequence[Weight], root: int = 0) -> None:
+    """Gives every process the values that `root` has.
+
+    What all have is not sent: processes of one seed begin with the same weights. The rest travels
+    joined, as each broadcast waits for a round of Horovod's.
+    """
     if _size() == 1:
         return
-    for i, variable in enumerate(variables):
+    loads = _loads(variables)
+    digests = gather(np.array([_digest(load) for load in loads]))  # [ranks, loads]
+    for i, load in enumerate(loads):
+        if not np.ptp(digests[:, i]):
+            continue
         with tf.device("CPU:0"):  # variables of a stage may be in another process
-            value = hvd.broadcast(variable.read_value(), root_rank=root, name=f"variable{i}")
-        variable.assign(value)
+            flat = tf.concat([tf.reshape(v.read_value(), [-1]) for v in load], 0)
+            flat = hvd.broadcast(flat, root_rank=root, name=f"variables{i}")
+            values = tf.split(flat, [v.shape.num_elements() for v in load])
+        for variable, value in zip(load, values, strict=True):
+            variable.assign(tf.reshape(value, variable.shape))
+
+
+def _digest(load: Sequence[Weight]) -> int:
+    digest = 0
+    for variable in load:
+        digest = zlib.crc32(np.ascontiguousarray(variable.numpy()).data, digest)
+    return digest
+
+
+def _loads(variables: Sequence[Weight]) -> list[list[Weight]]:
+    """Variables of one type in loads of about LOAD_BYTES, or of one variable."""
+    loads: list[list[Weight]] = []
+    room: dict[tf.DType, tuple[list[Weight], int]] = {}  # the last load of a type, bytes left
+    for variable in variables:
+        size = variable.shape.num_elements() * variable.dtype.size
+        load, left = room.get(variable.dtype, ([], 0))
+        if size > left:
+            load, left = [], LOAD_BYTES
+            loads.append(load)
+        load.append(variable)
+        room[variable.dtype] = load, left - size
+    return loads
 
 
 def broadcast_text(text: str, root: int = 0) -> str:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from app.config import Experiment, Update
 from app.parallel import placement, replicas
 from app.training import ordered
+from app.training.joined import Joined
 from app.training.state import Part
 
 
@@ -35,10 +36,13 @@ class AllReduce:
             2 (n - 1) / n of what is all-reduced, n - 1 times what is gathered).
     """
 
+    joins_gradients = True  # small ones are exchanged as one: each element is summed for itself
+
     def __init__(self, part: Part, names: list[str], processes: int, rule: Update) -> None:
         self.part, self.names, self.processes, self.rule = part, names, processes, rule
-        beside = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
-        self.devices = beside + [part.device] * (len(names) - len(beside))
+        self.devices = devices(part, len(names))
+        first = 0 if self.joins_gradients else len(part.trainable)
+        self.joined = joined(part, len(names), range(first, len(names)))
         self.bytes_sent = 0.0
 
     def __call__(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -46,24 +50,22 @@ class AllReduce:
         if self.processes == 1:
             return sums
         self.bytes_sent = 0.0  # counted as the graph is made
+        each = zip(self.joined.places, self.joined.shapes, self.joined.join(sums), strict=True)
         results = []
-        for i, (value, name, device) in enumerate(zip(sums, self.names, self.devices, strict=True)):
-            with tf.device(placement.horovods(device)):
-                if i < len(self.part.trainable):
-                    value = tf.ensure_shape(value, self.part.trainable[i].shape)
-                    results.append(self.gradient(i, value))
-                else:
-                    results.append(self.sum(value, name))
-        return results
+        for i, shape, value in each:
+            with tf.device(placement.horovods(self.devices[i])):
+                rule = self.gradient if i < len(self.part.trainable) else self.sum
+                results.append(rule(i, tf.ensure_shape(value, shape)))
+        return self.joined.split(results)
 
     def gradient(self, i: int, value: tf.Tensor) -> tf.Tensor:
         """Of the i-th trainable variable, from all processes'."""
-        return self.sum(value, self.names[i])
+        return self.sum(i, value)
 
-    def sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
-        """An all-reduce."""
+    def sum(self, i: int, value: tf.Tensor) -> tf.Tensor:
+        """All-reduces the i-th value."""
         self.bytes_sent += 2 * (self.processes - 1) / self.processes * nbytes(value)
-        return replicas.all_reduce(value, name)
+        return replicas.all_reduce(value, self.names[i])
 
     def settle(self, finite: tf.Tensor) -> None:
         """Forgets the step just summed, unless its sums are finite and move the weights."""
@@ -77,6 +79,8 @@ class AllReduce:
 
 class _Compressed(AllReduce):
     """Keeps what was not sent, beside each weight; and what it was before the last step."""
+
+    joins_gradients = False
 
     def __init__(self, part: Part, names: list[str], processes: int, rule: Update) -> None:
         super().__init__(part, names, processes, rule)
@@ -116,7 +120,7 @@ class Rounded(_Compressed):
         owed = self.owed(i, value)
         sent = tf.cast(owed, tf.float16)
         self.keep(i, owed - tf.cast(sent, tf.float32))
-        return tf.cast(self.sum(sent, self.names[i]), tf.float32)
+        return tf.cast(self.sum(i, sent), tf.float32)
 
 
 class TopK(_Compressed):
@@ -130,7 +134,7 @@ class TopK(_Compressed):
         size = value.shape.num_elements()
         count = max(1, round(self.rule.topk * size))
         if count * self.processes >= size:
-            return self.sum(value, self.names[i])
+            return self.sum(i, value)
         owed = tf.reshape(self.owed(i, value), [-1])
         _, places = tf.math.top_k(tf.abs(owed), count, sorted=False)
         values = tf.gather(owed, places) + 0 * tf.reduce_sum(owed)  # none hides what is not finite
@@ -159,6 +163,8 @@ class Adasum(AllReduce):
     Args:
         factor: from this process's sums to its own mean: all micro-batches / its own.
     """
+
+    joins_gradients = False
 
     def __init__(
         self, part: Part, names: list[str], processes: int, rule: Update, factor: float
@@ -214,6 +220,21 @@ def is_local(rule: Update) -> bool:
     """Whether processes step alone; after rounds of one step with nothing else, they need not."""
     is_synchronous = rule.local_steps == 1 and rule.outer_rate == 1 and not rule.outer_momentum
     return rule.kind == "local_sgd" and not is_synchronous
+
+
+def devices(part: Part, count: int) -> list[str]:
+    """Where a part's sums are: beside their variables, [loss, correct] on the part's device."""
+    beside = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
+    return beside + [part.device] * (count - len(beside))
+
+
+def joined(part: Part, count: int, which: range) -> Joined:
+    """How a part's sums are joined, as far as these are on its first device."""
+    shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
+    shapes += [tf.TensorShape([2])] * (count - len(shapes))
+    each = devices(part, count)
+    home = {part.device, *each[:1]}
+    return Joined(shapes, [i in which and device in home for i, device in enumerate(each)])
 
 
 def nbytes(tensor: tf.Tensor) -> int:

@@ -58,6 +58,7 @@ def update(
     weight: tf.Variable,
     slots: Sequence[tf.Variable],
     gradient: tf.Tensor,
+    ratio: tf.Tensor | None,
     rate: tf.Tensor,
     count: tf.Tensor,
 ) -> None:
@@ -65,19 +66,22 @@ def update(
 
     Args:
         o: which rule, and its numbers.
-        weight: or a shard of one; LARS' norms need all of it.
+        weight: or a shard of one.
         slots: as SLOTS[o.optimizer] names them.
         gradient: of the weight.
+        ratio: one of `trust_ratios`.
         rate: the learning rate.
         count: updates with this one, from 1; float32.
     """
-    apply = _adamw if o.optimizer == "adamw" else _momentum
-    apply(o, weight, gradient, slots, rate, count)
+    if o.optimizer == "adamw":
+        _adamw(o, weight, gradient, slots, rate, count)
+    else:
+        _momentum(o, weight, gradient, slots, ratio, rate)
 
 
 def _momentum(
     o: Optimization, w: tf.Variable, gradient: tf.Tensor, slots: Sequence[tf.Variable],
-    rate: tf.Tensor, count: tf.Tensor,
+    ratio: tf.Tensor | None, rate: tf.Tensor,
 ) -> None:  # fmt: skip
     """SGD and LARS.
 
@@ -89,8 +93,8 @@ def _momentum(
     g = gradient
     if is_decayed(w):
         g = gradient + o.weight_decay * w
-        if o.optimizer == "lars":
-            g *= trust_ratio(o, w, gradient)
+        if ratio is not None:
+            g *= ratio
     tf.raw_ops.ResourceApplyMomentum(
         var=w.handle, accum=slots[0].handle, lr=rate, grad=g, momentum=o.momentum,
         use_nesterov=o.nesterov,
@@ -120,8 +124,23 @@ def _adamw(
     )  # fmt: skip
 
 
-def trust_ratio(o: Optimization, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-    """Eta |w| / (|g| + weight_decay |w|); 1 where either norm is 0."""
-    w, g = ordered.norm(weight), ordered.norm(gradient)
+def trust_ratios(
+    o: Optimization, weights: Sequence[tf.Variable], gradient_norms: tf.Tensor
+) -> list[tf.Tensor | None]:
+    """Computes what LARS multiplies each weight's gradient by; None for what it leaves as it is.
+
+    Eta |w| / (|g| + weight_decay |w|), or 1 where either norm is 0. All weights' in one go.
+
+    Args:
+        o: which rule, and its numbers.
+        weights: each whole: a shard has not the norm.
+        gradient_norms: |g| of each, [n].
+    """
+    places = [i for i, w in enumerate(weights) if is_decayed(w) and o.optimizer == "lars"]
+    if not places:
+        return [None] * len(weights)
+    w = tf.stack([ordered.norm(weights[i]) for i in places])
+    g = tf.gather(gradient_norms, places)
     ratio = o.trust_coefficient * w / (g + o.weight_decay * w + 1e-12)
-    return tf.where((w > 0) & (g > 0), ratio, 1.0)
+    each = dict(zip(places, tf.unstack(tf.where((w > 0) & (g > 0), ratio, 1.0)), strict=True))
+    return [each.get(i) for i in range(len(weights))]

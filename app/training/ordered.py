@@ -10,6 +10,7 @@ width, each by one thread, then the row results likewise: the order depends on t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -26,10 +27,9 @@ def norm(x: tf.Tensor) -> tf.Tensor:
     return _reduced(x, tf.math.reduce_euclidean_norm)
 
 
-def _reduced(x: tf.Tensor, reduce: Callable[[tf.Tensor, int], tf.Tensor]) -> tf.Tensor:
-    x = tf.reshape(x, [-1])
-    while x.shape[0] > WIDTH:
-        if x.shape[0] % WIDTH:
-            x = tf.pad(x, [[0, -x.shape[0] % WIDTH]])
+def _reduced(x: tf.Tensor, reduce: Callable[[tf.Tensor, Any], tf.Tensor]) -> tf.Tensor:
+    while (size := x.shape.num_elements()) > WIDTH:
+        if size % WIDTH:
+            x = tf.pad(tf.reshape(x, [-1]), [[0, -size % WIDTH]])
         x = reduce(tf.reshape(x, [-1, WIDTH]), 1)
-    return reduce(x, 0)
+    return reduce(x, None)

@@ -76,7 +76,7 @@ class PipelinedStep:
                     part = state.parts[i]
                     with tf.device(part.device):
                         self.move[i](
-                            e, part, ordered[i][0], learning_rate, count,
+                            e, part, *ordered[i], learning_rate, count,
                             metrics["gradient_norm"], scale,
                         )  # fmt: skip
 

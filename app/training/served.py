@@ -29,9 +29,8 @@ from app.parallel.ledger import Ledger
 from app.parallel.parameter_server import Coordinator, server
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch
-from app.training.exchange import AllReduce, nbytes
-from app.training.state import State
-from app.training.sums import InPlace
+from app.training.exchange import nbytes
+from app.training.state import State, beside
 
 RETRY_SECONDS = 60.0  # for a share to be given to a worker that lives
 Share = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
@@ -47,9 +46,11 @@ class Slot:
 
     def __init__(self, step: ServedStep) -> None:
         part = step.state.parts[0]
-        names = ["" for _ in [*part.trainable, *part.statistics, "metrics"]]
-        exchange = AllReduce(part, names, 1, step.experiment.update)
-        self.step, self.sums = step, InPlace(part, exchange).variables
+        variables = [*part.trainable, *(variable for variable, _ in part.statistics)]
+        self.sums = [beside(v, tf.zeros(v.shape, v.dtype)) for v in variables]
+        with tf.device(server(0)):
+            self.sums.append(tf.Variable(tf.zeros([2]), trainable=False))
+        self.step = step
         self.is_free = threading.Event()
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -98,6 +99,7 @@ class ServedStep:
             self.computed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.slots = [Slot(self) for _ in range(workers)]
         self._advance = self._together if bound == 0 else self._apart
+        self._move = tf.function(update.move, autograph=False)
         self._batches: Iterator[tuple[tf.Tensor, ...]] = iter(())
         self._reading = threading.Lock()  # micro-batches go out in the order of steps
         self._ready: queue.Queue[tuple[int, Slot] | BaseException] = queue.Queue()
@@ -211,17 +213,26 @@ class ServedStep:
     def _applied(
         self, step: int, slots: list[list[tf.Variable]], rate: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        metrics = self._apply(slots, rate)
+        experiment, state = self.experiment, self.state
+        total, norms, metrics = self._sum(slots)
+        if metrics["finite"]:
+            scale, count = tf.constant(1.0), tf.cast(state.updates + 1, tf.float32)
+            norm = metrics["gradient_norm"]
+            self._move(experiment, state.parts[0], total, norms, rate, count, norm, scale)
+        update.settle(experiment, state, metrics["finite"])
         self.examples = self._examples.pop(step)
         return {**metrics, "staleness": tf.constant(self.ledger.apply(step))}
 
     @tf.function(autograph=False)
-    def _apply(self, slots: list[list[tf.Variable]], rate: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _sum(
+        self, slots: list[list[tf.Variable]]
+    ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
         sums = []
         for values in zip(*slots, strict=True):
             with tf.device(values[0].device):
                 sums.append(tf.add_n([value.read_value() for value in values]))
-        return update.apply(self.experiment, self.state, [sums], rate)
+        norms, batch = update.norms(self.state.parts[0], sums), self.experiment.global_batch
+        return sums, norms, update.judge([norms], sums[-1], tf.constant(1.0), batch)
 
 
 def await_share(result: Any) -> None:

@@ -46,6 +46,7 @@ class Step:
         count = len(self.part.trainable) + len(self.part.statistics) + 1
         names = [f"sum{i}" for i in range(count)]
         self.sums = sums.make(experiment, layout, self.part, names, micro_batches)
+        self._move = tf.function(update.move, autograph=False)
 
     @property
     def bytes_sent(self) -> float:
@@ -60,7 +61,8 @@ class Step:
         self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
     ) -> dict[str, tf.Tensor]:
         """Runs step `step` on this process's next micro-batches at learning rate `rate`."""
-        first = step * self.experiment.num_micro_batches
+        experiment, state = self.experiment, self.state
+        first = step * experiment.num_micro_batches
         learning_rate = tf.constant(rate, tf.float32)
         for place in self.micro_batches[:-1]:
             inputs, targets, _ = next(batches)
@@ -68,7 +70,14 @@ class Step:
             self.sums.hold(place, self._accumulate(inputs, targets, number))
         inputs, targets, _ = next(batches)
         number = tf.constant(first + self.micro_batches[-1], tf.int64)
-        return self._finish(inputs, targets, number, learning_rate, self.sums.held())
+        total, norms, metrics = self._finish(inputs, targets, number, self.sums.held())
+        if metrics["finite"]:
+            scale, count = state.loss_scale.read_value(), tf.cast(state.updates + 1, tf.float32)
+            norm = metrics["gradient_norm"]
+            self._move(experiment, self.part, total, norms, learning_rate, count, norm, scale)
+        update.settle(experiment, state, metrics["finite"])
+        self.sums.settle(metrics["finite"])
+        return metrics
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _accumulate(
@@ -78,13 +87,11 @@ class Step:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _finish(
-        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, rate: tf.Tensor,
-        held: Subtrees,
-    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, held: Subtrees
+    ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
         total = self.sums.total(held, self._values(inputs, targets, number))
-        metrics = update.apply(self.experiment, self.state, [total], rate)
-        self.sums.settle(metrics["finite"])
-        return metrics
+        norms, scale = update.norms(self.part, total), self.state.loss_scale.read_value()
+        return total, norms, update.judge([norms], total[-1], scale, self.experiment.global_batch)
 
     def _values(self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor) -> Values:
         """One micro-batch's part of the step: already divided by G, so parts add up."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 from app.config import Experiment, Layout
 from app.parallel import placement, replicas, topology, tree
 from app.training import exchange
-from app.training.exchange import AllReduce, nbytes
+from app.training.exchange import AllReduce, joined, nbytes
 from app.training.state import Part
 
 Values = list[Any]  # tensors; a gradient of an embedding table may be tf.IndexedSlices
@@ -35,19 +35,18 @@ class InPlace:
     """
 
     def __init__(self, part: Part, exchange: AllReduce, is_adding: bool = True) -> None:
-        self.exchange = exchange
-        shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
-        shapes += [tf.TensorShape([2])] * (len(exchange.names) - len(shapes))
+        self.exchange, count = exchange, len(exchange.names)
+        self.joined = joined(part, count, range(count))
         self.variables = []
-        for shape, device in zip(shapes, exchange.devices, strict=True):
+        for i, shape in zip(self.joined.places, self.joined.shapes, strict=True):
             if is_adding:
-                with tf.device(device):
+                with tf.device(exchange.devices[i]):
                     self.variables.append(tf.Variable(tf.zeros(shape), trainable=False))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def accumulate(self, values: Values) -> list[tf.Tensor]:
         """Adds a micro-batch's values; of an embedding's gradient only the rows it has."""
-        for variable, value in zip(self.variables, values, strict=True):
+        for variable, value in zip(self.variables, self.joined.join(values), strict=True):
             if isinstance(value, tf.IndexedSlices):
                 variable.scatter_add(value)
             else:
@@ -71,21 +70,22 @@ class InPlace:
         """
         if not self.variables:
             return self.exchange([tf.convert_to_tensor(value) for value in last or ()])
-        rest = last or [None] * len(self.variables)
+        rest = self.joined.join(last) if last else [None] * len(self.variables)
         # An embedding's rows join the sum that is there already.
         for variable, value in zip(self.variables, rest, strict=True):
             if isinstance(value, tf.IndexedSlices):
                 variable.scatter_add(value)
         sums = [tf.identity(variable) for variable in self.variables]
-        for variable in self.variables:
-            variable.assign(tf.zeros_like(variable))
+        for variable, early in zip(self.variables, sums, strict=True):
+            # Not tf.zeros_like, which is a constant: TensorFlow would compute and copy all of
+            # them before the first step.
+            variable.assign(tf.raw_ops.ZerosLike(x=early))
         is_in = [value is None or isinstance(value, tf.IndexedSlices) for value in rest]
-        return self.exchange(
-            [
-                early if done else early + value
-                for early, value, done in zip(sums, rest, is_in, strict=True)
-            ]
-        )
+        whole = [
+            early if done else early + value
+            for early, value, done in zip(sums, rest, is_in, strict=True)
+        ]
+        return self.exchange(self.joined.split(whole))
 
     def settle(self, finite: tf.Tensor) -> None:
         """Forgets the step just summed, unless its sums are finite and move the weights."""
@@ -108,7 +108,9 @@ class Tree:
     """
 
     def __init__(self, part: Part, names: list[str], shares: list[range], own: range) -> None:
-        self.names, self.own, self.processes = names, own, len(shares)
+        self.joined = joined(part, len(names), range(len(names)))
+        self.names = [names[i] for i in self.joined.places]
+        self.own, self.processes = own, len(shares)
         self.nodes = [node for share in shares for node in tree.subtrees(share)]
         self.device = part.device
         self.bytes_sent = 0.0  # by this process in a step, as `exchange` counts
@@ -116,8 +118,8 @@ class Tree:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def accumulate(self, values: Values) -> list[tf.Tensor]:
-        """Makes a micro-batch's values dense, to be held."""
-        return [tf.convert_to_tensor(value) for value in values]
+        """Makes a micro-batch's values dense, and joins small ones, to be held."""
+        return [tf.convert_to_tensor(value) for value in self.joined.join(values)]
 
     def hold(self, place: int, values: list[tf.Tensor]) -> None:
         """Adds the values of the micro-batch at `place` of the step; places ascend."""
@@ -143,10 +145,8 @@ class Tree:
                 tree.merge(subtrees, (self.own[-1], 1), self.accumulate(last), self._add)
             self.bytes_sent = 0.0  # counted as the graph is made
             columns = zip(*(sums for _, sums in subtrees), strict=True)
-            return [
-                self._over_processes(list(values), name)
-                for name, values in zip(self.names, columns, strict=True)
-            ]
+            each = zip(self.names, columns, strict=True)
+            return self.joined.split([self._over_processes(list(v), name) for name, v in each])
 
     def _over_processes(self, subtrees: list[tf.Tensor], name: str) -> tf.Tensor:
         """One value's sum, from this process's subtrees."""

@@ -1,8 +1,11 @@
 """The end of a step: norm, clipping, and the move of weights, statistics and averages.
 
-apply               a model in one place: all of it inside the compiled step
-norms, judge, move  a pipeline: each stage takes the norms of its gradients, one number is
-made of all of them, each stage moves its own weights
+    part 0   norms |       | move
+    part 1   norms |       | move
+                   | judge |      settle
+
+Each part takes the norms of its gradients, one number is made of all of them; if it is finite,
+each part moves its own weights.
 
 Every replica does this for itself from the same sums, and must come to the same bits whatever its
 threads and their timing: norms are reduced in one order (`ordered.py`), and no pass over the graph
@@ -17,37 +20,20 @@ import tensorflow as tf
 
 from app.config import Experiment
 from app.training import optimization, ordered
+from app.training.joined import Joined
 from app.training.state import Part, State
 
 GROWTH_STEPS = 2000  # good steps before the float16 loss scale doubles
 Sums = Sequence[tf.Tensor]  # of one part: gradients, then statistics, then [loss, correct]
 
 
-def apply(
-    experiment: Experiment, state: State, sums: Sequence[Sums], rate: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """Moves the state by each part's sums over all micro-batches of all processes."""
-    scale = state.loss_scale.read_value()
-    each = [norms(part, values) for part, values in zip(state.parts, sums, strict=True)]
-    metrics = judge(each, sums[-1][-1], scale, experiment.global_batch)
-    count = tf.cast(state.updates + 1, tf.float32)
-
-    def move_all() -> tf.Tensor:
-        for part, values in zip(state.parts, sums, strict=True):
-            move(experiment, part, values, rate, count, metrics["gradient_norm"], scale)
-        return tf.constant(True)
-
-    tf.cond(metrics["finite"], move_all, lambda: tf.constant(False))
-    settle(experiment, state, metrics["finite"])
-    return metrics
-
-
 def norms(part: Part, values: Sums) -> tf.Tensor:
     """Computes the norm of each gradient of a part, [n]."""
     each = []
     for variable, gradient in zip(part.trainable, values, strict=False):
+        gradient.set_shape(variable.shape)
         with tf.device(variable.device):
-            each.append(ordered.norm(tf.ensure_shape(gradient, variable.shape)))
+            each.append(ordered.norm(gradient))
     return tf.stack(each)
 
 
@@ -71,6 +57,7 @@ def move(
     experiment: Experiment,
     part: Part,
     values: Sums,
+    each: tf.Tensor,
     rate: tf.Tensor,
     count: tf.Tensor,
     norm: tf.Tensor,
@@ -82,28 +69,44 @@ def move(
         experiment: the rule.
         part: what is moved.
         values: the part's sums.
+        each: the norm of each of its gradients, [n].
         rate: the learning rate.
         count: updates with this one.
         norm: of all gradients of all parts.
         scale: what the loss was multiplied by.
     """
     o, end = experiment.optimization, len(part.trainable)
-    clip = optimization.clipping(o, norm)
-    for variable, gradient, *slots in zip(part.trainable, values[:end], *part.slots, strict=True):
+    factor = optimization.clipping(o, norm)
+    if experiment.precision == "float16":
+        factor = 1 / scale if factor is None else factor / scale
+    if factor is not None:
+        each = each * factor
+    ratios = optimization.trust_ratios(o, part.trainable, each)
+    moved = zip(part.trainable, values[:end], ratios, *part.slots, strict=True)
+    for variable, gradient, ratio, *slots in moved:
         with tf.device(variable.device):
-            if experiment.precision == "float16":
-                gradient = gradient / scale
-            if clip is not None:
-                gradient = gradient * clip
-            optimization.update(o, variable, slots, gradient, rate, count)
+            if factor is not None:
+                gradient = gradient * factor
+            optimization.update(o, variable, slots, gradient, ratio, rate, count)
     part.constrain()
-    statistics = values[end : end + len(part.statistics)]
-    for (variable, momentum), total in zip(part.statistics, statistics, strict=True):
-        mean = total / experiment.num_micro_batches
-        variable.assign(momentum * variable + (1 - momentum) * mean)
+    follow(part, values[end : end + len(part.statistics)], experiment.num_micro_batches)
     for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):
         with tf.device(variable.device):
             average.assign_sub((1 - o.ema_decay) * (average - variable))
+
+
+def follow(part: Part, totals: Sums, count: int) -> None:
+    """Moves statistics towards their means over `count` micro-batches."""
+    for momentum in sorted({momentum for _, momentum in part.statistics}):
+        pairs = zip(part.statistics, totals, strict=True)
+        each = [(variable, total) for (variable, m), total in pairs if m == momentum]
+        variables, sums = zip(*each, strict=True)
+        joined = Joined([v.shape for v in variables], [True] * len(variables))
+        old = joined.join(variables)
+        means = [total / count for total in joined.join(sums)]
+        new = [momentum * a + (1 - momentum) * b for a, b in zip(old, means, strict=True)]
+        for variable, value in zip(variables, joined.split(new), strict=True):
+            variable.assign(value)
 
 
 def settle(experiment: Experiment, state: State, finite: tf.Tensor) -> None:
