@@ -8,8 +8,10 @@ that are forked where TensorFlow is imported (forks.py): for tests of what ranks
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,43 @@ def served(workers: int, servers: int, cwd: Path, *arguments: str, limit: float 
     command = (environments, list(arguments))
     found = server.run(len(environments), cwd, "ranks:task", command, env, limit, True)
     return subprocess.CompletedProcess(arguments, found.codes[0], found.out[0], found.err[0])
+
+
+def on_servers(np: int, servers: int, cwd: Path, flags: list[str], *arguments: str):
+    """`forked` for ranks whose stages are on stage servers with these flags; rank 0's."""
+    ports = tfrun.free_ports(servers)
+    env = environment({})
+    command = (np, ports, flags, list(arguments))
+    found = forks.of_ranks(env).run(np + servers, cwd, "ranks:staged", command, env, 300, True)
+    return subprocess.CompletedProcess(arguments, found.codes[0], found.out[0], "".join(found.err))
+
+
+def staged(np: int, ports: list[int], flags: list[str], arguments: list[str]) -> None:
+    """One of a job's first np processes, which are its ranks; the others are its servers."""
+    import app.__main__
+
+    rank = int(os.environ["HOROVOD_RANK"])
+    os.environ |= {"HOROVOD_SIZE": str(np), "HOROVOD_LOCAL_SIZE": str(np)}
+    if rank >= np or np == 1:
+        for name in [name for name in os.environ if name.startswith("HOROVOD_")]:
+            del os.environ[name]
+    if rank >= np:
+        arguments = ["stage-server", f"--port={ports[rank - np]}", *flags]
+    else:
+        for port in ports:
+            await_listener(port)
+        arguments = [*arguments, "--servers=" + ",".join(f"127.0.0.1:{port}" for port in ports)]
+    sys.exit(app.__main__.main(arguments))
+
+
+def await_listener(port: int, limit: float = 120) -> None:
+    """Returns once a process listens at a port of this machine."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port} after {limit} s")
 
 
 def task(environments: list[dict[str, str]], arguments: list[str]) -> None:

@@ -44,6 +44,7 @@ RULES = {
               "optimization.optimizer=lars"],
 }  # fmt: skip
 STEPS = int(os.environ.get("SCALEPROOF_LOAD_STEPS", 12))  # of each recipe under load
+LIMIT = 200 + 10 * STEPS  # seconds
 
 
 def graphs(function):
@@ -182,14 +183,14 @@ def test_replicas_do_not_drift_apart_under_uneven_load(tmp_path, np):
     recipes = RECIPES | RULES
     if np == 3:
         del recipes["adasum"]  # it combines pairs
-    each = ranks.call(np, tmp_path, drift, tmp_path, recipes, Shallow(), STEPS)
+    each = ranks.call(np, tmp_path, drift, tmp_path, recipes, Shallow(), STEPS, limit=LIMIT)
     assert all(found == each[0] for found in each) and each[0].keys() == recipes.keys()
 
 
 @pytest.mark.ranks
 def test_replicas_of_large_layers_do_not_drift_apart_under_uneven_load(tmp_path):
     recipes = {"lars": RECIPES["lars"]}
-    each = ranks.call(3, tmp_path, drift, tmp_path, recipes, Wide(), STEPS)
+    each = ranks.call(3, tmp_path, drift, tmp_path, recipes, Wide(), STEPS, limit=LIMIT)
     assert all(found == each[0] for found in each)
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, SHORT, app, forked, run_sh, start
+from ranks import SHALLOW, SHORT, app, forked, on_servers, run_sh, start
 
 pytestmark = pytest.mark.ranks
 BAD = """
@@ -277,38 +277,41 @@ def test_trace_draws_the_schedule(texts):
     assert done.returncode == 2 and "--stages" in done.stderr
 
 
-def served(texts, servers, flags, np):
-    """Trains on stage servers at these ports, in a network that nobody else is in."""
-    ports, server_flags = servers
+def test_stage_servers_change_no_bit(texts):
+    """Four servers, 2 processes x 2 stages, started as people do, where nobody else is."""
+    alone = train(texts, 1, "alone", "--exact", ONE_LENGTH)
+    ports = [43_211, 43_212, 43_213, 43_214]
     names = ",".join(f"127.0.0.1:{port}" for port in ports)
-    train_flags = f"--experiment=mine.py:tiny --workdir=served {flags} {ONE_LENGTH}"
+    flags = f"--experiment=mine.py:tiny --workdir=served --exact --stages=2 {ONE_LENGTH}"
     lines = [
         "ip link set lo up",
-        *(f"python -m app stage-server --port={p} {server_flags} > s{p} 2>&1 &" for p in ports),
+        *(f"python -m app stage-server --port={p} --exact > s{p} 2>&1 &" for p in ports),
         f"until [ $(cat s* | grep -c 'on port') = {len(ports)} ]; do sleep 0.5; done",
-        f"horovodrun --gloo -np {np} python -m app train {train_flags} --servers={names}",
+        f"horovodrun --gloo -np 2 python -m app train {flags} --servers={names}",
         f"code=$?; kill {' '.join(f'%{i + 1}' for i in range(len(ports)))}; exit $code",
     ]
     (texts / "job.sh").write_text("\n".join(lines))
     done = start(["unshare", "-r", "-n", "bash", "job.sh"], texts, limit=300)
     assert done.returncode == 0, done.stderr[-3000:] + (texts / f"s{ports[0]}").read_text()
-    return json.loads((texts / "served/result.json").read_text())
-
-
-def test_stage_servers_change_no_bit(texts):
-    """Four servers, 2 processes x 2 stages."""
-    alone = train(texts, 1, "alone", "--exact", ONE_LENGTH)
-    servers = [43_211, 43_212, 43_213, 43_214], "--exact"
-    result = served(texts, servers, "--exact --stages=2", np=2)
+    result = json.loads((texts / "served/result.json").read_text())
     assert result["weights_sha256"] == alone["weights_sha256"]
     devices = [row["device"] for row in result["stages"]]
     assert devices == [f"/job:stage/replica:0/task:{t}/device:CPU:0" for t in range(2)]
 
 
-def test_a_stage_server_lends_a_device_a_share(texts):
+def served(texts, np, servers, server_flags, *flags):
+    """What training on stage servers comes to, and the loss of one process without."""
     alone = train(texts, 1, "alone", ONE_LENGTH)
-    result = served(texts, ([43_221, 43_222], "--tensor=2"), "--stages=2 --tensor=2", np=1)
-    assert result["metrics"]["test"]["loss"] == pytest.approx(alone["metrics"]["test"]["loss"])
+    flags = ["--experiment=mine.py:tiny", "--workdir=served", *flags, ONE_LENGTH]
+    done = on_servers(np, servers, texts, server_flags, "train", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((texts / "served/result.json").read_text())
+    return result, alone["metrics"]["test"]["loss"]
+
+
+def test_a_stage_server_lends_a_device_a_share(texts):
+    result, loss = served(texts, 1, 2, ["--tensor=2"], "--stages=2", "--tensor=2")
+    assert result["metrics"]["test"]["loss"] == pytest.approx(loss)
     assert [row["device"][-19:] for row in result["stages"]] == [
         f"task:{t}/device:CPU:{i}" for t in range(2) for i in range(2)
     ]
@@ -325,7 +328,5 @@ def test_stage_servers_are_not_open_and_must_answer(texts):
 
 
 def test_stage_servers_sum_over_processes_without_exact(texts):
-    alone = train(texts, 1, "alone", ONE_LENGTH)
-    result = served(texts, ([43_231, 43_232, 43_233, 43_234], ""), "--stages=2", np=2)
-    expected = pytest.approx(alone["metrics"]["test"]["loss"], rel=1e-3)
-    assert result["metrics"]["test"]["loss"] == expected
+    result, loss = served(texts, 2, 4, [], "--stages=2")
+    assert result["metrics"]["test"]["loss"] == pytest.approx(loss, rel=1e-3)
