@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -103,7 +104,11 @@ class Batches:
         check: Callable[[int], Any],
         name: Callable[[int], str],
     ) -> None:
-        self._dataset, self._ids, self._check, self._name = dataset, ids, check, name
+        self._ids, self._check, self._name = ids, check, name
+        options = tf.data.Options()
+        # The thread that tunes it may sleep for a minute as an iterator ends, which waits for it.
+        options.autotune.enabled = False
+        self._dataset = dataset.with_options(options)
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self._dataset)
@@ -124,6 +129,11 @@ class Batches:
             except (tf.errors.OpError, OSError, ValueError) as error:
                 reason = str(error).partition("\n")[0][:200]
                 raise InputError(f"cannot read {self._name(example)}: {reason}") from None
+
+
+def parallel() -> dict[str, Any]:
+    """How a data set is mapped: on all cores of this process, and in order."""
+    return {"num_parallel_calls": len(os.sched_getaffinity(0)), "deterministic": True}
 
 
 def padded(share: range, micro_batch: int) -> tuple[np.ndarray, np.ndarray]:

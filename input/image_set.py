@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from input import pixels
-from input.batches import Batch, Batches, DataSet, numpy_function, padded
+from input.batches import Batch, Batches, DataSet, numpy_function, padded, parallel
 from input.images import Images
 from input.order import Order
 from input.raw import Limits
@@ -63,12 +63,11 @@ class ImageSet(DataSet):
             return images, targets, ids
 
         types = [tf.string, tf.int64, tf.int64, tf.int64]
-        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         ks = tf.data.Dataset.range(count)
         dataset = (
-            ks.map(lambda k: numpy_function(read, numbers(k), types, micro_batch), **parallel)
+            ks.map(lambda k: numpy_function(read, numbers(k), types, micro_batch), **parallel())
             .unbatch()
-            .map(example, **parallel)
+            .map(example, **parallel())
             .batch(micro_batch, drop_remainder=True)
         )
         dataset = tf.data.Dataset.zip(dataset, ks).map(
@@ -89,14 +88,13 @@ class ImageSet(DataSet):
             image = pixels.evaluation(self.config, encoded)
             return image, tf.one_hot(label, self.num_classes), weight
 
-        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         types = [tf.string, tf.int64]
         dataset = (
             tf.data.Dataset.from_tensor_slices((ids, weights))
             .batch(micro_batch, drop_remainder=True)
-            .map(lambda i, w: (*numpy_function(read, i, types, micro_batch), w), **parallel)
+            .map(lambda i, w: (*numpy_function(read, i, types, micro_batch), w), **parallel())
             .unbatch()
-            .map(example, **parallel)
+            .map(example, **parallel())
             .batch(micro_batch, drop_remainder=True)
         )
         return self._batches(

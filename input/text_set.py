@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from input import InputError, lengths, packages, sources, text_files
-from input.batches import Batch, Batches, DataSet, numpy_function, padded
+from input.batches import Batch, Batches, DataSet, numpy_function, padded, parallel
 from input.order import Order
 from input.raw import Limits
 from input.sources import Source
@@ -125,8 +125,7 @@ class TextSet(DataSet):
         types = [tf.string, tf.int64, tf.int64]
         dataset = tf.data.Dataset.range(count).map(
             lambda k: self._batch(numpy_function(read, numbers(k), types, micro_batch)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+            **parallel(),
         )
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
 
@@ -144,8 +143,7 @@ class TextSet(DataSet):
             .batch(micro_batch, drop_remainder=True)
             .map(
                 lambda i, w: self._batch((*numpy_function(read, i, types, micro_batch), w)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+                **parallel(),
             )
         )
         return self._batches(

@@ -196,6 +196,15 @@ def test_compiled_functions_are_soon_ready(tiny):
     assert move < 14 and accumulate < 4 and total < 7
 
 
+def test_an_iterator_that_ends_waits_for_no_tuning(tiny, words):
+    """A run was seen to end 84 s late: the thread that tunes a data set slept."""
+    for experiment in (tiny, words):
+        data, stream = batches(experiment)
+        next(stream)
+        for found in (data.evaluation(4, range(8)), data.train(0, 4, lambda k: k, 2)):
+            assert found._dataset.options().autotune.enabled is False
+
+
 def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, capsys):
     saved, committed = [], []
     monkeypatch.setattr(overhead, "PERIOD", 2)

@@ -9,7 +9,8 @@ on their way:
     rank 1   forward backward | forward backward
                                           all-reduce...   update
 
-With one micro-batch a process this is plain data parallelism in one compiled function.
+With one micro-batch a process this is plain data parallelism in two compiled functions: the
+second is the update, as whether there is one depends on the first's result.
 (What is compiled here is TensorFlow's own operations throughout: AutoGraph would look for
 Python's control flow to convert, find none, and take seconds of every rank's start.)
 Several stages take the step of `pipelined.py`.
