@@ -206,7 +206,7 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     assert [event["event"] for event in events] == ["session", "loss", "restart", "session"]
     first = events[-1]["first"]
     manifest = json.loads((user / f"run/checkpoints/step-{first:08d}/manifest.json").read_text())
-    missing = manifest.get("missing", [])
+    missing = manifest["content"].get("missing", [])
     lines = list(map(json.loads, (user / "run/examples-0.jsonl").read_text().splitlines()))
     given = [line["step"] - 1 for line in lines if line["session"] == lines[-1]["session"]]
     assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 900)]

@@ -296,7 +296,9 @@ class Session:
         if metrics is None:
             raise self.preempted(done)
         is_cut = isinstance(self.step, PipelinedStep) and self.layout.devices > 1
-        table = self.step.table() if is_cut else []  # type: ignore[union-attr]
+        # It takes seconds, and the ranks' tables are alike.
+        has_table = is_cut and self.where.is_chief
+        table = self.step.table() if has_table else []  # type: ignore[union-attr]
         for line in words.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
