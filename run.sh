@@ -100,8 +100,7 @@ project = tomllib.load(open(sys.argv[2], "rb"))["project"]
 extras = project["optional-dependencies"]
 print("\n".join(project["dependencies"] + [r for e in sys.argv[1].split(",") for r in extras[e]]))
 PY
-  # Of TensorFlow's files most are never imported: what is, is compiled then.
-  "$venv/bin/pip" install --no-compile -c "$here/constraints.txt" -r "$venv/requirements.txt"
+  "$venv/bin/pip" install -c "$here/constraints.txt" -r "$venv/requirements.txt"
 }
 
 # A command; one that has ranks on NP processes, watched over.
