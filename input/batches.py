@@ -15,6 +15,7 @@ from input import InputError
 from input.raw import Limits
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+MOST_CALLS = 16  # at once, of a map; as many as TensorFlow takes where it does not tune
 
 
 class DataSet(Protocol):
@@ -106,7 +107,7 @@ class Batches:
     ) -> None:
         self._ids, self._check, self._name = ids, check, name
         options = tf.data.Options()
-        # The thread that tunes it may sleep for a minute as an iterator ends, which waits for it.
+        # As an iterator ends it waits for the thread that tunes it, which may sleep for a minute.
         options.autotune.enabled = False
         self._dataset = dataset.with_options(options)
 
@@ -132,8 +133,13 @@ class Batches:
 
 
 def parallel() -> dict[str, Any]:
-    """How a data set is mapped: on all cores of this process, and in order."""
-    return {"num_parallel_calls": len(os.sched_getaffinity(0)), "deterministic": True}
+    """How a data set is mapped: on this process's cores, in order.
+
+    Each call holds what it has read, a micro-batch or an example: a machine of many cores must not
+    fill its memory with them.
+    """
+    calls = min(len(os.sched_getaffinity(0)), MOST_CALLS)
+    return {"num_parallel_calls": calls, "deterministic": True}
 
 
 def padded(share: range, micro_batch: int) -> tuple[np.ndarray, np.ndarray]:
