@@ -15,9 +15,11 @@ import pytest
 import tensorflow as tf
 from ranks import DENSE, ROOT, SHALLOW, app, forked, served
 
+from app import errors
 from app.errors import UsageError
 from app.parallel import cluster, tfrun
 from app.recovery import private
+from app.reporting import chatter
 
 
 @pytest.fixture
@@ -211,6 +213,52 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     given = [line["step"] - 1 for line in lines if line["session"] == lines[-1]["session"]]
     assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 900)]
     assert sum(result["staleness"].values()) == 900 - first
+
+
+def test_what_is_let_go_after_a_task_was_lost_does_not_say_so(monkeypatch, capfd):
+    class Executor:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest's own collects
+    chatter.no_lost_peers()
+    Executor(tf.errors.UnavailableError(None, None, "Connection reset by peer"))
+    Executor(ValueError("a defect"))
+    error = capfd.readouterr().err
+    assert "Connection reset" not in error and "ValueError: a defect" in error
+
+
+def test_the_server_is_named_whose_chief_failed_with_it(monkeypatch, capfd):
+    """A chief fails within milliseconds of its server, and may be seen first."""
+
+    class Process:
+        pid, returncode = 7, None
+
+        def __init__(self, statuses):
+            self.statuses = iter(statuses)
+
+        def poll(self):
+            self.returncode = next(self.statuses, self.returncode)
+            return self.returncode
+
+        def wait(self):
+            pass
+
+        kill = wait
+
+    statuses = {"chief": [None, errors.LOST_PEER], "ps": [None, -9], "worker": [None]}
+    monkeypatch.setattr(tfrun.Tasks, "start", lambda self, task: Process(statuses[task[0]]))
+    assert tfrun.Tasks(1, 1, []).run() == 1
+    ended = capfd.readouterr().err
+    assert f"{tfrun.ENDED}parameter server 0 (pid 7) was killed by SIGKILL" in ended
+    statuses["ps"] = [None]
+    assert tfrun.Tasks(1, 1, []).run() == 1
+    assert capfd.readouterr().err == "Process 0 exit with status code 7.\n"
+    statuses |= {"chief": [0], "ps": [-9]}  # nobody needs it any more
+    assert tfrun.Tasks(1, 1, []).run() == 0
 
 
 @pytest.mark.ranks

@@ -86,6 +86,7 @@ def connect(described: Cluster) -> Coordinator:
         tf.train.ClusterSpec(others), rpc_layer="grpc", task_type="chief", task_id=0
     )
     logging.getLogger("tensorflow").setLevel(logging.CRITICAL)  # it tells every worker that is lost
+    chatter.no_lost_peers()
     with chatter.kept():
         strategy = tf.distribute.ParameterServerStrategy(resolver)
         return tf.distribute.coordinator.ClusterCoordinator(strategy)

@@ -28,6 +28,7 @@ from app.recovery.job import ENDED, EXIT_FILE, LOST, how
 POLL = 0.2  # seconds
 PAUSE = 1.0  # seconds before a worker is started again
 Task = tuple[str, int]
+CHIEF: Task = ("chief", 0)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,23 +60,32 @@ class Tasks:
         """Watches them to the end, and leaves none."""
         while True:
             time.sleep(POLL)
-            for task, process in self.running.items():
-                status = process.poll()
-                if status is None:
-                    continue
-                if task[0] == "worker" and status < 0:  # with an exit code it would come again
-                    self.tell(LOST, task, " and is started again")
-                    time.sleep(PAUSE)
-                    self.running[task] = self.start(task)
-                    continue
-                if task[0] != "chief":
-                    self.tell(ENDED, task)
-                elif status:
-                    code = status if status > 0 else 128 - status
-                    told = f"Process 0 exit with status code {code}."  # as horovodrun says it
-                    print(told, file=sys.stderr, flush=True)
-                self.end()
-                return int(task[0] != "chief" or status != 0)
+            chief = self.running[CHIEF].poll()
+            if chief:
+                time.sleep(POLL)  # it may have lost a server whose end is seen only now
+            if chief == 0 or self.is_broken():
+                break
+            if chief:
+                code = chief if chief > 0 else 128 - chief
+                told = f"Process 0 exit with status code {code}."  # as horovodrun says it
+                print(told, file=sys.stderr, flush=True)
+                break
+        self.end()
+        return int(chief != 0)
+
+    def is_broken(self) -> bool:
+        """Whether a server or a worker ended the job; starts workers again that were killed."""
+        for task, process in self.running.items():
+            status = process.poll()
+            if status is None or task == CHIEF:
+                continue
+            if task[0] == "ps" or status > 0:  # a worker with an exit code would leave again
+                self.tell(ENDED, task)
+                return True
+            self.tell(LOST, task, " and is started again")
+            time.sleep(PAUSE)
+            self.running[task] = self.start(task)
+        return False
 
     def start(self, task: Task) -> subprocess.Popen[bytes]:
         """A process of the job."""
