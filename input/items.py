@@ -5,6 +5,7 @@ An item that cannot be read keeps its place: `fetch` says what is wrong with it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from input import InputError, paths
+from input import InputError, paths, plain
 from input.rows import Rows
 
 if TYPE_CHECKING:  # it imports TensorFlow, which files and rows do without
     from input.sources import Source
-
-SUFFIXES = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
 
 
 class Items(Protocol):
@@ -68,6 +67,45 @@ class Files(Items):
         return paths.shown(str(self.paths[i]))
 
 
+class OfRows(Items):
+    """The texts of a file, or the images that it names, from where the file is."""
+
+    def __init__(self, rows: Rows, are_paths: bool) -> None:
+        self.rows, self.are_paths = rows, are_paths
+        states = [self._state(i) for i in range(len(rows))] if are_paths else []
+        self.digest = rows.digest([rows.form, rows.fields[0], states])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, i: int) -> tuple[bytes, None]:
+        """The text, or the image that the row names."""
+        value = self._value(i)
+        if self.are_paths:
+            return paths.content(self.rows.path.parent / value), None
+        return value.encode("utf-8", "surrogateescape"), None
+
+    def name(self, i: int) -> str | int:
+        """The path that the row names, or its line."""
+        with contextlib.suppress(ValueError):  # what is wrong with the row is said elsewhere
+            if self.are_paths:
+                return paths.shown(self._value(i))
+        return self.rows.lines[i]
+
+    def _value(self, i: int) -> str:
+        (value,), (field,) = self.rows.values(i), self.rows.fields
+        if not isinstance(value, str):
+            raise ValueError(f"the row has no text in {field!r}")
+        return value.strip()
+
+    def _state(self, i: int) -> tuple[int, int]:
+        """The state of the file that a row names."""
+        try:
+            return paths.state(self.rows.path.parent / self._value(i))
+        except ValueError:
+            return 0, 0
+
+
 class Split(Items):
     """A split of the experiment's own data, or some of it, with its labels."""
 
@@ -110,15 +148,16 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
                 "or .jsonl."
             )
         return Files(path)
-    form = form or SUFFIXES.get(path.suffix)
+    form = form or plain.form_of(path)
     if not path.exists():
         raise InputError(f"{path} does not exist: name a folder, a file, or split:<name>.")
-    if not form:
+    if not form and not plain.is_file_name(path.name):
         raise InputError(
             f"{path} may be of any format: name it .txt, .csv, .tsv or .jsonl, or give --format."
         )
     are_paths = kind == "image"
-    return Rows(path, form, field or ("path" if are_paths else "text"), are_paths)
+    field = field or ("path" if are_paths else "text")
+    return OfRows(Rows(path, form or "csv", [field]), are_paths)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from input import plain
+
 if TYPE_CHECKING:
     from input.text_set import TextSet
-
-SUFFIXES = (".tsv", ".csv", ".jsonl")  # of files
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Text:
     Attributes:
         dataset: `movie_sentences`, any TFDS text classification set (`imdb_reviews`,
             `glue/sst2`, `yelp_polarity_reviews`, ...), or a file: `.tsv`, `.csv` with a line
-            of column names, `.jsonl` with an object a line.
+            of column names, `.jsonl` or `.json` with an object a line or a list of them; also
+            packed (`.gz`), in UTF-16, or separated by semicolons.
         vocabulary: `minilm`, or a folder with a BERT `vocab.txt`.
         max_length: tokens kept of a text, `[CLS]` and `[SEP]` counted; longer ones are cut.
         text_field, label_field: names of the columns or features.
@@ -71,7 +72,7 @@ class Text:
     @property
     def is_file(self) -> bool:
         """Whether `dataset` is a file."""
-        return self.dataset.endswith(SUFFIXES)
+        return plain.is_file_name(self.dataset)
 
     @property
     def limits(self) -> dict[str, int]:

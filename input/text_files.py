@@ -1,16 +1,20 @@
-"""Labelled texts in a file of the user's: TSV or CSV with column names, or JSON lines."""
+"""Labelled texts in a file of the user's: a table with column names, or JSON.
+
+Rows stay in the file (`rows.py`); a process holds a few numbers of each.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+import math
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input import InputError
+from input import InputError, plain
 from input.order import split_of
+from input.rows import Rows
 from input.text import Text
 
 
@@ -21,134 +25,126 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
         InputError: names the file and line that cannot be used.
     """
     path = Path(config.dataset).expanduser()
-    rows = list(read(path, config))
-    classes = config.classes or tuple(sorted({label for _, _, label in rows}))
+    every = _Labelled(path, config, config.classes)
+    classes = config.classes or tuple(sorted(every.numbers))
     if len(classes) < 2:
         raise InputError(
-            f"{path} has {len(rows)} texts of {len(classes)} classes: it needs 2 or more."
+            f"{path} has {len(every.rows)} texts of {len(classes)} classes: it needs 2 or more."
         )
     if config.evaluation_file:
-        held = Path(config.evaluation_file).expanduser()
-        return (
-            TextFile(path, rows, classes),
-            TextFile(held, list(read(held, config)), classes),
-            "test",
-        )
-    split = [split_of(text) for _, text, _ in rows]
-    train, test = (
-        [row for row, name in zip(rows, split, strict=True) if (name == "test") == is_test]
-        for is_test in (False, True)
-    )
-    if not test:
+        held = _Labelled(Path(config.evaluation_file).expanduser(), config, classes)
+        return every.split(range(len(every.rows)), classes), held.split(
+            range(len(held.rows)), classes
+        ), "test"  # fmt: skip
+    train = [i for i, is_test in enumerate(every.are_tests) if not is_test]
+    test = [i for i, is_test in enumerate(every.are_tests) if is_test]
+    if not test or not train:
         raise InputError(
-            f"{path} has too few texts ({len(rows)}) to hold a tenth out: give "
+            f"{path} has too few texts ({len(every.rows)}) to hold a tenth out: give "
             "data.evaluation_file."
         )
-    return TextFile(path, train, classes), TextFile(path, test, classes), "test"
+    return every.split(train, classes), every.split(test, classes), "test"
+
+
+class _Labelled:
+    """All rows of a file, looked at once.
+
+    Args:
+        path: of the file.
+        config: names its columns.
+        classes: labels that may be; none: all that are found.
+
+    Attributes:
+        numbers: a number of each label, in the order in which they are met.
+        are_tests: of each row, whether it is held out where nothing else is.
+    """
+
+    def __init__(self, path: Path, config: Text, classes: Sequence[str]) -> None:
+        form = plain.form_of(path) or "csv"
+        fields = (config.text_field, config.label_field)
+        # Labelled texts in a .txt are a table; a .txt without a header is none.
+        self.rows = Rows(path, "csv" if form == "txt" else form, fields)
+        self.numbers: dict[str, int] = {}
+        self.labels, self.are_tests = array("l"), array("b")
+        for i in range(len(self.rows)):
+            text, label = labelled(self.rows, i)
+            if classes and label not in classes:
+                raise InputError(
+                    f"{path}, line {self.rows.lines[i]}: label {label!r} is none of the classes "
+                    f"{', '.join(classes)}: correct it, or set data.classes."
+                )
+            self.labels.append(self.numbers.setdefault(label, len(self.numbers)))
+            self.are_tests.append(split_of(text) == "test")
+
+    def split(self, places: Sequence[int], classes: Sequence[str]) -> TextFile:
+        """Some of the rows, their labels numbered as the classes are."""
+        number = {label: i for i, label in enumerate(classes)}
+        of_ours = [number[label] for label in self.numbers]
+        labels = array("l", [of_ours[self.labels[i]] for i in places])
+        return TextFile(self.rows, array("q", places), labels, tuple(classes))
 
 
 class TextFile:
-    """One split: (line, text, label) in the file's order."""
+    """One split: rows of a file, in its order."""
 
     def __init__(
-        self, path: Path, rows: list[tuple[int, str, str]], classes: tuple[str, ...]
+        self, rows: Rows, places: Sequence[int], labels: Sequence[int], classes: tuple[str, ...]
     ) -> None:
-        self.path, self.rows, self.classes = path, rows, classes
-        if not rows:
-            raise InputError(f"{path} has no texts.")
-        number = {label: i for i, label in enumerate(classes)}
-        for line, _, label in rows:
-            if label not in number:
-                raise InputError(
-                    f"{path}, line {line}: label {label!r} is none of the classes "
-                    f"{', '.join(classes)}: mend it, or set data.classes."
-                )
-        self.labels = [number[label] for _, _, label in rows]
+        self.rows, self.places, self.labels, self.classes = rows, places, labels, classes
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
 
     @property
     def digest(self) -> str:
         """Of the texts, in order."""
         digest = hashlib.sha256()
-        for _, text, _ in self.rows:
-            encoded = text.encode()
+        for i in range(len(self)):
+            (encoded,), _ = self.fetch([i])
             digest.update(len(encoded).to_bytes(8, "big") + encoded)
         return digest.hexdigest()
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Texts in UTF-8, and labels."""
         ids = [int(i) for i in ids]
-        return [self.rows[i][1].encode() for i in ids], [self.labels[i] for i in ids]
+        texts = [labelled(self.rows, self.places[i])[0].encode() for i in ids]
+        return texts, [self.labels[i] for i in ids]
 
     def name(self, example: int) -> str:
         """File and line."""
-        return f"{self.path}, line {self.rows[example][0]}"
+        return f"{self.rows.path}, line {self.rows.lines[self.places[example]]}"
 
 
-def read(path: Path, config: Text) -> Iterator[tuple[int, str, str]]:
-    """(line, text, label) of each row.
+def labelled(rows: Rows, i: int) -> tuple[str, str]:
+    """Text and label of a row, without white space around them.
 
     Raises:
-        InputError: a file that cannot be read, a row without text or label.
+        InputError: what is wrong with the row.
     """
-    lines = _lines(path)
-    rows = _json_lines(lines, path) if path.suffix == ".jsonl" else _columns(lines, path)
-    for line, row in rows:
-        values = [row.get(field) for field in (config.text_field, config.label_field)]
-        for field, value in zip(("text_field", "label_field"), values, strict=True):
+    try:
+        values = rows.values(i)
+        for field, value, check in zip(rows.fields, values, (_text, _label), strict=True):
             if value is None or not str(value).strip():
-                raise InputError(
-                    f"{path}, line {line}: {getattr(config, field)!r} is empty or missing (the "
-                    f"row has {', '.join(map(str, row)) or 'nothing'}): mend it or set "
-                    f"data.{field}."
-                )
-        yield line, str(values[0]).strip(), str(values[1]).strip()
+                raise ValueError(f"{field!r} is empty or missing: fill it in, or remove the row")
+            check(field, value)
+    except ValueError as error:
+        raise InputError(f"{rows.path}, line {rows.lines[i]}: {error}.") from None
+    return str(values[0]).strip(), str(values[1]).strip()
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _text(field: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{field!r} is {value!r}, which is no text: put quotation marks around it")
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{path}, line {number} is not UTF-8 ({error.reason} at its byte "
-                        f"{error.start + 1})."
-                    ) from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ord(value[error.start])
+        what = f"byte {half - 0xDC00:#x}" if 0xDC80 <= half <= 0xDCFF else "half a character"
+        raise ValueError(f"{field!r} is not UTF-8 ({what}): save the file as UTF-8") from None
 
 
-def _columns(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    # A quotation mark in a .tsv is a character as any other; a .csv quotes its commas with it.
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    csv.field_size_limit(2**31 - 1)  # of one text
-    reader = csv.DictReader(lines, strict=True, **(dialect if path.suffix == ".tsv" else {}))
-    try:
-        for row in reader:
-            if None in row:
-                raise InputError(
-                    f"{path}, line {reader.line_num} has {len(row) - 1 + len(row[None])} columns, "
-                    f"not {len(row) - 1}: quote texts with commas in a .csv, and take tabs out of "
-                    "texts in a .tsv."
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}.") from None
-
-
-def _json_lines(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a character is none
-        except ValueError as error:
-            raise InputError(f"{path}, line {number} is not JSON in UTF-8: {error}.") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number} is not a JSON object.")
-        yield number, row
+def _label(field: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and math.isfinite(value)
+    if not isinstance(value, str) and not is_number:
+        raise ValueError(f"{field!r} is {value!r}: a label must be a string or a number")
+    _text(field, str(value))

@@ -119,7 +119,8 @@ def open_items(job: Job, experiment: Experiment, data: DataSet, data_dir: str) -
     """
     trained.must_be_servable(data)
     if not job.source.startswith(SPLIT):
-        return inputs.open_items(job.source, data.kind, job.form, job.field)
+        field = job.field or getattr(experiment.data, "text_field", None)
+        return inputs.open_items(job.source, data.kind, job.form, field)
     name = job.source.removeprefix(SPLIT)
     source = {data.evaluation_split: data.held_out}.get(name)
     if source is None:

@@ -1,0 +1,155 @@
+"""A text file as it is to be read: UTF-8 with line feeds, at any place, whatever it is stored as.
+
+    pipe            copied
+    .gz .bz2 .xz    unpacked
+    UTF-16, UTF-32  written again as UTF-8
+    old Mac lines   carriage returns alone become line feeds
+
+What is needed for that is a temporary file, which is gone with the process. All is judged by the
+content; the name says only which kind of rows it has.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from input import InputError
+
+FORMS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl",
+         ".ndjson": "jsonl", ".json": "jsonl"}  # fmt: skip
+PACKED = (".gz", ".bz2", ".xz")
+# Files of other programs that people give for a table: a sentence, where their bytes are seen.
+OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow", ".zip", ".zst", ".pkl")
+MARK = codecs.BOM_UTF8  # of byte order, at the start of a file in UTF-8
+
+_BLOCK = 2**20
+_OPENERS: tuple[tuple[bytes, Any], ...] = (
+    (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)
+)  # fmt: skip
+_ENCODINGS = (  # UTF-32's mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_FOREIGN = (
+    (b"PAR1", "a Parquet file"), (b"ARROW1", "an Arrow file"), (b"FEA1", "a Feather file"),
+    (b"PK\x03\x04", "a ZIP archive, as spreadsheets are"), (b"%PDF", "a PDF document"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"), (b"\x28\xb5\x2f\xfd", "packed with Zstandard"),
+    (b"SQLite format 3", "a database"), (b"\x80\x04\x95", "a Python pickle"),
+    (b"version https://git-lfs", "a pointer that git-lfs left in the place of the file"),
+)  # fmt: skip
+
+
+def form_of(path: Path) -> str | None:
+    """Which rows a file has by its name: txt, csv, tsv or jsonl; None: it does not say."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return FORMS.get(suffixes[-1]) if suffixes else None
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a name is that of a file of texts, or of one that people take for it."""
+    path = Path(text)
+    return form_of(path) is not None or path.suffix.lower() in OTHERS
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Opens a file to be read at any place.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it is no text, or damaged.
+    """
+    file: IO[bytes] = path.open("rb")
+    if not path.is_file():
+        file = _copied(_blocks(file))
+    while opener := next((o for magic, o in _OPENERS if _head(file).startswith(magic)), None):
+        file = _unpacked(path, opener, file)
+    head = _head(file)
+    for magic, name in _FOREIGN:
+        if head.startswith(magic):
+            raise InputError(
+                f"{path} is {name}: save its table as .csv, .tsv or .jsonl in UTF-8, and name that."
+            )
+    encoding = next((name for mark, name in _ENCODINGS if head.startswith(mark)), _guessed(head))
+    if encoding:
+        file = _recoded(path, file, encoding)
+    elif b"\0" in head:
+        raise InputError(f"{path} is no text: it holds zero bytes. Give a text file in UTF-8.")
+    return _with_line_feeds(file)
+
+
+def _head(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    head = file.read(4096)
+    file.seek(0)
+    return head
+
+
+def _guessed(head: bytes) -> str | None:
+    """UTF-16 without a mark: every other byte of plain Latin text is zero."""
+    half = len(head) // 2
+    for place, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if half > 1 and head[place::2].count(0) > 0.4 * half and not head[1 - place :: 2].count(0):
+            return name
+    return None
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _copied(blocks: Iterator[bytes]) -> IO[bytes]:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - as long as whoever opened it wants
+    for block in blocks:
+        copy.write(block)
+    copy.seek(0)
+    return copy
+
+
+def _unpacked(path: Path, opener: Any, file: IO[bytes]) -> IO[bytes]:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with opener(file) as packed:
+            shutil.copyfileobj(packed, copy, _BLOCK)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
+        raise InputError(f"{path} cannot be unpacked ({error}): fetch or pack it again.") from None
+    copy.seek(0)
+    return copy
+
+
+def _recoded(path: Path, file: IO[bytes], encoding: str) -> IO[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+
+    def blocks() -> Iterator[bytes]:
+        for block in _blocks(file):
+            yield decoder.decode(block).encode()
+        yield decoder.decode(b"", final=True).encode()
+
+    try:
+        return _copied(blocks())
+    except UnicodeError as error:
+        raise InputError(f"{path} is not {encoding.upper()} ({error}): save it as UTF-8.") from None
+
+
+def _with_line_feeds(file: IO[bytes]) -> IO[bytes]:
+    has_returns = False
+    for block in _blocks(file):
+        if b"\n" in block:
+            file.seek(0)
+            return file
+        has_returns = has_returns or b"\r" in block
+    file.seek(0)
+    if not has_returns:
+        return file
+    return _copied(block.replace(b"\r", b"\n") for block in _blocks(file))
