@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from input import InputError
-from input.raw import Limits
+from input.raw import Limits, plain
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 MOST_CALLS = 16  # at once, of a map; as many as TensorFlow takes where it does not tune
@@ -128,8 +128,21 @@ class Batches:
             try:
                 self._check(example)
             except (tf.errors.OpError, OSError, ValueError) as error:
-                reason = str(error).partition("\n")[0][:200]
-                raise InputError(f"cannot read {self._name(example)}: {reason}") from None
+                reason = plain(error)[:300].rstrip(".")
+                raise InputError(f"cannot read {self._name(example)}: {reason}.") from None
+
+
+def check_label(label: int, num_classes: int) -> None:
+    """Looks at an example's class.
+
+    Raises:
+        ValueError: there is none of this number.
+    """
+    if not 0 <= label < num_classes:
+        raise ValueError(
+            f"label {label} is not in [0, {num_classes}): a split without labels (as glue's test) "
+            "serves for nothing, so set data.train_split or data.evaluation_split to one with them"
+        )
 
 
 def parallel() -> dict[str, Any]:

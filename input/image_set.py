@@ -17,7 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from input import pixels
-from input.batches import Batch, Batches, DataSet, numpy_function, padded, parallel
+from input.batches import (
+    Batch,
+    Batches,
+    DataSet,
+    check_label,
+    numpy_function,
+    padded,
+    parallel,
+)  # fmt: skip
+from input.decoding import image_fault
 from input.images import Images
 from input.order import Order
 from input.raw import Limits
@@ -48,8 +57,7 @@ class ImageSet(DataSet):
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
             n = int(number)
             ids = order.examples(n)
-            images, labels = self.training.fetch(ids)
-            return np.array(images, object), np.array(labels, np.int64), ids, order.places(n)
+            return *self._arrays(self.training, ids), ids, order.places(n)
 
         def example(encoded: tf.Tensor, label: tf.Tensor, i: tf.Tensor, place: tf.Tensor) -> Any:
             key = tf.stack([tf.cast(seed, tf.int64), place])
@@ -81,8 +89,7 @@ class ImageSet(DataSet):
         ids, weights = padded(share, micro_batch)
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
-            images, labels = self.held_out.fetch(some)
-            return np.array(images, object), np.array(labels, np.int64)
+            return self._arrays(self.held_out, some)
 
         def example(encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> Batch:
             image = pixels.evaluation(self.config, encoded)
@@ -105,7 +112,7 @@ class ImageSet(DataSet):
         """See `DataSet`."""
 
         def example(encoded: tf.Tensor) -> tf.Tensor:
-            return pixels.evaluation(self.config, pixels.within(encoded, limits.pixels))
+            return pixels.evaluation(self.config, encoded, limits.pixels)
 
         return tf.map_fn(example, raw, fn_output_signature=self._one)
 
@@ -121,15 +128,21 @@ class ImageSet(DataSet):
     def _one(self) -> tf.TensorSpec:
         return tf.TensorSpec(self.input_spec.shape[1:])
 
-    @staticmethod
-    def _batches(
-        dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
-    ) -> Batches:
-        def decode(example: int) -> None:
-            images, _ = source.fetch([example])
-            pixels.decode(tf.constant(images[0]))
+    def _arrays(self, source: Source, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = source.fetch(ids)
+        for label in labels:
+            check_label(label, self.num_classes)
+        return np.array(images, object), np.array(labels, np.int64)
 
-        return Batches(dataset.prefetch(2), ids, decode, source.name)
+    def _batches(
+        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
+    ) -> Batches:
+        def check(example: int) -> None:
+            images, _ = self._arrays(source, [example])
+            if fault := image_fault(images[0]):
+                raise ValueError(fault)
+
+        return Batches(dataset.prefetch(2), ids, check, source.name)
 
 
 def mixup(

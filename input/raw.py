@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-import io
+import re
+import struct
 from dataclasses import dataclass
 
 FIELDS = {"image": "image_bytes", "text": "text"}  # by kind: its name in a request
-FORMATS = ("JPEG", "PNG")
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # how files of the formats begin
+UNKNOWN = "it is neither a JPEG nor a PNG image"
+DAMAGED = {name: f"the {name} image is damaged or cut off" for name in ("JPEG", "PNG")}
+OTHERS = {  # how other files begin
+    "a GIF image": rb"GIF8",
+    "a WebP image": rb"RIFF....WEBP",
+    "a BMP image": rb"BM",
+    "a TIFF image": rb"II[*+]\0|MM\0[*+]",
+    "an AVIF image": rb"....ftypavi[fs]",
+    "a HEIC image": rb"....ftyp(he[iv]|mif1|msf1)",
+    "a JPEG 2000 image": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "a JPEG XL image": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "an icon": rb"\0\0[\x01\x02]\0",
+    "a Photoshop image": rb"8BPS",
+    "a PDF document": rb"%PDF",
+    "a video": rb"....ftyp|RIFF....AVI |\x1aE\xdf\xa3",
+    "an archive": rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!",
+    "an HTML page": rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)\b",
+    "an SVG drawing": rb"(\xef\xbb\xbf)?\s*<(.{,1000}<)?svg\b",
+}
+SEGMENT = re.compile(rb"\xff+([^\0\xff])", re.DOTALL)  # of a JPEG, begins so
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # those that say how large it is (T.81, B.1)
+DECODED = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # sequential and progressive ones
+PIXELS = {0xDA, 0xD9}  # after which none does
 
 
 @dataclass(frozen=True)
@@ -30,16 +54,7 @@ class Limits:
         (self._image if kind == "image" else self._text)(raw)
 
     def _image(self, raw: bytes) -> None:
-        from PIL import Image
-
-        if not raw:
-            raise ValueError("the image is empty")
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, in the place of this one
-        try:
-            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:  # reads the header
-                width, height = image.size
-        except Exception:  # whatever a damaged header does to the parser
-            raise ValueError("it is neither a JPEG nor a PNG image") from None
+        width, height = image_size(raw)
         if width * height > self.pixels:
             raise ValueError(
                 f"the image has {width} x {height} pixels, more than the {self.pixels} that are "
@@ -57,3 +72,65 @@ class Limits:
             raise ValueError(f"the text is not UTF-8 (at its byte {error.start + 1})") from None
         if not text.strip():
             raise ValueError("the text is empty")
+
+
+def image_size(raw: bytes) -> tuple[int, int]:
+    """Width and height in pixels, as the header says that they are stored.
+
+    Raises:
+        ValueError: what a file is that is no JPEG or PNG, or that its header is damaged.
+    """
+    if not raw:
+        raise ValueError("the image is empty")
+    if raw.startswith(JPEG):
+        return _jpeg_size(raw)
+    if not raw.startswith(PNG):
+        raise ValueError(_other(raw))
+    if raw[12:16] != b"IHDR" or len(raw) < 33:
+        raise ValueError(DAMAGED["PNG"])
+    width, height = struct.unpack_from(">II", raw, 16)
+    return width, height
+
+
+def _jpeg_size(raw: bytes) -> tuple[int, int]:
+    at = 2
+    while (found := SEGMENT.search(raw, at)) and len(raw) >= found.end() + 7:
+        code, at = found[1][0], found.end()
+        length, bits, height, width = struct.unpack_from(">HBHH", raw, at)
+        if code in FRAMES:
+            if code not in DECODED or bits != 8:
+                raise ValueError(
+                    "it is a JPEG of a rare kind (lossless, hierarchical, or not of 8 bits): save "
+                    "it as a usual one"
+                )
+            return width, height
+        if code in PIXELS:
+            break
+        at += length
+    raise ValueError(DAMAGED["JPEG"])
+
+
+def _other(raw: bytes) -> str:
+    for name, begin in OTHERS.items():
+        if re.match(begin, raw[:1100], re.DOTALL | re.IGNORECASE):
+            return f"it is {name}, not a JPEG or PNG: convert it"
+    return UNKNOWN
+
+
+def plain(error: BaseException) -> str:
+    """What is wrong with an example, in a line."""
+    text = str(error)
+    return known(text) or text.strip().partition("\n")[0]
+
+
+def known(text: str) -> str | None:
+    """What an error of TensorFlow's means, in a person's words, if it is one of decoding."""
+    for pattern, sentence in (
+        (r"Input is empty|Trying to decode", UNKNOWN),
+        (r"Invalid JPEG|jpeg::", DAMAGED["JPEG"]),
+        (r"Invalid PNG|PNG size", DAMAGED["PNG"]),
+        (r"assertion failed: \[((?:it is|the|a text) [^\]]*)\]", r"\1"),
+    ):
+        if found := re.search(pattern, text):
+            return found.expand(sentence)
+    return None

@@ -23,7 +23,15 @@ import numpy as np
 import tensorflow as tf
 
 from input import InputError, lengths, packages, sources, text_files
-from input.batches import Batch, Batches, DataSet, numpy_function, padded, parallel
+from input.batches import (
+    Batch,
+    Batches,
+    DataSet,
+    check_label,
+    numpy_function,
+    padded,
+    parallel,
+)  # fmt: skip
 from input.order import Order
 from input.raw import Limits
 from input.sources import Source
@@ -205,8 +213,4 @@ def _check(text: bytes, label: int, num_classes: int) -> None:
     """Raises ValueError with what is wrong with an example."""
     if not text.decode().strip():
         raise ValueError("the text is empty")
-    if not 0 <= label < num_classes:
-        raise ValueError(
-            f"label {label} is not in [0, {num_classes}); a split without labels, as glue's "
-            "test, cannot be evaluated: set data.evaluation_split"
-        )
+    check_label(label, num_classes)

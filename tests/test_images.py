@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from input import InputError, image_set, pixels, sources
+from input import InputError, decoding, image_set, pixels, sources
 from input.images import Images
 
 
@@ -87,6 +88,31 @@ def test_an_image_damaged_later_is_named(folder, tmp_path):
         everything(data.evaluation(2, range(4)))
 
 
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_that_is_no_class_is_named(folder, tmp_path, label):
+    config, data_dir = images(folder), str(tmp_path / "data")
+    config.prepare(data_dir)
+    data = config.open(data_dir)
+    for source in (data.training, data.held_out):
+        source.files[3] = (source.files[3][0], label)
+    path = r"images/{}/\w+/\d.jpg: label {} is not in \[0, 2\).*set data.train_split or"
+    with pytest.raises(InputError, match=path.format("train", label)):
+        everything(data.train(0, 5, lambda k: k, 2))
+    with pytest.raises(InputError, match=path.format("val", label)):
+        everything(data.evaluation(2, range(4)))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_what_is_no_jpeg_is_refused_whatever_its_name(folder, tmp_path, kind):
+    config, data_dir = images(folder), str(tmp_path / "data")
+    config.prepare(data_dir)
+    Image.new("RGB", (40, 30)).save(folder / "train/cat/1.jpg", kind)
+    with pytest.raises(InputError, match=rf"cat/1\.jpg: it is a {kind} image, not a JPEG"):
+        everything(config.open(data_dir).train(0, 10, lambda k: k, 1))
+    with pytest.raises(InputError, match=r"cat/1\.jpg"):
+        config.prepare(data_dir)
+
+
 def test_unknown_names(tmp_path):
     with pytest.raises(InputError, match="no data set 'no_such_set'"):
         Images("no_such_set").open(str(tmp_path))
@@ -155,7 +181,7 @@ def test_a_crop_of_a_jpeg_equals_the_crop_of_its_pixels():
     data, _, _ = sources.open_splits(Images("synthetic"), "")
     encoded = tf.constant(data.fetch([3])[0][0])
     window = tf.constant([16, 32, 64, 80])
-    crop = pixels.decode_window(encoded, window)
+    crop = decoding.image(decoding.opened(encoded), window)
     assert crop.shape == (64, 80, 3)
     whole = pixels.decode(encoded)[16:80, 32:112]
     # At its border the crop lacks the neighbours from which colour is interpolated.

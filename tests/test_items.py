@@ -13,9 +13,11 @@ import tensorflow as tf
 from PIL import Image
 
 from input import InputError, items, pixels
+from input.images import Images
 from input.raw import Limits
 
 pytestmark = pytest.mark.fast
+SMALL = Images("synthetic", size=8)
 
 
 def encoded(kind="PNG", size=(5, 4)):
@@ -40,8 +42,8 @@ def bomb(width, height):
     [
         ("image", b"", "the image is empty"),
         ("image", b"a text", "neither a JPEG nor a PNG"),
-        ("image", b"GIF89a" + bytes(40), "neither a JPEG nor a PNG"),
-        ("image", encoded()[:20], "neither a JPEG nor a PNG"),
+        ("image", b"GIF89a" + bytes(40), "a GIF image, not a JPEG or PNG: convert it"),
+        ("image", encoded()[:20], "damaged or cut off"),
         ("image", bomb(30000, 30000), "30000 x 30000 pixels, more than the 1000 that"),
         ("image", bomb(50, 50), "50 x 50 pixels, more than the 1000 that"),
         ("text", b" \n", "the text is empty"),
@@ -64,12 +66,13 @@ def test_what_can():
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_the_graph_looks_at_headers_too(kind):
     image = encoded(kind, (50, 40))
-    assert pixels.within(tf.constant(image), 2000).numpy() == image
+    seen = pixels.evaluation(SMALL, tf.constant(image), 2000)
+    assert np.array_equal(seen, pixels.evaluation(SMALL, tf.constant(image)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1999 pixels"):
-        pixels.within(tf.constant(image), 1999)
+        pixels.evaluation(SMALL, tf.constant(image), 1999)
     for other in (b"", b"a text of no image at all", b"GIF89a" + bytes(40)):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            pixels.within(tf.constant(other), 2000)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
+            pixels.evaluation(SMALL, tf.constant(other), 2000)
 
 
 def test_a_folder_holds_every_file_in_order(tmp_path):

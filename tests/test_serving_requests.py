@@ -166,14 +166,14 @@ MALFORMED = [
     (of("inputs", {"text": ["a"]}), SINGLE, TEXTS, "shape []"),
     # images
     (of("instances", [coded(picture()), coded(b"")]), IMAGE, IMAGES, "instance 1: the image is em"),
-    (of("instances", [coded(b"GIF89a" + b"\0" * 99)]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
+    (of("instances", [coded(b"GIF89a" + b"\0" * 99)]), IMAGE, IMAGES, "it is a GIF image"),
     (of("instances", ["plain text"]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
-    (of("instances", [coded(b"\x89PNG\r\n\x1a\n")]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
-    (of("instances", [coded(b"\xff\xd8\xff\xe0\0")]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
+    (of("instances", [coded(b"\x89PNG\r\n\x1a\n")]), IMAGE, IMAGES, "damaged or cut off"),
+    (of("instances", [coded(b"\xff\xd8\xff\xe0\0")]), IMAGE, IMAGES, "damaged or cut off"),
     (of("instances", [coded(picture(size=(101, 100)))]), IMAGE, IMAGES, "101 x 100 pixels"),
     (of("instances", [coded(picture("JPEG", (200, 60)))]), IMAGE, IMAGES, "200 x 60 pixels"),
     (of("instances", [coded(huge_png(60_000, 60_000))]), IMAGE, IMAGES, "more"),
-    (of("instances", [coded(picture("GIF"))]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
+    (of("instances", [coded(picture("GIF"))]), IMAGE, IMAGES, "a GIF image, not a JPEG"),
 ]
 
 

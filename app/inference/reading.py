@@ -10,7 +10,7 @@ import tensorflow as tf
 from app.inference.shards import Shards
 from input.batches import DataSet
 from input.items import Items
-from input.raw import Limits
+from input.raw import Limits, plain
 
 
 class Batch(NamedTuple):
@@ -74,7 +74,7 @@ class Reader:
                 try:
                     self.preprocess(tf.constant([raws[i]]))
                 except tf.errors.OpError as error:
-                    errors[i] = f"it cannot be decoded: {str(error).strip().partition(chr(10))[0]}"
+                    errors[i] = f"it cannot be decoded: {plain(error)}"
                     del raws[i]
         return self._batch(places, raws, errors, labels)
 

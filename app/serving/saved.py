@@ -13,6 +13,7 @@ from app.errors import DataError
 from app.serving.refusals import RequestError
 from app.serving.signatures import Tensors, describe
 from app.serving.versions import Found
+from input.raw import known
 
 
 class Model:
@@ -86,10 +87,12 @@ def read_definitions(folder: Path) -> dict[str, Any]:
 def sentence(error: BaseException) -> str:
     """What an error of TensorFlow's says, without the names of its nodes."""
     text = str(getattr(error, "message", error))
+    if told := known(text):
+        return told
     text = re.sub(r"\{\{[^{}]*\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]|<stack traces[^>]*>", "", text)
     parts = [line.strip() for line in text.splitlines()]
-    told = [line for line in parts if line and not re.match(
+    lines = [line for line in parts if line and not re.match(
         r"(Graph execution error|Detected at node|Node:|\d+ root error|\(\d+\) \w+:\s*$)", line
     )]  # fmt: skip
-    first = re.sub(r"^\(\d+\) \w+: +", "", told[0]) if told else type(error).__name__
+    first = re.sub(r"^\(\d+\) \w+: +", "", lines[0]) if lines else type(error).__name__
     return first[:300].rstrip(" .:")
