@@ -76,17 +76,25 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
 
 def claim(
     workdir: Path, reference: str, settings: list[str], experiment: Experiment,
-    layout: dict[str, Any], versions: dict[str, str], kernels: dict[str, str],
+    layout: dict[str, Any], about: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Writes config.json: everything needed to run the same again."""
+    """Writes config.json: everything needed to run the same again.
+
+    Args:
+        workdir: of the run.
+        reference: of the experiment.
+        settings: what --set said.
+        experiment: as it came out.
+        layout: of the job.
+        about: versions, kernels, and what the data mean.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     config = {
         "reference": reference,
         "set": settings,
         "experiment": as_dict(experiment),
         "layout": layout,
-        "versions": versions,
-        "kernels": kernels,
+        **about,
     }
     partial = workdir / ".config.json"
     partial.write_text(json.dumps(config, indent=1) + "\n")

@@ -30,6 +30,8 @@ class DataSet(Protocol):
         limits: the least that fields of the model may be, by name.
         digest: of what the order of examples depends on beside seed and count.
         classes: names of the targets.
+        meaning: what else turns outputs into answers, as JSON has it: another value, and the same
+            weights would answer something else.
         kind: of what a client has of an example, `image` or `text`; "": only its inputs.
         training, held_out: the splits' examples as they are stored (`sources.py`).
     """
@@ -42,6 +44,7 @@ class DataSet(Protocol):
     limits: Mapping[str, int] = MappingProxyType({})
     digest: str = ""
     classes: tuple[str, ...] = ()
+    meaning: Mapping[str, Any] = MappingProxyType({})
     kind: str = ""
     training: Any = None
     held_out: Any = None
@@ -141,7 +144,8 @@ def check_label(label: int, num_classes: int) -> None:
     if not 0 <= label < num_classes:
         raise ValueError(
             f"label {label} is not in [0, {num_classes}): a split without labels (as glue's test) "
-            "serves for nothing, so set data.train_split or data.evaluation_split to one with them"
+            "can be predicted, but not train or be evaluated; set data.train_split or "
+            "data.evaluation_split to one with labels"
         )
 
 

@@ -18,6 +18,8 @@ ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a segment that s
 ALL = 2**31 - 1  # bytes
 WHITE = 255
 
+VERSION = 2  # what the same file is decoded to; 1 took no notice of EXIF and transparency
+
 
 class Encoded(NamedTuple):
     """A file, and what it says of itself.

@@ -10,13 +10,13 @@ An element is one micro-batch, whichever process asks for it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input import pixels
+from input import decoding, pixels, sources
 from input.batches import (
     Batch,
     Batches,
@@ -26,7 +26,6 @@ from input.batches import (
     padded,
     parallel,
 )  # fmt: skip
-from input.decoding import image_fault
 from input.images import Images
 from input.order import Order
 from input.raw import Limits
@@ -43,9 +42,15 @@ class ImageSet(DataSet):
     ) -> None:
         self.config, self.evaluation_split = config, evaluation_split
         self.training, self.held_out = train, evaluation
+        self.meaning = {"decoder": decoding.VERSION}
         self.classes, self.num_classes = train.classes, len(train.classes)
         self.num_train, self.num_evaluation = len(train), len(evaluation)
         self.input_spec = tf.TensorSpec([None, config.size, config.size, 3])
+
+    def ready(self) -> Iterator[None]:
+        """See `DataSet`."""
+        sources.must_have_labels(self.held_out, self.evaluation_split)
+        return iter(())
 
     @tf.autograph.experimental.do_not_convert  # there is nothing, and looking for it takes long
     def train(
@@ -139,7 +144,7 @@ class ImageSet(DataSet):
     ) -> Batches:
         def check(example: int) -> None:
             images, _ = self._arrays(source, [example])
-            if fault := image_fault(images[0]):
+            if fault := decoding.image_fault(images[0]):
                 raise ValueError(fault)
 
         return Batches(dataset.prefetch(2), ids, check, source.name)

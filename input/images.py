@@ -26,7 +26,7 @@ class Images:
     Attributes:
         dataset: `digits`, `fashion_mnist`, `synthetic`, any TFDS image classification set
             (`cifar10`, `imagenet2012`, ...), or a folder (a name with a `/`) of images
-            `train/<class>/*.jpg`, `val/<class>/*.jpg` (JPEG or PNG).
+            `train/<class>/*.jpg`, `val/<class>/*.jpg` (JPEG or PNG, also in folders below).
         size: pixels of a side of the model's input.
         augmentation: of training images. `shift`: moved by up to an eighth; `shift_flip`:
             mirrored too; `imagenet`: a crop of 8 % to 100 % of the area, mirrored
@@ -56,7 +56,7 @@ class Images:
 
     def __post_init__(self) -> None:
         least = {"size": 1, "mixup": 0, "bad_image_budget": 0}
-        least |= {"synthetic_examples": 1, "synthetic_classes": 1}
+        least |= {"synthetic_examples": 1, "synthetic_classes": 2}
         for name, number in least.items():
             if not number <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least {number}, not {getattr(self, name)}")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,7 +47,7 @@ class Files(Items):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths = sorted(_below(folder))
+        self.paths = sorted(paths.below(folder, _fail))
         if not self.paths:
             raise InputError(f"{folder} has no files: put images there.")
         listing = [(str(p), paths.state(folder / p)) for p in self.paths]
@@ -160,14 +158,5 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
     return OfRows(Rows(path, form or "csv", [field]), are_paths)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """All that is no folder and not hidden, whether it can be read or not."""
-
-    def fail(error: OSError) -> None:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}.")
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield Path(place, name).relative_to(folder)
+def _fail(error: OSError) -> None:
+    raise InputError(f"cannot read {error.filename}: {error.strerror}.")

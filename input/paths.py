@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -25,3 +27,24 @@ def content(path: Path) -> bytes:
 def shown(text: str) -> str:
     """As it can be written: half characters, which stand for other bytes, are replaced."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def below(folder: Path, fail: Callable[[OSError], None]) -> Iterator[Path]:
+    """All files below a folder, by their paths from it, whether they can be read or not.
+
+    What has a hidden name, or is in a folder that has, is left out; a link to a folder is followed
+    unless it leads to where the walk has been.
+
+    Args:
+        folder: is walked.
+        fail: takes the error of a folder that cannot be listed.
+    """
+    been = set()
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(place)
+        if real in been:
+            folders[:] = []
+            continue
+        been.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name).relative_to(folder) for name in files if name[0] != ".")

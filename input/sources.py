@@ -1,4 +1,4 @@
-"""Random access to what is encoded: TFDS sets, folders of images, synthetic ones."""
+"""Random access to what is encoded: TFDS sets, synthetic images; folders are in `folders.py`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, pixels
+from input import InputError, classes, folders
+from input.batches import check_label
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from input.images import Images
     from input.text import Text
 
-SUFFIXES = {".jpg", ".jpeg", ".png"}
+CHUNK = 1024  # records read at once, where labels are counted
 EVALUATION_SPLITS = ("test", "validation", "val")
 
 
@@ -48,8 +48,14 @@ def prepare(config: Images, data_dir: str) -> str:
     if config.dataset == "synthetic":
         return "synthetic images need no preparation"
     if "/" in config.dataset:
-        return prepare_folder(config, data_dir)
-    return prepare_tfds(config.dataset, data_dir)
+        return folders.prepare(config, data_dir)
+    line = prepare_tfds(config.dataset, data_dir)
+    *splits, name = open_splits(config, data_dir)
+    counts = {
+        split: counted(source, data_dir)
+        for split, source in zip((config.train_split, name), splits, strict=True)
+    }
+    return "\n".join([line, *classes.report(splits[0].classes, counts)])
 
 
 def prepare_tfds(name: str, data_dir: str) -> str:
@@ -71,38 +77,123 @@ def open_splits(config: Images, data_dir: str) -> tuple[Source, Source, str]:
         split = Synthetic(config.synthetic_examples, config.synthetic_classes)
         return split, split, "test"
     if "/" in config.dataset:
-        splits = read_index(config, data_dir)
-        return Folder(config, splits, "train"), Folder(config, splits, "val"), "val"
+        index = folders.read_index(config, data_dir)
+        train, test = (folders.Folder(config, index, split) for split in folders.SPLITS)
+        return train, test, "val"
     import tensorflow_datasets as tfds
 
-    builder, evaluation = tfds_splits(config, data_dir)
+    builder = prepared(config, data_dir)
     image, label = builder.info.supervised_keys or ("image", "label")
     decoders = {image: tfds.decode.SkipDecoding()}
-    with tfds_errors(config.dataset):
-        train, test = (
-            Tfds(builder, split, image, label, decoders)
-            for split in (config.train_split, evaluation)
-        )
-    return train, test, evaluation
+    return tfds_splits(config, builder, image, label, decoders)
 
 
-def tfds_splits(config: Images | Text, data_dir: str) -> tuple[tfds.core.DatasetBuilder, str]:
-    """Returns the builder of a prepared TFDS set and its evaluation split."""
+def prepared(config: Images | Text, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of a TFDS set that was prepared.
+
+    Raises:
+        InputError: it was not.
+    """
     builder = tfds_builder(config.dataset, data_dir)
     if not builder.is_prepared():
         raise InputError(
             f"data set {config.dataset!r} is not prepared in {builder.data_path}: run "
             "`./run.sh prepare` with the same --experiment and --set."
         )
+    return builder
+
+
+def tfds_splits(
+    config: Images | Text, builder: tfds.core.DatasetBuilder, input_key: str, label_key: str,
+    decoders: dict[str, Any] | None = None,
+) -> tuple[Tfds, Tfds, str]:  # fmt: skip
+    """Returns the training split, the evaluation split and the latter's name.
+
+    A split that has no labels, as those of competitions, is not taken unless it is named.
+
+    Raises:
+        InputError: no such split, or none with labels.
+    """
+
+    def opened(split: str) -> Tfds:
+        with tfds_errors(config.dataset):
+            return Tfds(builder, split, input_key, label_key, decoders)
+
     splits = builder.info.splits
-    evaluation = config.evaluation_split or next((n for n in EVALUATION_SPLITS if n in splits), "")
-    for name, wanted in (("train_split", config.train_split), ("evaluation_split", evaluation)):
-        if wanted.partition("[")[0] not in splits:
+    for name, wanted in (("train", config.train_split), ("evaluation", config.evaluation_split)):
+        if wanted and wanted.partition("[")[0] not in splits:
             raise InputError(
                 f"{config.dataset} has no split {wanted!r}, only {', '.join(splits)}: set "
-                f"data.{name} to one of them, or to a slice as 'train[:80%]'."
+                f"data.{name}_split to one of them, or to a slice as 'train[:80%]'."
             )
-    return builder, evaluation
+    train = opened(config.train_split)
+    if config.evaluation_split:
+        return train, opened(config.evaluation_split), config.evaluation_split
+    there = [name for name in EVALUATION_SPLITS if name in splits]
+    for name in there:
+        found = opened(name)
+        if has_labels(found):
+            return train, found, name
+    why = f"no labels in {', '.join(there)}" if there else f"only {', '.join(splits)}"
+    raise InputError(
+        f"{config.dataset} has no split to evaluate ({why}): set data.evaluation_split to one with "
+        "labels, or to a slice, as data.train_split='train[:80%]' and "
+        "data.evaluation_split='train[80%:]'."
+    )
+
+
+def has_labels(source: Source) -> bool:
+    """Whether a few examples, spread over a split, have labels."""
+    last = len(source) - 1
+    _, labels = source.fetch(sorted({0, last // 3, last // 2, last})) if last >= 0 else ([], [])
+    return any(0 <= label < len(source.classes) for label in labels)
+
+
+def must_have_labels(source: Source, split: str) -> None:
+    """Refuses a split that cannot be evaluated.
+
+    Raises:
+        InputError: it has no labels.
+    """
+    if not has_labels(source):
+        raise InputError(
+            f"split {split!r} has no labels ({source.name(0)}): evaluate another, named by "
+            "data.evaluation_split; predict takes it as --input=split:" + split + "."
+        )
+
+
+def count(source: Source) -> list[int]:
+    """Reads a split and returns how many examples each class has.
+
+    Raises:
+        InputError: names an example whose label is none.
+    """
+    counts = [0] * len(source.classes)
+    for start in range(0, len(source), CHUNK):
+        ids = range(start, min(start + CHUNK, len(source)))
+        for i, label in zip(ids, source.fetch(ids)[1], strict=True):
+            try:
+                check_label(label, len(counts))
+            except ValueError as error:
+                raise InputError(f"{source.name(i)}: {error}.") from None
+            counts[label] += 1
+    return counts
+
+
+def counted(source: Source, data_dir: str) -> list[int]:
+    """The same of a large set, kept beside the prepared data."""
+    about = f"{source.name(0)} {len(source)} {source.classes}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+    path = Path(data_dir).expanduser() / "label_counts" / f"{digest}.json"
+    if path.exists():
+        kept: list[int] = json.loads(path.read_text())
+        return kept
+    counts = count(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(counts))
+    partial.replace(path)
+    return counts
 
 
 def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -167,6 +258,7 @@ class Tfds:
                 f"{builder.info.name}: {label_key!r} is {features[label_key]}, no class label."
             )
         self.classes = tuple(features[label_key].names)
+        classes.must_be_some(self.classes, builder.info.name)
         self.path = f"{builder.data_path}, split {split}"
         self.records: Any = builder.as_data_source(split=split, decoders=decoders)
 
@@ -203,113 +295,3 @@ class Synthetic:
     def name(self, example: int) -> str:
         """Its id."""
         return f"synthetic example {example}"
-
-
-class Folder:
-    """A split of an indexed folder: one file an image."""
-
-    def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
-        self.root = Path(config.dataset).expanduser().resolve()
-        self.classes = tuple(index["classes"])
-        self.files: list[tuple[str, int]] = index["splits"][split]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
-        """Reads files."""
-        files = [self.files[i] for i in ids]
-        return [(self.root / path).read_bytes() for path, _ in files], [c for _, c in files]
-
-    def name(self, example: int) -> str:
-        """The file's path."""
-        return str(self.root / self.files[example][0])
-
-
-def index_path(config: Images, data_dir: str) -> Path:
-    """Where the index of a folder is: one file a folder and policy."""
-    policy = f"{config.on_bad_image} {config.bad_image_budget}"
-    key = f"{Path(config.dataset).expanduser().resolve()} {policy}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
-
-
-def read_index(config: Images, data_dir: str) -> dict[str, Any]:
-    """The index that `prepare_folder` wrote."""
-    path = index_path(config, data_dir)
-    if not path.exists():
-        raise InputError(
-            f"folder {config.dataset} is not prepared: run `./run.sh prepare` with the same "
-            "--experiment and --set (it looks at every image once)."
-        )
-    index: dict[str, Any] = json.loads(path.read_text())
-    return index
-
-
-def prepare_folder(config: Images, data_dir: str) -> str:
-    """Lists a folder's images and decodes each once.
-
-    Raises:
-        InputError: no images; classes that differ; bad images beyond the policy.
-    """
-    root = Path(config.dataset).expanduser().resolve()
-    found = {s: list_images(root, s) for s in ("train", "val")}
-    classes = {s: sorted({p.parent.name for p in found[s]}) for s in found}
-    if classes["train"] != classes["val"]:
-        only = {s: sorted(set(classes[s]) - set(classes[o])) for s, o in (
-            ("train", "val"), ("val", "train"))}  # fmt: skip
-        raise InputError(
-            f"{root}: train and val must have the same classes, but only train has "
-            f"{only['train'] or 'none'} and only val has {only['val'] or 'none'}."
-        )
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for s in found for p in found[s]]
-    listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    path = index_path(config, data_dir)
-    if not (path.exists() and json.loads(path.read_text())["listing"] == listing):
-        files = [p for s in found for p in found[s]]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            bad = {p for p, good in zip(files, pool.map(is_image, files), strict=True) if not good}
-        if bad and (config.on_bad_image == "fail" or len(bad) > config.bad_image_budget):
-            names = ", ".join(str(p) for p in sorted(bad)[:3])
-            raise InputError(
-                f"{len(bad)} of {len(files)} images cannot be decoded ({names}{', ...'[: 5 * (len(bad) > 3)]}): "  # noqa: E501
-                f"mend or remove them, or set data.on_bad_image=skip with data.bad_image_budget "
-                f"(now {config.bad_image_budget}) of at least {len(bad)}."
-            )
-        number = {name: i for i, name in enumerate(classes["train"])}
-        index: dict[str, Any] = {
-            "folder": str(root),
-            "listing": listing,
-            "classes": classes["train"],
-            "skipped": sorted(map(str, bad)),
-            "splits": {
-                s: [(str(p.relative_to(root)), number[p.parent.name]) for p in found[s]
-                    if p not in bad] for s in found
-            },
-        }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(index))
-        partial.replace(path)
-    index = read_index(config, data_dir)
-    counts = ", ".join(f"{s} {len(files):,}" for s, files in index["splits"].items())
-    return f"{root} ({counts}, {len(index['skipped'])} skipped), index in {path}"
-
-
-def list_images(root: Path, split: str) -> list[Path]:
-    """Image files of a split, sorted: the ids are places in this list."""
-    files = [p for p in sorted((root / split).glob("*/*")) if p.suffix.lower() in SUFFIXES]
-    if not files:
-        raise InputError(
-            f"no images in {root / split}: expected {root / split}/<class>/*.jpg (or .jpeg, .png)."
-        )
-    return files
-
-
-def is_image(path: Path) -> bool:
-    """Whether the file decodes to its end."""
-    try:
-        pixels.decode(tf.constant(path.read_bytes()))
-    except (tf.errors.InvalidArgumentError, OSError):
-        return False
-    return True

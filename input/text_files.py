@@ -57,6 +57,7 @@ class _Labelled:
     Attributes:
         numbers: a number of each label, in the order in which they are met.
         are_tests: of each row, whether it is held out where nothing else is.
+        digests: of the texts in order, by whether those that are held out are left out.
     """
 
     def __init__(self, path: Path, config: Text, classes: Sequence[str]) -> None:
@@ -66,6 +67,7 @@ class _Labelled:
         self.rows = Rows(path, "csv" if form == "txt" else form, fields)
         self.numbers: dict[str, int] = {}
         self.labels, self.are_tests = array("l"), array("b")
+        self.digests = {False: hashlib.sha256(), True: hashlib.sha256()}
         for i in range(len(self.rows)):
             text, label = labelled(self.rows, i)
             if classes and label not in classes:
@@ -74,35 +76,37 @@ class _Labelled:
                     f"{', '.join(classes)}: correct it, or set data.classes."
                 )
             self.labels.append(self.numbers.setdefault(label, len(self.numbers)))
-            self.are_tests.append(split_of(text) == "test")
+            is_test, encoded = split_of(text) == "test", text.encode()
+            self.are_tests.append(is_test)
+            for is_without, digest in self.digests.items():
+                if not (is_without and is_test):
+                    digest.update(len(encoded).to_bytes(8, "big") + encoded)
 
     def split(self, places: Sequence[int], classes: Sequence[str]) -> TextFile:
         """Some of the rows, their labels numbered as the classes are."""
+        digest = self.digests[len(places) < len(self.rows)].hexdigest()
         number = {label: i for i, label in enumerate(classes)}
         of_ours = [number[label] for label in self.numbers]
         labels = array("l", [of_ours[self.labels[i]] for i in places])
-        return TextFile(self.rows, array("q", places), labels, tuple(classes))
+        return TextFile(self.rows, array("q", places), labels, tuple(classes), digest)
 
 
 class TextFile:
-    """One split: rows of a file, in its order."""
+    """One split: rows of a file, in its order.
+
+    Attributes:
+        digest: of the texts that train, in order.
+    """
 
     def __init__(
-        self, rows: Rows, places: Sequence[int], labels: Sequence[int], classes: tuple[str, ...]
-    ) -> None:
+        self, rows: Rows, places: Sequence[int], labels: Sequence[int], classes: tuple[str, ...],
+        digest: str,
+    ) -> None:  # fmt: skip
         self.rows, self.places, self.labels, self.classes = rows, places, labels, classes
+        self.digest = digest
 
     def __len__(self) -> int:
         return len(self.places)
-
-    @property
-    def digest(self) -> str:
-        """Of the texts, in order."""
-        digest = hashlib.sha256()
-        for i in range(len(self)):
-            (encoded,), _ = self.fetch([i])
-            digest.update(len(encoded).to_bytes(8, "big") + encoded)
-        return digest.hexdigest()
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
         """Texts in UTF-8, and labels."""

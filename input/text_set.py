@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, lengths, packages, sources, text_files
+from input import InputError, classes, lengths, packages, sources, text_files
 from input.batches import (
     Batch,
     Batches,
@@ -59,20 +59,18 @@ def prepare(config: Text, data_dir: str) -> str:
             f"{split}: {len(found):,} texts of {found.mean():.0f} tokens, the longest "
             f"{found.max()}; {cut} are cut to max_length {config.max_length}"
         )
-    return "\n".join([*lines, f"{data.num_classes} classes"])
+    splits = {config.train_split: data.training, data.evaluation_split: data.held_out}
+    counts = {name: sources.count(source) for name, source in splits.items()}
+    lines.append(f"{data.num_classes} classes")
+    return "\n".join([*lines, *classes.report(data.classes, counts)])
 
 
 def open_splits(config: Text, data_dir: str) -> tuple[Source, Source, str]:
     """Returns the training split, the evaluation split and the latter's name."""
     if config.is_file:
         return text_files.open_splits(config)
-    builder, evaluation = sources.tfds_splits(config, data_dir)
-    with sources.tfds_errors(config.dataset):
-        train, test = (
-            sources.Tfds(builder, split, config.text_field, config.label_field)
-            for split in (config.train_split, evaluation)
-        )
-    return train, test, evaluation
+    builder = sources.prepared(config, data_dir)
+    return sources.tfds_splits(config, builder, config.text_field, config.label_field)
 
 
 class TextSet(DataSet):
@@ -87,6 +85,7 @@ class TextSet(DataSet):
         self.wordpiece = WordPiece(folder, config.max_length)
         self.limits = {"vocabulary": self.wordpiece.size, **config.limits}
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
+        self.meaning = {"vocabulary": self.wordpiece.digest}
         self.classes = self.training.classes
         self.num_classes = len(self.classes)
         self.num_train, self.num_evaluation = len(self.training), len(self.held_out)
@@ -101,6 +100,7 @@ class TextSet(DataSet):
 
     def ready(self) -> Iterator[None]:
         """See `DataSet`: the lengths of the training texts, where `prepare` has not left them."""
+        sources.must_have_labels(self.held_out, self.evaluation_split)
         if self._lengths is None:
             self._lengths = yield from lengths.find(
                 self.length_path, lambda: self.measure(self.training)

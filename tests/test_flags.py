@@ -377,7 +377,7 @@ def user(tmp_path_factory):
     (folder / "folder/config.json").mkdir(parents=True)
     experiment = experiments.load("resnet50_digits")
     layout = config.as_dict(Layout())
-    workdir.claim(folder / "run", "resnet50_digits", [], experiment, layout, {}, {})
+    workdir.claim(folder / "run", "resnet50_digits", [], experiment, layout, {})
     return folder
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import ranks
@@ -95,8 +96,9 @@ def test_a_run_says_what_it_was_computed_with(shallow, train, tmp_path):
     assert config["kernels"] == kernels.names()
     path.write_text(json.dumps(config | {"kernels": {"library": "oneDNN", "instructions": "SSE9"}}))
     run = loop.Run(tmp_path / "run", "")
+    opened = SimpleNamespace(experiment=shallow, data=shallow.data.open(""))
     with contextlib.ExitStack() as stack:
-        (line,) = loop.claim(shallow, Layout(exact=True), Topology(0, 1), run, stack)
+        (line,) = loop.claim(opened, Layout(exact=True), Topology(0, 1), run, stack)
     assert "begun with kernels of oneDNN for SSE9" in line
     with contextlib.ExitStack() as stack:
-        assert loop.claim(shallow, Layout(exact=True), Topology(0, 1), run, stack) == []
+        assert loop.claim(opened, Layout(exact=True), Topology(0, 1), run, stack) == []

@@ -12,8 +12,8 @@ from app.errors import UsageError
 from app.inference import predict
 from app.inference.predict import Job
 from app.inference.shards import Shards
+from input.items import OfRows
 from input.raw import Limits
-from input.rows import Rows
 
 WORDS = """
 from app.config import Experiment, Optimization
@@ -113,7 +113,7 @@ def test_items_are_read_as_they_are_needed(predicted, words, tmp_path, monkeypat
     (tmp_path / "in.txt").write_text("\n".join("abcdefghij"[i % 10] for i in range(400)))
     read: set[int] = set()
     when_written: list[int] = []
-    fetch, write = Rows.fetch, Shards.write
+    fetch, write = OfRows.fetch, Shards.write
 
     def fetching(self, i):
         read.add(i)
@@ -123,7 +123,7 @@ def test_items_are_read_as_they_are_needed(predicted, words, tmp_path, monkeypat
         when_written.append(len(read))
         write(self, shard, rows)
 
-    monkeypatch.setattr(Rows, "fetch", fetching)
+    monkeypatch.setattr(OfRows, "fetch", fetching)
     monkeypatch.setattr(Shards, "write", writing)
     assert len(predicted(words, tmp_path / "in.txt", threads=1)) == 400
     # Shards of two batches of four: one is done, and those of the two batches after it are begun.

@@ -28,6 +28,7 @@ from app.parallel.placement import here
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.recovery.manifest import DamageError
+from app.training import meaning
 from app.training.state import Snapshot, State, sha256_of, weights_of
 
 
@@ -39,7 +40,8 @@ class Checkpoints:
         state: what is kept.
         where: this process's rank.
         keep: how many, beside the best.
-        about: "experiment" and "versions", for the manifests.
+        about: for the manifests: "experiment", "versions", "meaning" and "data", as far as they
+            are to be compared.
 
     Attributes:
         stall: seconds that the last save kept training waiting.
@@ -47,6 +49,7 @@ class Checkpoints:
         missing: steps before the newest that the restored state lacks, which asynchronous
             training had begun (`app/parallel/ledger.py`).
         counted: seconds until the restored state, as `Clock.counted` has them.
+        changes: sentences on data that changed since the restored state was saved (on rank 0).
         is_evaluated: the restored state's metrics were computed before it was saved.
     """
 
@@ -59,6 +62,7 @@ class Checkpoints:
         self.damaged: dict[Path, str] = {}
         self.missing: list[int] = []
         self.counted: dict[str, Any] = {}
+        self.changes: list[str] = []
         self.is_evaluated = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -168,6 +172,7 @@ class Checkpoints:
                 _read_bundle(folder / "state", self.state)
                 if self.state.sha256() != content["weights_sha256"]:
                     raise DamageError("it holds other weights than its manifest says")
+                self.changes = self._compare_data(content)
             except DamageError as damage:
                 self.damaged[folder] = f"{folder} is damaged: {damage}"
                 continue
@@ -201,6 +206,15 @@ class Checkpoints:
                 f"{folder} is of another experiment:\n  " + "\n  ".join(lines) + "\nGive these "
                 "fields the same values, or another --workdir."
             )
+        meaning.must_agree(self.about.get("meaning", {}), content.get("meaning", {}), folder)
+
+    def _compare_data(self, content: Mapping[str, Any]) -> list[str]:
+        """Sentences on data that changed since, but mean the same."""
+        ours, theirs = self.about.get("data"), content.get("data")
+        lines = config.differences(ours, theirs) if ours and theirs else []
+        if "meaning" in self.about and "meaning" not in content:
+            lines.append("an older version did not keep the names of its classes")
+        return [f"the data are not those of the checkpoint: {'; '.join(lines)}"] if lines else []
 
     def _drop(self) -> None:
         """Removes what is neither among the last nor the best; a damaged one counts as none."""

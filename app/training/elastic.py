@@ -95,6 +95,6 @@ def _session(
     with contextlib.ExitStack() as stack:
         wishes = {"change": membership.has_changed}
         session = Session(opened, now, where, run, clock, wishes, commit.take)
-        claimed = opening.together(lambda: loop.claim(opened.experiment, now, where, run, stack))
+        claimed = opening.together(lambda: loop.claim(opened, now, where, run, stack))
         session.warnings += claimed
         return session.train(commit.sync(session.checkpoints))

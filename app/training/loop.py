@@ -10,9 +10,10 @@ from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.recovery import lock
+from app.recovery import lock, manifest
 from app.reporting.clock import Clock
-from app.training import opening
+from app.training import meaning, opening
+from app.training.opening import Opened
 from app.training.session import Run, Session
 
 
@@ -34,7 +35,7 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         return elastic.train(opened, layout, run, clock)
     with contextlib.ExitStack() as stack:
         session = Session(opened, layout, where, run, clock)
-        claimed = opening.together(lambda: claim(experiment, layout, where, run, stack))
+        claimed = opening.together(lambda: claim(opened, layout, where, run, stack))
         session.warnings += claimed
         first = session.checkpoints.restore()
         clock.resume(session.checkpoints.counted)
@@ -42,7 +43,7 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
 
 
 def claim(
-    experiment: Experiment, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
+    opened: Opened, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
 ) -> list[str]:
     """Locks the workdir for as long as `stack` lasts and writes config.json, on rank 0.
 
@@ -50,15 +51,20 @@ def claim(
 
     Raises:
         UsageError: another job has the folder, or it cannot be written.
+        CheckpointError: its checkpoints are of data that meant something else.
     """
     if not where.is_chief:
         return []
     try:
         stack.enter_context(lock.held(run.workdir))
-        begun = (workdir.read(run.workdir) or {}).get("kernels")
+        kept, means = workdir.read(run.workdir) or {}, meaning.of(opened.data)
+        if manifest.steps(run.workdir / "checkpoints"):  # else nothing was learned yet
+            meaning.must_agree(means, kept.get("meaning", {}), run.workdir)
+        begun = kept.get("kernels")
+        about = {"versions": replicas.versions(), "kernels": kernels.names(), "meaning": means}
         workdir.claim(
-            run.workdir, run.reference, list(run.settings), experiment,
-            config.as_dict(layout), replicas.versions(), kernels.names(),
+            run.workdir, run.reference, list(run.settings), opened.experiment,
+            config.as_dict(layout), about,
         )  # fmt: skip
     except OSError as error:
         raise UsageError(

@@ -21,7 +21,7 @@ from app.parallel.placement import Placement, connect, here, local_devices
 from app.parallel.topology import Topology
 from app.recovery import heartbeat
 from app.reporting import chatter
-from app.training import exchange, stages
+from app.training import exchange, meaning, stages
 from app.training.local import LocalStep
 from app.training.pipelined import PipelinedStep
 from app.training.served import ServedStep
@@ -129,7 +129,7 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
         return data
 
     data = together(opened)
-    agree_on("data", data_facts(data))
+    agree_on("data", {**data_facts(data), "meaning": meaning.of(data)})
     validation.validate_limits(experiment, data.limits)
     return data
 

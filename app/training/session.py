@@ -28,7 +28,7 @@ from app.recovery import heartbeat, manifest, preemption, private
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import baseline, divergence, opening, outcome, vote
+from app.training import baseline, divergence, meaning, opening, outcome, vote
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
@@ -101,7 +101,12 @@ class Session:
         self.state: State = opened.state
         opening.agree_on("set-up", opened.facts())
         opening.agree_on_kernels(layout.exact)
-        about = {"experiment": config.as_dict(self.experiment), "versions": replicas.versions()}
+        about = {
+            "experiment": config.as_dict(self.experiment),
+            "versions": replicas.versions(),
+            "meaning": meaning.of(opened.data),
+            "data": opening.data_facts(opened.data),
+        }
         folder = run.workdir / "checkpoints"
         self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
         evaluated = opened.mirror or self.state
@@ -152,6 +157,7 @@ class Session:
         for folder, line in self.checkpoints.damaged.items():
             name = manifest.aside(folder).name
             self.warnings.append(f"{line}; kept as {name}, going on from step {first}")
+        self.warnings += self.checkpoints.changes
         for line in self.warnings:
             self.report.say(f"warning: {line}")
         told = (self.experiment, self.layout, self.opened.data, self.state, first)

@@ -14,7 +14,7 @@ from app.config import Experiment, Layout
 from app.errors import CheckpointError, UsageError
 from app.parallel.topology import Topology
 from app.recovery import manifest
-from app.training import opening
+from app.training import meaning, opening
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.opening import Opened
@@ -75,11 +75,13 @@ def restore(
     """
     alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
     opened = opening.open_run(experiment, alone, where, data_dir)
-    about = {"experiment": config.as_dict(experiment)}
+    about = {"experiment": config.as_dict(experiment), "meaning": meaning.of(opened.data)}
     checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
     step = checkpoints.restore()
     for line in checkpoints.damaged.values():
         print(f"warning: {line}; step {step} is used", file=sys.stderr)
+    for line in checkpoints.changes:
+        print(f"warning: {line}", file=sys.stderr)
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
         raise error.on_every_rank(speaker=where.is_chief)
