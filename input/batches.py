@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from input import InputError
+from input import InputError, failures
 from input.raw import Limits
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -128,8 +128,9 @@ class Batches:
             try:
                 self._check(example)
             except (tf.errors.OpError, OSError, ValueError) as error:
-                reason = str(error).partition("\n")[0][:200]
-                raise InputError(f"cannot read {self._name(example)}: {reason}") from None
+                raise InputError(
+                    f"cannot read {self._name(example)}: {failures.sentence(error)}."
+                ) from None
 
 
 def parallel() -> dict[str, Any]:

@@ -78,8 +78,8 @@ def restore(
     about = {"experiment": config.as_dict(experiment)}
     checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
     step = checkpoints.restore()
-    for line in checkpoints.damaged.values():
-        print(f"warning: {line}; step {step} is used", file=sys.stderr)
+    for passed, damage in checkpoints.damaged.items():
+        print(f"warning: {passed} {damage}; step {step} is used", file=sys.stderr)
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
         raise error.on_every_rank(speaker=where.is_chief)

@@ -1,0 +1,108 @@
+"""Whatever a file system allows in a path: TensorFlow takes some of it for a pattern."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.config import Layout
+from app.inference import export, litert, predict
+from app.inference.predict import Job
+from app.serving import saved, versions
+from app.training import trained
+from input import failures, paths
+from input.raw import Limits
+
+EVERYTHING = os.fsdecode(b"*?{a,b} \\ %41 '\"\n\t\xc3\xa9 \xff")
+NAMES = ["[1]", EVERYTHING]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["brackets", "everything"])
+def test_a_run_is_continued_exported_and_served_anywhere(train, joined, shallow, tmp_path, name):
+    run = f"{name}/run"
+    train(shallow, run, stop_at_step=2)
+    result = train(shallow, run)
+    assert result["steps"] == 4
+    folder, data_dir = tmp_path / run, str(tmp_path / name / "data")
+    assert list((folder / "tensorboard").iterdir())
+    restored = trained.restore(shallow, Layout(), joined, folder, data_dir)
+    assert restored.step == 4
+
+    photos = tmp_path / name / "photos"
+    photos.mkdir()
+    raws, _ = shallow.data.open("").held_out.fetch([0, 1])
+    for i, raw in enumerate(raws):
+        (photos / f"{name}{i}.jpg").write_bytes(raw)
+    job = Job(
+        source=str(photos), output=folder / "out.jsonl", form=None, field=None, top=3,
+        weights="best", batch=4, threads=2, limits=Limits(),
+    )  # fmt: skip
+    predict.main(shallow, Layout(), joined, folder, data_dir, job)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
+    assert [row["item"] for row in rows] == [paths.shown(f"{name}{i}.jpg") for i in range(2)]
+
+    output = tmp_path / name / "exported"
+    export.main(shallow, restored, output, "best", ["float32", "litert"], Limits(), "export")
+    assert "logits within" in (output / "README.md").read_text(encoding="utf-8")
+    model = saved.load(versions.find(output / "float32"))
+    answer = model.run("serving_default", {"image_bytes": np.array(raws, object)})
+    assert [c.decode() for c in answer["class"]] == [row["class"] for row in rows]
+    assert litert.Interpreter(output / "litert/4").logits(tf.zeros([1, 16, 16, 3])).shape == (1, 7)
+
+
+def test_a_graph_may_read_its_assets_whenever_it_is_asked(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("a few words")
+    module = tf.Module()
+    module.asset = tf.saved_model.Asset(str(words))
+    read = tf.function(
+        lambda x: {"y": tf.strings.join([tf.io.read_file(module.asset.asset_path), x])},
+        input_signature=[tf.TensorSpec([], tf.string, "x")],
+    )
+    place = tmp_path / "exported/1"
+    tf.saved_model.save(module, str(place), {"serving_default": read})
+    words.unlink()
+    place.parent.rename(tmp_path / "[1]")
+    model = saved.load(versions.find(tmp_path / "[1]", "mine"))
+    assert model.run("serving_default", {"x": np.array(b"!", object)})["y"] == b"a few words!"
+
+
+def test_no_name_is_left_behind(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    with paths.plain(tmp_path) as place:
+        assert os.path.samefile(place, tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(FileNotFoundError):
+        paths.plain(tmp_path / "none").__enter__()
+
+
+TOLD = [
+    ("{{function_node __wrapped__DecodeJpeg_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
+     "Input is empty. [Op:DecodeJpeg] name: ", "Input is empty"),
+    ("Graph execution error:\n\nDetected at node decode defined at (most recent call last):\n"
+     "<stack traces unavailable>\nUnknown image file format. One of JPEG, PNG, GIF, BMP required.\n"
+     "\t [[{{node decode}}]] [Op:__inference_f_7]",
+     "Unknown image file format. One of JPEG, PNG, GIF, BMP required"),
+    ("2 root error(s) found.\n  (0) INVALID_ARGUMENT:  it is negative\n\t [[{{node a}}]]\n"
+     "  (1) INVALID_ARGUMENT:  another", "it is negative"),
+    ("/proc/self/fd/17/state.index; No such file or directory",
+     "state.index; No such file or directory"),
+    ("OOM when allocating tensor on /job:localhost/replica:0/task:0/device:CPU:0 by allocator cpu",
+     "OOM when allocating tensor on by allocator cpu"),
+]  # fmt: skip
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("message", "told"), TOLD)
+def test_a_sentence_has_nothing_of_tensorflow_inside(message, told):
+    found = failures.sentence(tf.errors.InvalidArgumentError(None, None, message))
+    assert found.replace("  ", " ") == told
+
+
+@pytest.mark.fast
+def test_a_sentence_of_a_file_is_its_reason():
+    assert failures.sentence(OSError(errno.EIO, "Input/output error", "x")) == "Input/output error"
+    assert failures.sentence(ValueError()) == "ValueError"
