@@ -162,6 +162,7 @@ def serve_command() -> None:
             max_text=FLAGS.max_text,
             request_seconds=FLAGS.request_seconds,
             grace_seconds=FLAGS.grace_seconds,
+            origins=tuple(FLAGS.cors_origins),
         )
     )
 
