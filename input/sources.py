@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, pixels
+from input import InputError, paths, pixels
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -117,6 +117,11 @@ def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         "movie_sentences": movie_sentences.ScaleproofMovieSentences,
     }
     make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
+    if "[" in data_dir or paths.shown(data_dir) != data_dir:
+        raise InputError(
+            f"data_dir={paths.shown(data_dir)}: TensorFlow Datasets finds nothing in a path that "
+            "has a '[' or is not UTF-8: give another --data_dir."
+        )
     with tfds_errors(name):
         try:
             return make(data_dir=data_dir, file_format="array_record")
@@ -230,7 +235,7 @@ def index_path(config: Images, data_dir: str) -> Path:
     """Where the index of a folder is: one file a folder and policy."""
     policy = f"{config.on_bad_image} {config.bad_image_budget}"
     key = f"{Path(config.dataset).expanduser().resolve()} {policy}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
     return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
 
 

@@ -1,26 +1,29 @@
 """Whatever a file system allows in a path: TensorFlow takes some of it for a pattern."""
 
+import dataclasses
 import errno
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from ranks import start
 
 from app.config import Layout
 from app.inference import export, litert, predict
 from app.inference.predict import Job
 from app.serving import saved, versions
 from app.training import trained
-from input import failures, paths
+from input import InputError, failures, names, paths
+from input.images import Images
 from input.raw import Limits
 
 EVERYTHING = os.fsdecode(b"*?{a,b} \\ %41 '\"\n\t\xc3\xa9 \xff")
-NAMES = ["[1]", EVERYTHING]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=["brackets", "everything"])
+@pytest.mark.parametrize("name", ["[1]", EVERYTHING], ids=["brackets", "everything"])
 def test_a_run_is_continued_exported_and_served_anywhere(train, joined, shallow, tmp_path, name):
     run = f"{name}/run"
     train(shallow, run, stop_at_step=2)
@@ -106,3 +109,62 @@ def test_a_sentence_has_nothing_of_tensorflow_inside(message, told):
 def test_a_sentence_of_a_file_is_its_reason():
     assert failures.sentence(OSError(errno.EIO, "Input/output error", "x")) == "Input/output error"
     assert failures.sentence(ValueError()) == "ValueError"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of images of two classes, none of whose other names is UTF-8."""
+    root = tmp_path / EVERYTHING
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(4):
+                image = np.full([20, 20, 3], 60 * i, np.uint8)
+                (folder / f"{EVERYTHING}{i}.jpg").write_bytes(tf.io.encode_jpeg(image).numpy())
+    return root
+
+
+def test_images_are_used_whatever_their_names(photos, train, joined, shallow, tmp_path):
+    data = Images(str(photos), size=16)
+    experiment = dataclasses.replace(shallow, data=data, global_batch=4, steps=2)
+    data_dir = str(tmp_path / "data")
+    assert "(train 8, val 8, 0 skipped)" in data.prepare(data_dir)
+    train(experiment)
+    restored = trained.restore(experiment, Layout(), joined, tmp_path / "run", data_dir)
+    limits = Limits()
+    export.main(experiment, restored, tmp_path / "out", "best", ["litert"], limits, EVERYTHING)
+    assert "| `litert` |" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    bad = next((photos / "train/cat").iterdir())
+    bad.write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be decoded") as caught:
+        data.prepare(data_dir)
+    assert str(bad) in str(caught.value)
+
+
+def test_a_name_that_is_not_utf_8_can_be_printed_anywhere(photos, tmp_path):
+    code = f"from input.images import Images\ndef shop(): return Images({str(photos)!a}, size=16)\n"
+    (tmp_path / "shop.py").write_text(
+        f"from app.config import Experiment\nfrom tests.shallow import Shallow\n{code}"
+        "def run(): return Experiment(model=Shallow(), data=shop(), global_batch=4, micro_batch=4,"
+        " steps=1)\n"
+    )
+    command = [sys.executable, "-m", "app", "prepare", "--experiment=shop.py:run", "--data_dir=d"]
+    done = start(command, tmp_path, PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 0 and r"\udcff (train 8, val 8" in done.stdout, done.stderr
+
+
+@pytest.mark.fast
+def test_names_of_classes_are_text(tmp_path):
+    names.must_be_text(["cat", "\N{CAT FACE}"], tmp_path)
+    with pytest.raises(InputError, match=r"'caf\ufffd+' is the name of a class.*rename it.*convmv"):
+        names.must_be_text(["cat", os.fsdecode(b"caf\xe9")], tmp_path)
+    with pytest.raises(InputError, match=r"'a\\nb' has a line break"):
+        names.must_be_text(["a\nb"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["[1]", os.fsdecode(b"\xff")])
+def test_a_place_that_tfds_cannot_use_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"TensorFlow Datasets finds nothing .*another --data_dir"):
+        Images("digits", size=8).prepare(str(tmp_path / name))
+    assert not (tmp_path / name).exists()
