@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from app import chaos, errors, rules
+from app import chaos, errors, home, rules
 from app.peers import cases
 
 FLAGS = flags.FLAGS
@@ -52,7 +52,7 @@ flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function
 flags.DEFINE_multi_string("set", [], "field=value of the experiment; repeatable.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<experiment>/<time>.")
 flags.DEFINE_string(
-    "data_dir", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "Prepared data sets."
+    "data_dir", os.environ.get("TFDS_DATA_DIR") or home.data_dir(), "Prepared data sets."
 )
 flags.DEFINE_bool("exact", False, "The same weights bit for bit on any number of processes.")
 flags.DEFINE_integer("stages", 1, "Of a process: the model is cut in as many.")

@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def of_user(text: str) -> Path:
+    """A path that a person wrote, with their home for `~`, which stays where there is no home."""
+    return Path(os.path.expanduser(text))  # Path's own fails there
+
+
 @contextlib.contextmanager
 def plain(folder: Path) -> Iterator[str]:
     """A folder's name for TensorFlow, of digits, letters and slashes, while the block runs.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, paths, pixels
+from input import InputError, failures, paths, pixels
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -141,11 +141,16 @@ def tfds_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AssertionError, NotImplementedError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
         raise InputError(
-            f"data set {name!r}: {reason}. If it was prepared in another format than "
-            "array_record, give another --data_dir and prepare it there."
+            f"data set {name!r}: {failures.sentence(error)}{place}. Let it be read and written, or "
+            "give another --data_dir."
+        ) from None
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"data set {name!r}: {failures.sentence(error)}. If it was prepared in another format "
+            "than array_record, give another --data_dir and prepare it there."
         ) from None
 
 
@@ -214,7 +219,7 @@ class Folder:
     """A split of an indexed folder: one file an image."""
 
     def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
-        self.root = Path(config.dataset).expanduser().resolve()
+        self.root = paths.of_user(config.dataset).resolve()
         self.classes = tuple(index["classes"])
         self.files: list[tuple[str, int]] = index["splits"][split]
 
@@ -234,9 +239,9 @@ class Folder:
 def index_path(config: Images, data_dir: str) -> Path:
     """Where the index of a folder is: one file a folder and policy."""
     policy = f"{config.on_bad_image} {config.bad_image_budget}"
-    key = f"{Path(config.dataset).expanduser().resolve()} {policy}"
+    key = f"{paths.of_user(config.dataset).resolve()} {policy}"
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
-    return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
+    return paths.of_user(data_dir) / "image_folders" / f"{digest}.json"
 
 
 def read_index(config: Images, data_dir: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from input import InputError
+from input import InputError, paths
 from input.order import split_of
 from input.text import Text
 
@@ -20,7 +20,7 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
     Raises:
         InputError: names the file and line that cannot be used.
     """
-    path = Path(config.dataset).expanduser()
+    path = paths.of_user(config.dataset)
     rows = list(read(path, config))
     classes = config.classes or tuple(sorted({label for _, _, label in rows}))
     if len(classes) < 2:
@@ -28,7 +28,7 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
             f"{path} has {len(rows)} texts of {len(classes)} classes: it needs 2 or more."
         )
     if config.evaluation_file:
-        held = Path(config.evaluation_file).expanduser()
+        held = paths.of_user(config.evaluation_file)
         return (
             TextFile(path, rows, classes),
             TextFile(held, list(read(held, config)), classes),

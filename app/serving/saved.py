@@ -78,19 +78,22 @@ def load(found: Found) -> Model:
     try:
         definitions = read_definitions(found.folder)
         loaded = tf.saved_model.load(held.enter_context(paths.plain(found.folder)))
-    except (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError) as error:
-        raise DataError(
-            f"{found.folder} cannot be read ({sentence(error)}): let it be read, or give another "
-            "--model."
-        ) from None
     except Exception as error:  # whatever the bytes of a damaged file make TensorFlow raise
+        way = "let it be read" if may_be_whole(error) else "export the model again"
         raise DataError(
-            f"{found.folder} cannot be loaded ({sentence(error)}): export the model again, or give "
-            "another --model."
+            f"{found.folder} cannot be loaded ({sentence(error)}): {way}, or give another --model."
         ) from None
     if not len(getattr(loaded, "signatures", ())):
         raise DataError(f"{found.folder} has no signatures, so there is nothing to serve.")
     return Model(found, definitions, loaded, held)
+
+
+def may_be_whole(error: Exception) -> bool:
+    """Whether what could not be loaded may be, as it could not be read."""
+    import tensorflow as tf
+
+    passing = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+    return isinstance(error, passing) and not isinstance(error, FileNotFoundError)
 
 
 def read_definitions(folder: Path) -> dict[str, Any]:
