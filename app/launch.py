@@ -35,12 +35,10 @@ def main(name: str, arguments: Sequence[str]) -> int:
         UsageError: a job that cannot be started so.
     """
     command = [sys.executable, "-m", "app", *name.split(), *arguments]
-    folder = Path(FLAGS.workdir or workdir.default(command_line.reference()))
+    folder = Path(FLAGS.workdir or workdir.named(command_line.reference()))
     is_training = name == "train"
     if is_training or name == "trace":
         workdir.writable(folder)
-    if is_training and not FLAGS.workdir:
-        command.append(f"--workdir={folder}")
     variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
     hosts = os.environ.get("HOSTS", "")
     is_served = is_training and command_line.chosen().update.kind == "parameter_server"
@@ -50,12 +48,18 @@ def main(name: str, arguments: Sequence[str]) -> int:
         hang=FLAGS.hang_seconds if is_training else float("inf"),
         grace=FLAGS.grace_seconds,
     )
+    if is_training and not FLAGS.workdir:
+        folder = workdir.default(command_line.reference())
+        command.append(f"--workdir={folder}")
 
     def start() -> Job:
         return Job(command, launcher, variables, FLAGS.elastic)
 
     if name != "predict":
-        return Supervisor(start, folder, limits).run()
+        code = Supervisor(start, folder, limits).run()
+        if is_training and not FLAGS.workdir:
+            workdir.forget(folder)
+        return code
     with standard.as_files(*predicted(), FLAGS.format) as (source, output):
         command += [f"--input={source}", f"--output={output}"]
         return Supervisor(start, Path(f"{output}.partial"), limits).run()
