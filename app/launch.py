@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,7 +162,8 @@ def elastic(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     launcher = horovodrun(1, hosts)  # so many slots are waited for; all there are take part
     if FLAGS.host_discovery_script:
-        launcher = [*launcher[:-2], "--host-discovery-script", FLAGS.host_discovery_script]
+        script = shlex.quote(FLAGS.host_discovery_script)  # Horovod gives it to a shell
+        launcher = [*launcher[:-2], "--host-discovery-script", script]
     launcher += ["--min-np", "1", "--max-np", str(_most(np))]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]
 

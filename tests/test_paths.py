@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 from ranks import start
 
+from app import command_line, launch
 from app.config import Layout
 from app.inference import export, litert, predict
 from app.inference.predict import Job
@@ -168,3 +170,15 @@ def test_a_place_that_tfds_cannot_use_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=r"TensorFlow Datasets finds nothing .*another --data_dir"):
         Images("digits", size=8).prepare(str(tmp_path / name))
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.fast
+def test_flags_reach_other_processes_as_they_were_given(monkeypatch):
+    saved_flags = flagsaver.as_parsed(
+        data_dir=EVERYTHING, set=["a=1\n2", "b=2"], host_discovery_script="my hosts.sh"
+    )
+    with saved_flags:
+        passed = command_line.passed_on(("host_discovery_script",))
+        assert passed == ["--set=a=1\n2", "--set=b=2", f"--data_dir={EVERYTHING}"]
+        monkeypatch.setattr(launch, "_most", lambda np: np)
+        assert "'my hosts.sh'" in launch.elastic(1, "a:1", {})

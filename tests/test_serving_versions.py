@@ -62,5 +62,5 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path, tmp_path_factory, mon
     (tmp_path / "1" / "assets.extra").mkdir()
     for text in ("{", "[]", '{"format": 2}', '{"name": "x"}'):
         (tmp_path / "1" / versions.EXTRA).write_text(text)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot be used"):
             versions.find(tmp_path)

@@ -238,5 +238,5 @@ def folder_of(output: Path, variant: str, step: int) -> Path:
     """
     folder = output / variant / str(step)
     if folder.exists():
-        raise UsageError(f"{folder} exists: remove it, or give another --output.")
+        raise UsageError(f"{folder} exists: give another --output, or move it away.")
     return folder

@@ -107,6 +107,6 @@ def read_about(path: Path) -> About:
         return About(given.get("name"), kind, classes, given.get("variant"), given.get("step"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}): export the model again, or remove the file to serve "
+            f"{path} cannot be used ({error}): export the model again, or rename the file to serve "
             "the model without it."
         ) from None
