@@ -30,7 +30,7 @@ codes = st.one_of(
 )
 strings = st.one_of(
     st.text(), codes.map(lambda code: {"b64": code}), numbers.map(lambda x: {"b64": x}),
-    st.just({"b64": "YWI=", "c": 1}),
+    st.sampled_from([{"b64": "YWI=", "c": 1}, "half \ud800"]),
 )  # fmt: skip
 plain = st.one_of(st.none(), st.booleans(), numbers, strings)
 values = st.recursive(
