@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 from absl.testing import flagsaver
+from conftest import sentences_in
 from ranks import start
 
 from app import command_line, launch
@@ -21,6 +23,7 @@ from app.training import trained
 from input import InputError, failures, names, paths
 from input.images import Images
 from input.raw import Limits
+from models.pretrained import Weights
 
 EVERYTHING = os.fsdecode(b"*?{a,b} \\ %41 '\"\n\t\xc3\xa9 \xff")
 
@@ -182,3 +185,17 @@ def test_flags_reach_other_processes_as_they_were_given(monkeypatch):
         assert passed == ["--set=a=1\n2", "--set=b=2", f"--data_dir={EVERYTHING}"]
         monkeypatch.setattr(launch, "_most", lambda np: np)
         assert "'my hosts.sh'" in launch.elastic(1, "a:1", {})
+
+
+def test_texts_vocabulary_and_weights_are_read_from_anywhere(tmp_path):
+    folder = tmp_path / EVERYTHING
+    folder.mkdir()
+    experiment = sentences_in(folder)
+    data_dir = str(folder / "data")
+    experiment.data.prepare(data_dir)
+    data = experiment.data.open(data_dir)
+    assert data.num_train + data.num_evaluation == 200
+    assert list((folder / "data/text_lengths").glob("*.npy"))
+    safetensors.numpy.save_file({"bert.a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").rename(folder / "model.safetensors")
+    assert Weights(folder)["a"].tolist() == [1, 1, 1]

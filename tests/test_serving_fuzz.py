@@ -139,6 +139,7 @@ def model(request, tmp_path_factory):
 @example("predict", (b'{"instances": [1' + b" " * 2 * MOST + b"]}", ""), "", 1)
 @example("predict", (gzip.compress(bytes(10**7)), "gzip"), "", 2)
 @example("predict", (b'{"instances": [' * 900, ""), "", 1)
+@example("predict", (b'{"instances": ["\\ud800"]}', ""), "", 1)
 def test_fuzz_of_bodies(model, verb, body, content_type, cuts):
     data, encoding = body
     size = -(-len(data) // cuts) or 1
