@@ -12,15 +12,13 @@
 #   GPU=1         set up with TensorFlow's CUDA packages; HOROVOD_GPU_OPERATIONS=NCCL and
 #                 HOROVOD_NCCL_HOME=... build Horovod with NCCL
 #   PYTHON=...    a Python 3.11 or 3.12
+#   XDG_CACHE_HOME=...  for what set-up keeps; ~/.cache, or .cache here where there is no home
 #
 # Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 checkpoint, 5 numbers, 6 replicas differ,
 # 7 lost peer, 42 preempted and saved.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/scaleproof
-log=$cache/setup.log
-mkdir -p "$cache"
 
 fail() { echo "error: $1" >&2; exit "${2:-2}"; }
 
@@ -36,6 +34,18 @@ stage() {
   fi
   echo "$((SECONDS - started)) s"
 }
+
+# What is compiled and fetched, and the log: in the home, or here where there is none to write to.
+find_cache() {
+  local home=~
+  cache=${XDG_CACHE_HOME:-$home/.cache}/scaleproof log=$cache/setup.log
+  if { [ -n "${XDG_CACHE_HOME:-}" ] || [ -d "$home" ]; } && is_writable; then return; fi
+  export XDG_CACHE_HOME=$here/.cache # pip's too
+  cache=$XDG_CACHE_HOME/scaleproof log=$cache/setup.log
+  is_writable || fail "set-up needs a folder to write to, and $here may not be written: set XDG_CACHE_HOME to one."
+}
+
+is_writable() { { mkdir -p "$cache" && : >>"$log"; } 2>/dev/null; }
 
 find_python() {
   for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
@@ -77,6 +87,7 @@ setup() {
   local extras="build,test${GPU:+,gpu}" wanted python
   wanted=$({ cat "$here/constraints.txt" "$here/pyproject.toml"; build_variables; echo "$here"; } | sha256sum | cut -c1-64)
   [ "$(cat "$venv/.done" 2>/dev/null)" = "$wanted" ] && return
+  find_cache
   python=$(find_python)
   command -v c++ >/dev/null || command -v g++ >/dev/null ||
     fail "Horovod is compiled from source and there is no C++ compiler (c++ or g++): install one, for example with 'apt-get install g++'."
@@ -114,6 +125,7 @@ launch() {
 case ${1:-} in
   "")
     setup
+    find_cache
     (cd "$here" && stage "data (digits)" "$venv/bin/python" -m app prepare)
     launch train --experiment=resnet50_digits
     ;;

@@ -23,6 +23,7 @@ launch COMMAND [flags]   the same, on NP processes that are watched over if it h
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -98,4 +99,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as it is of standard error: a path may be of any
+        sys.stdout.reconfigure(errors="backslashreplace")  # bytes, and a terminal of any encoding
     sys.exit(main(sys.argv[1:]))

@@ -87,7 +87,7 @@ class Disturbed:
         if "hosts" in plan.kinds:
             self._hosts(plan.ranks)
             script = folder.resolve() / "hosts.sh"
-            script.write_text(f"#!/bin/sh\ncat '{folder.resolve()}/hosts'\n")
+            script.write_text('#!/bin/sh\ncat "$(dirname "$0")/hosts"\n')
             script.chmod(0o700)
             command = [*command, f"--host_discovery_script={script}"]
         env = os.environ | {"TMPDIR": str(folder.resolve())}  # where heartbeats are seen

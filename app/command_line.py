@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from absl import flags
+
 from app import chaos, config, errors, experiments, rules, validation, workdir
 from app.config import Experiment, Layout, Update
 from app.flags import FLAGS, OF_CHAOS, OF_COMPARE
@@ -271,8 +273,14 @@ def to_compare(processes: int) -> tuple[Experiment, list[str], list[rules.Rule]]
 def passed_on(own: Sequence[str]) -> list[str]:
     """The flags that were given, but for a command's own, for the jobs that it starts."""
     given = [flag for flag in FLAGS.get_flags_for_module("app.flags") if flag.present]
-    lines = [flag.serialize() for flag in given if flag.name not in own]
-    return [line for text in lines for line in text.split("\n")]
+    return [line for flag in given if flag.name not in own for line in _lines(flag)]
+
+
+def _lines(flag: flags.Flag) -> list[str]:
+    """As many as it was given times; a value may have line breaks."""
+    if isinstance(flag, flags.MultiFlag):
+        return [f"--{flag.name}={value}" for value in flag.value or ()]
+    return [flag.serialize()]
 
 
 def to_benchmark(processes: int) -> tuple[Experiment, Layout]:

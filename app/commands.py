@@ -61,13 +61,11 @@ def train_command() -> None:
             return serving.join(task)
     preemption.listen()
     where, layout = join(layout)
-    from app.parallel import replicas
     from app.training import loop
 
     reference = command_line.reference()
-    folder = Path(replicas.broadcast_text(FLAGS.workdir or str(workdir.default(reference))))
     run = loop.Run(
-        workdir=folder,
+        workdir=given_or_new(reference, where.is_chief),
         data_dir=command_line.data_dir(),
         reference=reference,
         settings=tuple(command_line.settings()),
@@ -162,6 +160,7 @@ def serve_command() -> None:
             max_text=FLAGS.max_text,
             request_seconds=FLAGS.request_seconds,
             grace_seconds=FLAGS.grace_seconds,
+            origins=tuple(FLAGS.cors_origins),
         )
     )
 
@@ -252,7 +251,7 @@ def trace_command() -> None:
     where, layout = join(layout)
     from app import trace
 
-    folder = Path(FLAGS.workdir or workdir.default(f"trace_{command_line.reference()}"))
+    folder = given_or_new(f"trace_{command_line.reference()}", where.is_chief)
     trace.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
@@ -262,7 +261,7 @@ def overhead_command() -> None:
     where, layout = join(layout)
     from app import overhead
 
-    folder = Path(FLAGS.workdir or workdir.default(f"overhead_{command_line.reference()}"))
+    folder = given_or_new(f"overhead_{command_line.reference()}", where.is_chief)
     overhead.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
@@ -292,6 +291,15 @@ def compare_command() -> int:
     folder = Path(FLAGS.workdir or workdir.default(f"compare_{command_line.reference()}"))
     steps = experiment.total_steps(data.num_train)
     return compare.main(given, found, conditions, steps, folder)
+
+
+def given_or_new(name: str, is_chief: bool) -> Path:
+    """--workdir, or a new folder, which rank 0 makes; the same on all ranks."""
+    from app.parallel import replicas
+    from app.training import opening
+
+    made = opening.together(lambda: workdir.default(name) if is_chief and not FLAGS.workdir else "")
+    return Path(replicas.broadcast_text(FLAGS.workdir or str(made)))
 
 
 def stage_server_command() -> None:

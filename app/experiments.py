@@ -14,11 +14,11 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from traceback import extract_tb
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
+from input import paths
 from input.images import Images
 from input.text import Text
 from models.resnet import ResNet
@@ -316,7 +316,7 @@ def _module(place: str) -> object:
                 f"--experiment: cannot import {place!r} ({error}): give a path to a .py file, or a "
                 "module on PYTHONPATH."
             ) from None
-    path = Path(place).expanduser().resolve()
+    path = paths.of_user(place).resolve()
     if not path.is_file():
         raise UsageError(f"--experiment: there is no file {path}.")
     # A name of its own: the file may be called as a package here or in the library is.

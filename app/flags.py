@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from app import chaos, errors, rules
+from app import chaos, errors, home, rules
 from app.peers import cases
 
 FLAGS = flags.FLAGS
@@ -52,7 +52,7 @@ flags.DEFINE_string("experiment", None, "A name (see `list`), or module:function
 flags.DEFINE_multi_string("set", [], "field=value of the experiment; repeatable.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<experiment>/<time>.")
 flags.DEFINE_string(
-    "data_dir", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "Prepared data sets."
+    "data_dir", os.environ.get("TFDS_DATA_DIR") or home.data_dir(), "Prepared data sets."
 )
 flags.DEFINE_bool("exact", False, "The same weights bit for bit on any number of processes.")
 flags.DEFINE_integer("stages", 1, "Of a process: the model is cut in as many.")
@@ -137,6 +137,9 @@ _define_number("max_body_mb", 16, "Of a request.", 0.001)
 flags.DEFINE_integer("max_pixels", 50_000_000, "Of an image, by its header.", lower_bound=1)
 flags.DEFINE_integer("max_text", 100_000, "Bytes of a text in UTF-8.", lower_bound=1)
 _define_seconds("request_seconds", 30, "For a request to arrive.")
+flags.DEFINE_list(
+    "cors_origins", [], "Whose web pages may ask the server, as https://a.example; *: all."
+)
 flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "That benchmark inference measures.")
 flags.DEFINE_list("clients", ["8", "64"], "At once, that benchmark serving measures.")
 _define_seconds("seconds", 5, "Of a round of benchmark serving, of a turn of benchmark peers.")
@@ -158,7 +161,7 @@ READERS |= {flag: ("compare",) for flag in OF_COMPARE}
 OF_ITEMS = ("input", "format", "field")
 READERS |= {flag: ("predict", "benchmark serving") for flag in OF_ITEMS}
 OF_SERVER = ("model", "name", "host", "max_batch", "batch_wait_ms", "queue", "max_body_mb",
-             "request_seconds")  # fmt: skip
+             "request_seconds", "cors_origins")  # fmt: skip
 READERS |= {flag: ("serve",) for flag in OF_SERVER}
 OF_LOAD = ("model", "threads", "max_batch", "batch_wait_ms", "queue")  # of its servers
 READERS |= {flag: ("serve", "benchmark serving") for flag in OF_LOAD}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,12 +36,10 @@ def main(name: str, arguments: Sequence[str]) -> int:
         UsageError: a job that cannot be started so.
     """
     command = [sys.executable, "-m", "app", *name.split(), *arguments]
-    folder = Path(FLAGS.workdir or workdir.default(command_line.reference()))
+    folder = Path(FLAGS.workdir or workdir.named(command_line.reference()))
     is_training = name == "train"
     if is_training or name == "trace":
         workdir.writable(folder)
-    if is_training and not FLAGS.workdir:
-        command.append(f"--workdir={folder}")
     variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
     hosts = os.environ.get("HOSTS", "")
     is_served = is_training and command_line.chosen().update.kind == "parameter_server"
@@ -50,12 +49,18 @@ def main(name: str, arguments: Sequence[str]) -> int:
         hang=FLAGS.hang_seconds if is_training else float("inf"),
         grace=FLAGS.grace_seconds,
     )
+    if is_training and not FLAGS.workdir:
+        folder = workdir.default(command_line.reference())
+        command.append(f"--workdir={folder}")
 
     def start() -> Job:
         return Job(command, launcher, variables, FLAGS.elastic)
 
     if name != "predict":
-        return Supervisor(start, folder, limits).run()
+        code = Supervisor(start, folder, limits).run()
+        if is_training and not FLAGS.workdir:
+            workdir.forget(folder)
+        return code
     with standard.as_files(*predicted(), FLAGS.format) as (source, output):
         command += [f"--input={source}", f"--output={output}"]
         return Supervisor(start, Path(f"{output}.partial"), limits).run()
@@ -157,7 +162,8 @@ def elastic(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     launcher = horovodrun(1, hosts)  # so many slots are waited for; all there are take part
     if FLAGS.host_discovery_script:
-        launcher = [*launcher[:-2], "--host-discovery-script", FLAGS.host_discovery_script]
+        script = shlex.quote(FLAGS.host_discovery_script)  # Horovod gives it to a shell
+        launcher = [*launcher[:-2], "--host-discovery-script", script]
     launcher += ["--min-np", "1", "--max-np", str(_most(np))]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,38 @@ from app.errors import UsageError
 SHAPE = {"reference": str, "set": list, "experiment": dict, "layout": dict}  # of config.json
 
 
-def default(reference: str) -> Path:
-    """runs/<experiment>/<time>."""
+def named(reference: str) -> Path:
+    """runs/<experiment>/<time>, which others may have."""
     name = reference.rpartition(":")[2]
     return Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+
+
+def default(reference: str) -> Path:
+    """Makes a folder that no other job has: as `named`, or with -2, -3 ... after the second.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    first = named(reference)
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = first.with_name(f"{first.name}-{number}") if number > 1 else first
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()  # by one process only
+                break
+    except OSError as error:
+        raise UsageError(
+            f"cannot make {first} ({error.strerror}): name another, by --workdir or --output."
+        ) from None
+    return folder
+
+
+def forget(folder: Path) -> None:
+    """Removes what `default` made, if no run began there: the supervisor's notes are of none."""
+    with contextlib.suppress(OSError):
+        if set(os.listdir(folder)) <= {"recovery.jsonl"}:
+            shutil.rmtree(folder)
 
 
 def read(workdir: Path) -> dict[str, Any] | None:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from input import InputError
-from input.raw import Limits, plain
+from input import InputError, failures
+from input.raw import Limits
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 MOST_CALLS = 16  # at once, of a map; as many as TensorFlow takes where it does not tune
@@ -131,8 +131,9 @@ class Batches:
             try:
                 self._check(example)
             except (tf.errors.OpError, OSError, ValueError) as error:
-                reason = plain(error)[:300].rstrip(".")
-                raise InputError(f"cannot read {self._name(example)}: {reason}.") from None
+                raise InputError(
+                    f"cannot read {self._name(example)}: {failures.sentence(error)}."
+                ) from None
 
 
 def check_label(label: int, num_classes: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from input import metadata, raw
+from input import failures, metadata, raw
 
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a segment that says: CMYK, inverted
 ALL = 2**31 - 1  # bytes
@@ -65,7 +65,7 @@ def image_fault(content: bytes) -> str | None:
         raw.image_size(content)
         _whole(tf.constant(content))
     except (ValueError, tf.errors.OpError) as error:
-        return raw.plain(error)
+        return failures.sentence(error)
     return None
 
 

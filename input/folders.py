@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from input import InputError, classes, decoding, paths, raw
+from input import InputError, classes, decoding, names, paths, raw
 
 if TYPE_CHECKING:
     from input.images import Images
@@ -33,7 +33,7 @@ class Folder:
     """A split of an indexed folder: one file an image."""
 
     def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
-        self.root = Path(config.dataset).expanduser().resolve()
+        self.root = paths.of_user(config.dataset).resolve()
         self.classes = tuple(index["classes"])
         self.files: list[tuple[str, int]] = index["splits"][split]
 
@@ -53,9 +53,9 @@ class Folder:
 def index_path(config: Images, data_dir: str) -> Path:
     """Where the index of a folder is: one file a folder and policy."""
     policy = f"{config.on_bad_image} {config.bad_image_budget}"
-    key = f"{Path(config.dataset).expanduser().resolve()} {policy}"
+    key = f"{paths.of_user(config.dataset).resolve()} {policy}"
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
-    return Path(data_dir).expanduser() / "image_folders" / f"{digest}.json"
+    return paths.of_user(data_dir) / "image_folders" / f"{digest}.json"
 
 
 def read_index(config: Images, data_dir: str) -> dict[str, Any]:
@@ -81,12 +81,13 @@ def prepare(config: Images, data_dir: str) -> str:
     Raises:
         InputError: no images; a class without any; bad images beyond the policy.
     """
-    root = Path(config.dataset).expanduser().resolve()
+    root = paths.of_user(config.dataset).resolve()
     splits = {split: Listing(root, split) for split in SPLITS}
-    names = sorted({name for listing in splits.values() for name in listing.classes})
-    classes.must_be_some(names, str(root))
+    class_names = sorted({name for listing in splits.values() for name in listing.classes})
+    names.must_be_text(class_names, root)
+    classes.must_be_some(class_names, str(root))
     every = {split: [(p, c) for p, c in splits[split].images] for split in SPLITS}
-    _must_have_all(root, names, splits, every)
+    _must_have_all(root, class_names, splits, every)
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for s in SPLITS for p, _ in every[s]]
     listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     path = index_path(config, data_dir)
@@ -95,13 +96,13 @@ def prepare(config: Images, data_dir: str) -> str:
         bad = faults([p for split in SPLITS for p, _ in every[split]])
         _must_be_few(config, bad, len(stats))
         good = {split: [(p, c) for p, c in every[split] if p not in bad] for split in SPLITS}
-        _must_have_all(root, names, splits, good)
-        number = {name: i for i, name in enumerate(names)}
+        _must_have_all(root, class_names, splits, good)
+        number = {name: i for i, name in enumerate(class_names)}
         index = {
             "format": FORMAT,
             "folder": str(root),
             "listing": listing,
-            "classes": names,
+            "classes": class_names,
             "skipped": {str(p): fault for p, fault in sorted(bad.items())},
             "splits": {
                 split: [(str(p.relative_to(root)), number[c]) for p, c in good[split]]

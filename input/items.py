@@ -135,10 +135,7 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
     Raises:
         InputError: nothing there, or nothing that can be predicted.
     """
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text} cannot be found ({error}): name another.") from None
+    path = paths.of_user(text)
     if path.is_dir():
         if kind != "image":
             raise InputError(

@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from input import InputError
+from input import InputError, paths
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def pretrained(name: str, data_dir: str) -> Path:
         InputError: it is not there, or was not prepared.
     """
     if name not in PRETRAINED:
-        folder = Path(name).expanduser()
+        folder = paths.of_user(name)
         if not folder.is_dir():
             raise InputError(
                 f"no folder {name!r}: give {', '.join(PRETRAINED)} or a folder with vocab.txt "
@@ -110,4 +110,4 @@ def prepare_pretrained(name: str, data_dir: str) -> str:
 
 
 def _place(data_dir: str) -> Path:
-    return Path(data_dir).expanduser() / "pretrained"
+    return paths.of_user(data_dir) / "pretrained"

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+def of_user(text: str) -> Path:
+    """A path that a person wrote, with their home for `~`, which stays where there is no home."""
+    return Path(os.path.expanduser(text))  # Path's own fails there
+
+
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[str]:
+    """A folder's name for TensorFlow, of digits, letters and slashes, while the block runs.
+
+    TensorFlow takes the name of what it reads for a pattern, so that it finds nothing in a folder
+    `[1]`, and every name for UTF-8. Linux has another name for each folder that a process holds.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def state(path: Path) -> tuple[int, int]:

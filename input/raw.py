@@ -117,12 +117,6 @@ def _other(raw: bytes) -> str:
     return UNKNOWN
 
 
-def plain(error: BaseException) -> str:
-    """What is wrong with an example, in a line."""
-    text = str(error)
-    return known(text) or text.strip().partition("\n")[0]
-
-
 def known(text: str) -> str | None:
     """What an error of TensorFlow's means, in a person's words, if it is one of decoding."""
     for pattern, sentence in (

@@ -8,13 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, classes, folders
+from input import InputError, classes, failures, folders, paths
 from input.batches import check_label
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def counted(source: Source, data_dir: str) -> list[int]:
     """The same of a large set, kept beside the prepared data."""
     about = f"{source.name(0)} {len(source)} {source.classes}"
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
-    path = Path(data_dir).expanduser() / "label_counts" / f"{digest}.json"
+    path = paths.of_user(data_dir) / "label_counts" / f"{digest}.json"
     if path.exists():
         kept: list[int] = json.loads(path.read_text())
         return kept
@@ -208,6 +207,11 @@ def tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         "movie_sentences": movie_sentences.ScaleproofMovieSentences,
     }
     make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
+    if "[" in data_dir or paths.shown(data_dir) != data_dir:
+        raise InputError(
+            f"data_dir={paths.shown(data_dir)}: TensorFlow Datasets finds nothing in a path that "
+            "has a '[' or is not UTF-8: give another --data_dir."
+        )
     with tfds_errors(name):
         try:
             return make(data_dir=data_dir, file_format="array_record")
@@ -227,11 +231,16 @@ def tfds_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AssertionError, NotImplementedError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
         raise InputError(
-            f"data set {name!r}: {reason}. If it was prepared in another format than "
-            "array_record, give another --data_dir and prepare it there."
+            f"data set {name!r}: {failures.sentence(error)}{place}. Let it be read and written, or "
+            "give another --data_dir."
+        ) from None
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"data set {name!r}: {failures.sentence(error)}. If it was prepared in another format "
+            "than array_record, give another --data_dir and prepare it there."
         ) from None
 
 

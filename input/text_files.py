@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input import InputError, plain
+from input import InputError, paths, plain
 from input.order import split_of
 from input.rows import Rows
 from input.text import Text
@@ -24,7 +24,7 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
     Raises:
         InputError: names the file and line that cannot be used.
     """
-    path = Path(config.dataset).expanduser()
+    path = paths.of_user(config.dataset)
     every = _Labelled(path, config, config.classes)
     classes = config.classes or tuple(sorted(every.numbers))
     if len(classes) < 2:
@@ -32,7 +32,7 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
             f"{path} has {len(every.rows)} texts of {len(classes)} classes: it needs 2 or more."
         )
     if config.evaluation_file:
-        held = _Labelled(Path(config.evaluation_file).expanduser(), config, classes)
+        held = _Labelled(paths.of_user(config.evaluation_file), config, classes)
         return every.split(range(len(every.rows)), classes), held.split(
             range(len(held.rows)), classes
         ), "test"  # fmt: skip

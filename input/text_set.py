@@ -16,13 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, classes, lengths, packages, sources, text_files
+from input import InputError, classes, lengths, packages, paths, sources, text_files
 from input.batches import (
     Batch,
     Batches,
@@ -94,7 +93,7 @@ class TextSet(DataSet):
             which = [self.training.digest]
         which += [self.wordpiece.digest, str(self.wordpiece.is_lower)]
         key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
-        kept = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
+        kept = paths.of_user(data_dir) / "text_lengths" / f"{key}.npy"
         self.length_path = kept if data_dir else None
         self._lengths: np.ndarray | None = None
 

@@ -36,11 +36,13 @@ class Served:
         self.line = self.process.stdout.readline()
         assert f":{self.port}; page at /" in self.line, self.stop()
 
-    def ask(self, method, path, body=None):
-        """One request; returns status, headers, body."""
+    def ask(self, method, path, body=None, **headers):
+        """One request, `_` in the names of headers for `-`; returns status, headers, body."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
         with contextlib.closing(connection):
-            connection.request(method, path, json.dumps(body) if isinstance(body, dict) else body)
+            body = json.dumps(body) if isinstance(body, dict) else body
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.headers, response.read()
 

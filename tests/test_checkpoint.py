@@ -170,8 +170,8 @@ def test_damage_is_named_and_the_one_before_is_used(checkpoints, damage):
     move(checkpoints.state)
     wanted = (20, twenty) if damage == "another step's folder" else (10, ten)
     assert (checkpoints.restore(), checkpoints.state.sha256()) == wanted
-    (line,) = checkpoints.damaged.values()
-    assert "is damaged: " in line and str(checkpoints.folder) in line
+    ((folder, found),) = checkpoints.damaged.items()
+    assert str(found).startswith("is damaged: ") and folder.parent == checkpoints.folder
 
 
 class Unreadable:
@@ -205,8 +205,18 @@ def test_what_cannot_be_read_is_named_and_the_one_before_is_used(
     folder = newest(checkpoints)
     Unreadable(monkeypatch, error, lambda path: path.match(f"{folder.name}/{name}"))
     assert (checkpoints.restore(), checkpoints.state.sha256()) == (10, ten)
-    (line,) = checkpoints.damaged.values()
-    assert f"{folder} is damaged: " in line and error.strerror in line
+    (found,) = checkpoints.damaged.values()
+    assert str(found).startswith("cannot be read: ") and error.strerror in str(found)
+    checkpoints.set_aside()
+    assert folder.with_name(f"unread-{folder.name}").exists()
+
+
+def test_what_cannot_be_read_is_not_to_be_removed(checkpoints, monkeypatch):
+    written(checkpoints, 10)
+    Unreadable(monkeypatch, FORBIDDEN, lambda path: path.name == "manifest.json")
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied") as caught:
+        checkpoints.restore()
+    assert "let them be read" in str(caught.value) and "remove" not in str(caught.value)
 
 
 def test_checkpoints_that_cannot_be_listed_are_one_error(checkpoints, monkeypatch):

@@ -12,8 +12,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from input import decoding, metadata, pixels
+from input.failures import sentence
 from input.images import Images
-from input.raw import Limits, plain
+from input.raw import Limits
 
 pytestmark = pytest.mark.fast
 
@@ -427,7 +428,7 @@ def test_what_is_refused_is_refused_everywhere(kind):
         for run in (function, graph):
             with pytest.raises(tf.errors.InvalidArgumentError) as raised:
                 run(tf.constant(content))
-            found = plain(raised.value)
+            found = sentence(raised.value)
             assert found in (
                 "it is neither a JPEG nor a PNG image",
                 "the JPEG image is damaged or cut off",
@@ -511,8 +512,8 @@ def test_fuzzed_files_are_refused_by_all_or_by_none():
             try:
                 x = graph(tf.constant([content]))
             except tf.errors.InvalidArgumentError as error:
-                assert fault is not None, (plain(error), content)
-                assert "{{" not in plain(error), plain(error)
+                assert fault is not None, (sentence(error), content)
+                assert "{{" not in sentence(error), sentence(error)
             else:
                 assert x.shape == (1, 8, 8, 3) and np.isfinite(x).all()
                 # Damage below a window is not always seen: it is not what is looked at.

@@ -81,10 +81,12 @@ def test_an_image_damaged_later_is_named(folder, tmp_path):
     config.prepare(data_dir)
     data = config.open(data_dir)
     (folder / "train/dog/3.jpg").write_bytes(b"gone")
-    with pytest.raises(InputError, match=r"cannot read .*train/dog/3\.jpg"):
+    with pytest.raises(InputError, match=r"cannot read .*train/dog/3\.jpg: [^{}\[\]]*\.$"):
         everything(data.train(0, 10, lambda k: k, 1))
     (folder / "val/cat/1.jpg").unlink()
-    with pytest.raises(InputError, match=r"cannot read .*val/cat/1\.jpg"):
+    with pytest.raises(
+        InputError, match=r"cannot read .*val/cat/1\.jpg: No such file [^{}\[\]]*\.$"
+    ):
         everything(data.evaluation(2, range(4)))
 
 

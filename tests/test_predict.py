@@ -83,6 +83,7 @@ def test_what_cannot_be_read_stays_in_its_place(predicted, shallow, tmp_path, ca
     assert [row["item"] for row in rows] == [f"{i:02d}.jpg" for i in range(13)]
     wrong = [i for i, row in enumerate(rows) if "error" in row]
     assert wrong == [3, 4, 5, 8, 9, 10, 11]
+    assert not any(mark in rows[3]["error"] for mark in ("{{", "[Op", "[[", "device"))
     assert "cannot be decoded" in rows[3]["error"] and rows[4]["error"] == "the image is empty"
     assert rows[0]["probabilities"] == rows[2]["probabilities"] == rows[12]["probabilities"]
     assert "7 could not be read" in capfd.readouterr().err

@@ -5,6 +5,7 @@ A server takes seconds to start, so what is asked of one is asked in few tests.
 
 import base64
 import contextlib
+import gzip
 import http.client
 import io
 import json
@@ -24,6 +25,7 @@ from app.errors import UsageError
 from app.serving import server
 from app.serving.versions import About
 
+PAGE = "https://shop.example"
 HALF, TEXTS, IMAGES = (f"/v1/models/{name}" for name in ("half_plus_two", "lengths", "renamed"))
 
 
@@ -34,6 +36,9 @@ def test_numbers_and_all_that_clients_do_wrong(tmp_path):
         must_tell_in_one_sentence_what_is_wrong(half)
         must_not_mix_up_its_clients(half)
         must_refuse_large_bodies_and_tell_the_client(half)
+        must_take_bodies_that_are_compressed(half)
+        must_refuse_what_is_no_json(half)
+        must_let_no_page_of_another_origin_ask(half)
         must_refuse_slow_clients_and_be_held_up_by_none(half)
         must_refuse_what_is_no_http(half)
         must_tell_health_and_metrics(half)
@@ -41,8 +46,10 @@ def test_numbers_and_all_that_clients_do_wrong(tmp_path):
 
 
 def test_texts_and_what_is_in_flight_when_it_is_told_to_stop(tmp_path):
-    with Served(exported.lengths(tmp_path), max_text=1000, grace_seconds=20) as served:
+    flags = {"max_text": 1000, "grace_seconds": 20, "cors_origins": f"{PAGE},http://localhost:3000"}
+    with Served(exported.lengths(tmp_path), **flags) as served:
         must_answer_texts(served)
+        must_let_pages_of_its_origins_ask(served)
         must_cut_large_requests(served)
         page = served.get("/")[1]
         assert 'data-kind="text"' in page and "2 classes: even, odd" in page and "float32" in page
@@ -182,6 +189,89 @@ def must_refuse_large_bodies_and_tell_the_client(half):
     assert status == 413 and "200000" in json.loads(data)["error"]
 
 
+def must_take_bodies_that_are_compressed(half):
+    def ask(body, encoding="gzip", **headers):
+        path = f"{HALF}:predict"
+        status, found, data = half.ask("POST", path, body, Content_Encoding=encoding, **headers)
+        return status, json.loads(data).get("error", data), found
+
+    plain = b'{"instances": [1.0' + b" " * 100_000 + b"]}"
+    small = gzip.compress(plain)
+    for encoding in ("gzip", "GZIP", "x-gzip"):
+        assert ask(small, encoding)[0] == 200
+    assert ask(gzip.compress(plain[:99]) + gzip.compress(plain[99:]))[0] == 200  # two files
+    assert ask(plain, "identity")[0] == 200
+    assert ask(iter([small[:50], small[50:]]))[0] == 200  # chunked
+    status, told, headers = ask(small, "br")
+    assert status == 415 and '"br"' in told and headers["Accept-Encoding"] == "gzip, identity"
+    assert ask(small, "gzip, gzip")[0] == 415
+    assert ask(plain)[:2] == (
+        400, "the body is not gzip, as its Content-Encoding says, or it is damaged."
+    )  # fmt: skip
+    assert ask(small[:-9])[:2] == (400, "the body's gzip ends too early.")
+    assert ask(small + b"garbage")[0] == 400
+    bomb = gzip.compress(bytes(150_000_000), 9)
+    assert len(bomb) < 200_000  # as it is sent it is within the limit
+    status, told, _ = ask(bomb)
+    assert status == 413 and told == "the body must not be larger than 200000 bytes."
+    status, told, _ = ask(small, "")
+    assert status == 400 and "Content-Encoding: gzip" in told
+    head = f"POST {HALF}:predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    for body, code in ((small, b"200"), (b"no", b"400")):
+        with half.connect() as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n".encode())
+            client.sendall(b"Expect: 100-continue\r\n\r\n")
+            assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            assert client.recv(4096).startswith(b"HTTP/1.1 " + code)
+    with half.connect() as client:  # one that is refused is not asked to go on
+        client.sendall(f"{head}Content-Length: 200001\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+NO_JSON = [
+    ({"Content_Type": "multipart/form-data; boundary=x"}, b"--x\r\n", 415, "a form with files"),
+    ({"Content_Type": "image/jpeg"}, b"\xff\xd8\xff", 415, "an image (image/jpeg)"),
+    ({}, b"\xff\xd8\xff\xe0", 400, "the body is a JPEG file"),
+    ({"Content_Type": "application/octet-stream"}, b"\x89PNG\r\n\x1a\n", 400, "a PNG file"),
+]
+
+
+def must_refuse_what_is_no_json(half):
+    for headers, body, code, told in NO_JSON:
+        status, _, data = half.ask("POST", f"{HALF}:predict", body, **headers)
+        error = json.loads(data)["error"]
+        assert (status, told in error) == (code, True), error
+        assert 'send {"instances": [' in error
+    form = {"Content_Type": "application/x-www-form-urlencoded"}  # as curl calls what -d sends
+    assert half.ask("POST", f"{HALF}:predict", {"instances": [1.0]}, **form)[0] == 200
+
+
+def must_let_no_page_of_another_origin_ask(half):
+    asked = {"Origin": PAGE, "Access_Control_Request_Method": "POST"}
+    status, headers, _ = half.ask("OPTIONS", f"{HALF}:predict", **asked)
+    assert status == 405 and "Access-Control-Allow-Origin" not in headers
+    _, headers, _ = half.ask("GET", HALF, Origin=PAGE)
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def must_let_pages_of_its_origins_ask(served):
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-a"}
+    for origin in (PAGE, "http://localhost:3000"):
+        status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=origin, **asked)
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, origin)
+        assert "POST" in headers["Access-Control-Allow-Methods"]
+        assert headers["Access-Control-Allow-Headers"] == "x-a" and "Origin" in headers["Vary"]
+        for body, code in (({"instances": ["abc"]}, 200), ("no JSON", 400)):
+            status, headers, _ = served.ask("POST", f"{TEXTS}:predict", body, Origin=origin)
+            assert (status, headers["Access-Control-Allow-Origin"]) == (code, origin)
+    other = "https://shop.example.evil"
+    status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=other, **asked)
+    assert status == 400 and "Access-Control-Allow-Origin" not in headers
+    _, headers, _ = served.ask("POST", f"{TEXTS}:predict", {"instances": ["a"]}, Origin=other)
+    assert "Access-Control-Allow-Origin" not in headers
+
+
 def must_refuse_slow_clients_and_be_held_up_by_none(half):
     head = f"POST {HALF}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n".encode()
     slow = [half.connect() for _ in range(30)]
@@ -284,6 +374,14 @@ def test_a_port_that_is_taken_is_named():
                 pass
     with pytest.raises(UsageError, match="no address"), server.listening("no.such.host.", 0):
         pass
+
+
+@pytest.mark.parametrize(
+    "origin", ["shop.example", "https://a.example/", "https://a.example/b", ""]
+)
+def test_origins_are_as_browsers_send_them(origin):
+    with pytest.raises(UsageError, match=r"--cors_origins=.* without a path"):
+        server.main(server.Settings(ROOT, origins=("*", origin)))
 
 
 def test_who_can_be_reached_by_others_is_warned():

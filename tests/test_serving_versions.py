@@ -1,5 +1,7 @@
 """Folders with a SavedModel: which version is served, and what is said of a damaged one."""
 
+import errno
+
 import exported
 import pytest
 
@@ -25,7 +27,11 @@ def test_the_newest_version_is_served(tmp_path):
     assert versions.find(tmp_path / "shop", "mine").name == "mine"
 
 
-def test_a_folder_that_cannot_be_served_is_named(tmp_path, tmp_path_factory):
+def forbidden(folder):
+    raise PermissionError(errno.EACCES, "Permission denied", "saved_model.pb")
+
+
+def test_a_folder_that_cannot_be_served_is_named(tmp_path, tmp_path_factory, monkeypatch):
     with pytest.raises(UsageError, match="does not exist"):
         versions.find(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
@@ -46,10 +52,15 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path, tmp_path_factory):
         graph.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot be loaded"):
             saved.load(versions.find(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "read_definitions", forbidden)
+        with pytest.raises(DataError, match=r"\(Permission denied\): let it be read, or") as caught:
+            saved.load(versions.find(other))
+        assert "export" not in str(caught.value)
     with pytest.raises(UsageError, match="give another --name"):
         versions.find(tmp_path, "a/b")
     (tmp_path / "1" / "assets.extra").mkdir()
     for text in ("{", "[]", '{"format": 2}', '{"name": "x"}'):
         (tmp_path / "1" / versions.EXTRA).write_text(text)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot be used"):
             versions.find(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from app.inference.variants import VARIANTS
+from input import paths
 
 TEMPLATE = Path(__file__).with_name("card.md")
 
@@ -28,4 +29,5 @@ def text(facts: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
     template = environment.from_string(TEMPLATE.read_text())
     saved = next((name for name in seen if name in VARIANTS), "")  # a SavedModel, if there is one
     experiment = json.dumps(facts["experiment"], indent=1)
-    return template.render(**facts, seen=seen, saved=saved, experiment_json=experiment)
+    card = template.render(**facts, seen=seen, saved=saved, experiment_json=experiment)
+    return paths.shown(card)  # it names folders

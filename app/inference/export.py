@@ -33,6 +33,7 @@ from app.inference.variants import VARIANTS, Variant
 from app.parallel import replicas
 from app.reporting import chatter
 from app.training.trained import Trained, must_be_servable
+from input import failures
 from input.batches import DataSet
 from input.raw import Limits
 
@@ -107,7 +108,8 @@ def main(
         (partial / CHECKED).write_text(json.dumps(dataclasses.asdict(seen)) + "\n")
         partial.rename(folder)  # what has its name was checked
         print(f"{folder}: {told(seen)}", flush=True)
-        (output / "README.md").write_text(card.text(facts, of_step(output, run.step)))
+        content = card.text(facts, of_step(output, run.step))
+        (output / "README.md").write_text(content, encoding="utf-8")
     print(f"model card: {output / 'README.md'}")
 
 
@@ -131,7 +133,7 @@ def written(
             return elsewhere(folder, data)
         litert.save(model, data, folder, LITERT[name])
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = failures.sentence(error)
         raise UsageError(f"cannot write {folder} ({reason}): give another --output.") from None
     return lite_logits(folder, data, limits)
 
@@ -173,9 +175,9 @@ def elsewhere(folder: Path, data: DataSet) -> np.ndarray:
     Raises:
         NumbersError: it does not run there.
     """
-    command = [sys.executable, "-I", str(Path(bare.__file__)), str(folder)]
+    command = [sys.executable, "-I", bare.__file__, "."]  # see `paths.plain`
     pipe = subprocess.PIPE
-    with chatter.kept(), subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+    with chatter.kept(), subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder) as process:
         assert process.stdin and process.stdout
         logits = []
         try:
@@ -189,8 +191,8 @@ def elsewhere(folder: Path, data: DataSet) -> np.ndarray:
             process.stdin.close()
         except (OSError, ValueError):
             raise NumbersError(
-                f"{folder} does not run in a process of its own, as it says above: this is a bug; "
-                "do not use it."
+                f"{folder} does not run in a process of its own, as is said above (it ended with "
+                f"{process.wait()}): do not use it; export again once the cause is gone."
             ) from None
     return np.concatenate(logits)
 
@@ -236,5 +238,5 @@ def folder_of(output: Path, variant: str, step: int) -> Path:
     """
     folder = output / variant / str(step)
     if folder.exists():
-        raise UsageError(f"{folder} exists: remove it, or give another --output.")
+        raise UsageError(f"{folder} exists: give another --output, or move it away.")
     return folder

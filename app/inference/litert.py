@@ -29,7 +29,7 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
         content = converter.convert()
     folder.mkdir(parents=True)
     (folder / FILE).write_bytes(content)
-    (folder / "classes.txt").write_text("\n".join(data.classes) + "\n")
+    (folder / "classes.txt").write_text("\n".join(data.classes) + "\n", encoding="utf-8")
 
 
 class Interpreter:
@@ -38,7 +38,7 @@ class Interpreter:
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings(), chatter.kept():
             warnings.simplefilter("ignore")  # that a later TensorFlow will have it in a package
-            self._lite = tf.lite.Interpreter(str(folder / FILE))
+            self._lite = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())
             self._lite.allocate_tensors()
         (self._input,), (self._output,) = (
             self._lite.get_input_details(), self._lite.get_output_details()

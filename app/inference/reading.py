@@ -8,9 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from app.inference.shards import Shards
+from input import failures
 from input.batches import DataSet
 from input.items import Items
-from input.raw import Limits, plain
+from input.raw import Limits
 
 
 class Batch(NamedTuple):
@@ -74,7 +75,7 @@ class Reader:
                 try:
                     self.preprocess(tf.constant([raws[i]]))
                 except tf.errors.OpError as error:
-                    errors[i] = f"it cannot be decoded: {plain(error)}"
+                    errors[i] = f"it cannot be decoded: {failures.sentence(error)}"
                     del raws[i]
         return self._batch(places, raws, errors, labels)
 
@@ -94,7 +95,7 @@ class Reader:
             raw, label = self.items.fetch(i)
             self.limits.check(self.kind, raw)
         except OSError as error:
-            return None, f"it cannot be read: {error.strerror or error}"
+            return None, f"it cannot be read: {failures.sentence(error)}"
         except (ValueError, tf.errors.OpError) as error:
-            return None, str(error).partition("\n")[0]
+            return None, failures.sentence(error)
         return raw, label

@@ -20,6 +20,7 @@ import tensorflow as tf
 from app.config import Experiment
 from app.inference.variants import Variant, Weights
 from app.training.building import build
+from input import paths
 from input.batches import DataSet
 from input.raw import FIELDS, Limits
 from models import blocks, shares
@@ -120,10 +121,12 @@ def save(
     model: Model, data: DataSet, limits: Limits, folder: Path, about: Mapping[str, Any]
 ) -> None:
     """Writes a SavedModel, and what a server may want to know of it."""
-    tf.saved_model.save(model, str(folder), signatures(model, data, limits))
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
-    updater.replace_method_name("classify", "tensorflow/serving/classify")
-    updater.save()
+    folder.mkdir()
+    with paths.plain(folder) as place:
+        tf.saved_model.save(model, place, signatures(model, data, limits))
+        updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(place)
+        updater.replace_method_name("classify", "tensorflow/serving/classify")
+        updater.save()
     (folder / "assets.extra").mkdir()
     text = json.dumps({"format": FORMAT, **about}, indent=1) + "\n"
     (folder / "assets.extra" / "scaleproof.json").write_text(text)

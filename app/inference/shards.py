@@ -56,7 +56,7 @@ class Shards:
                 is at work on it.
         """
         if self.output.exists():
-            raise UsageError(f"{self.output} exists: remove it, or give another --output.")
+            raise UsageError(f"{self.output} exists: give another --output, or move it away.")
         path, ours = self.folder / "job.json", config.plain(job)
         try:
             stack.enter_context(lock.held(self.folder, "--output"))
@@ -65,7 +65,7 @@ class Shards:
             if lines:
                 raise UsageError(
                     f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same, "
-                    "remove it, or give another --output."
+                    "or another --output."
                 )
             partial = path.with_name(".job.json")
             partial.write_text(json.dumps(ours, indent=1) + "\n")

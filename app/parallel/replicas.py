@@ -153,14 +153,15 @@ def _loads(variables: Sequence[Weight]) -> list[list[Weight]]:
 
 
 def broadcast_text(text: str, root: int = 0) -> str:
-    """The text of `root` on every process."""
+    """The text of `root` on every process, a path's bytes that are not UTF-8 included."""
     if _size() == 1:
         return text
-    encoded = np.frombuffer(text.encode(), np.uint8)
+    encoded = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
     length = hvd.broadcast(tf.constant([len(encoded)]), root, name="text_length").numpy()[0]
     if _rank() != root:
         encoded = np.zeros(length, np.uint8)
-    return bytes(hvd.broadcast(tf.constant(encoded), root, name="text").numpy()).decode()
+    received = bytes(hvd.broadcast(tf.constant(encoded), root, name="text").numpy())
+    return received.decode("utf-8", "surrogateescape")
 
 
 def agree(error: UserError | None) -> None:

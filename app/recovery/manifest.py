@@ -24,15 +24,29 @@ STEP = re.compile(r"step-(\d{8,})")  # the whole name; a copy of a user's has an
 class DamageError(Exception):
     """A checkpoint that is not what was written; says what differs."""
 
+    words, aside = "is damaged", "damaged"
+
+    def __str__(self) -> str:
+        return f"{self.words}: {super().__str__()}"
+
+
+class UnreadableError(DamageError):
+    """A checkpoint that could not be read now; nothing says that it is not whole."""
+
+    words, aside = "cannot be read", "unread"
+
+
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # anything else may pass
+
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return checkpoints / f"step-{step:08d}"
 
 
-def aside(folder: Path) -> Path:
-    """Where a checkpoint that was found damaged is kept: under this name it is none."""
-    return folder.with_name(f"damaged-{folder.name}")
+def aside(folder: Path, damage: DamageError) -> Path:
+    """Where a checkpoint that was passed over is kept: under this name it is none."""
+    return folder.with_name(f"{damage.aside}-{folder.name}")
 
 
 def steps(checkpoints: Path) -> list[int]:
@@ -65,14 +79,16 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of a manifest, checked against its own digest.
 
     Raises:
-        DamageError: it cannot be read, or is not what was written.
+        DamageError: it cannot be read (UnreadableError), or is not what was written.
     """
     try:
         manifest = json.loads((folder / NAME).read_text())
         content: dict[str, Any] = manifest["content"]
         is_whole = manifest["sha256"] == _digest(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{NAME} cannot be read ({error})") from None
+    except (*ABSENT, ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{NAME} is no manifest ({getattr(error, 'strerror', error)})") from None
+    except OSError as error:
+        raise UnreadableError(f"{NAME}, {error.strerror}") from None
     if not is_whole:
         raise DamageError(f"{NAME} does not have its own checksum")
     if content["step"] != int(folder.name[5:]):
@@ -84,8 +100,8 @@ def verify(folder: Path, content: dict[str, Any]) -> None:
     """Compares every file with the manifest.
 
     Raises:
-        DamageError: names the first that is missing, cannot be read, or has another size or
-            checksum.
+        DamageError: names the first that is missing, cannot be read (UnreadableError), or has
+            another size or checksum.
     """
     for name, wanted in content.get("files", {}).items():
         path = folder / name
@@ -97,7 +113,7 @@ def verify(folder: Path, content: dict[str, Any]) -> None:
             if _sha256(path) != wanted["sha256"]:
                 raise DamageError(f"{name} does not have its checksum")
         except OSError as error:
-            raise DamageError(f"{name} cannot be read ({error})") from None
+            raise UnreadableError(f"{name}, {error.strerror}") from None
 
 
 def sync(path: Path) -> None:

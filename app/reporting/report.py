@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 
 import tensorflow as tf
 from tqdm import tqdm
+
+from input import paths
 
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
@@ -26,7 +29,10 @@ class Report:
         if not is_chief:
             return
         self._metrics = (workdir / "metrics.jsonl").open("a")
-        self._events = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        events = workdir / "tensorboard"
+        events.mkdir(exist_ok=True)
+        self._held = contextlib.ExitStack()
+        self._events = tf.summary.create_file_writer(self._held.enter_context(paths.plain(events)))
         file = terminal()
         if file:
             self._bar = tqdm(
@@ -89,6 +95,7 @@ class Report:
             self._bar.close()
         self._metrics.close()
         self._events.close()
+        self._held.close()
 
 
 def terminal() -> TextIO | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from http import HTTPMethod
 from typing import Any
 
@@ -14,13 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.serving import answers
 from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import PLAIN, Bodies, Refusal
+from app.serving.content import must_be_json
 from app.serving.metrics import Metrics
+from app.serving.origins import allowing
 from app.serving.page import Page
 from app.serving.refusals import RequestError
 from app.serving.saved import Model
@@ -39,7 +42,10 @@ KINDS = {"/": "page", "/healthz": "health", "/readyz": "health", "/metrics": "me
 class Service:
     """Answers requests, and counts them."""
 
-    def __init__(self, model: Model, batcher: Batcher, checks: Checks, bodies: Bodies) -> None:
+    def __init__(
+        self, model: Model, batcher: Batcher, checks: Checks, bodies: Bodies,
+        origins: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.is_draining = False
         self._model, self._batcher, self._bodies = model, batcher, bodies
         self._verbs = Verbs(model, batcher, checks)
@@ -59,8 +65,9 @@ class Service:
             ClientDisconnect: self._hung_up,
             Exception: self._failed,
         }
-        self._app = Starlette(routes=routes, exception_handlers=handlers)
-        self._app.router.redirect_slashes = False
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        app.router.redirect_slashes = False
+        self._app: ASGIApp = allowing(origins, app) if origins else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, and counts it."""
@@ -99,6 +106,7 @@ class Service:
             return answered(answers.metadata(found, self._model.definitions))
         if not match["verb"]:
             return answered(answers.status(found))
+        must_be_json(request.headers.get("content-type", ""), found.about.kind)
         async with self._bodies.read(request) as body:
             answer, instances = await self._verbs.answer(request, match["verb"], body)
         self._metrics.instances.inc(instances)

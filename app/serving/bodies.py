@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.serving.answers import problem
+from app.serving.encodings import PIECE, decoder
 from app.serving.refusals import RequestError
 
 TOGETHER = 16  # of the largest size, that may be in memory before clients are told to wait
@@ -35,7 +36,8 @@ class Bodies:
         """A request's body, which counts as held in memory while the block runs.
 
         Raises:
-            RequestError: it is too large, alone or with the others, or too slow.
+            RequestError: it is too large, by itself or with the others, too slow, or not in the
+                encoding that it says.
         """
         body = bytearray()
         try:
@@ -46,25 +48,34 @@ class Bodies:
             self._held -= len(body)
 
     async def _fill(self, body: bytearray, request: Request) -> None:
-        larger = RequestError(413, f"the body must not be larger than {self._most} bytes.")
+        decoded = decoder(request.headers.get("content-encoding", ""))
         if int(request.headers.get("content-length", 0)) > self._most:
-            raise larger
+            raise self._larger()
         try:
             async with asyncio.timeout(self._seconds):
-                async for chunk in request.stream():
-                    self._held += len(chunk)
-                    body += chunk
-                    if len(body) > self._most:
-                        raise larger
-                    if self._held > TOGETHER * self._most:
-                        raise RequestError(
-                            429, "the requests of all clients together are too large: try again "
-                            "in a second.", {"Retry-After": "1"},
-                        )  # fmt: skip
+                async for chunk in request.stream():  # the last is empty
+                    for piece in decoded(chunk):
+                        self._take(body, piece)
+                        if len(piece) == PIECE:
+                            await asyncio.sleep(0)
         except TimeoutError:
             raise RequestError(
                 408, f"the body did not arrive within {self._seconds:g} s."
             ) from None
+
+    def _take(self, body: bytearray, piece: bytes) -> None:
+        self._held += len(piece)
+        body += piece
+        if len(body) > self._most:
+            raise self._larger()
+        if self._held > TOGETHER * self._most:
+            raise RequestError(
+                429, "the requests of all clients together are too large: try again in a second.",
+                {"Retry-After": "1"},
+            )  # fmt: skip
+
+    def _larger(self) -> RequestError:
+        return RequestError(413, f"the body must not be larger than {self._most} bytes.")
 
 
 class Refusal(Response):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.serving.asked import Asked, Checks, asked
+from app.serving.content import must_be_text
 from app.serving.refusals import WORDS, RequestError, WrongValueError, cut, listed, naming
 from app.serving.signatures import Signature, Spec
 from app.serving.tensors import tensor
@@ -26,6 +27,7 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
     Raises:
         RequestError: it is none.
     """
+    must_be_text(body)
     try:
         given = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:

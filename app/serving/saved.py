@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,27 @@ from app.errors import DataError
 from app.serving.refusals import RequestError
 from app.serving.signatures import Tensors, describe
 from app.serving.versions import Found
-from input.raw import known
+from input import paths
+from input.failures import sentence
 
 
 class Model:
-    """A loaded version."""
+    """A loaded version.
 
-    def __init__(self, found: Found, definitions: Mapping[str, Any], loaded: Any) -> None:
+    Args:
+        found: what is loaded.
+        definitions: protocol buffers, for `metadata`.
+        loaded: whose variables live as long as it does.
+        held: names of folders, which live as long as the model: a graph may read its assets.
+    """
+
+    def __init__(
+        self, found: Found, definitions: Mapping[str, Any], loaded: Any,
+        held: contextlib.ExitStack,
+    ) -> None:  # fmt: skip
         self.found = found
-        self.definitions = definitions  # protocol buffers, for `metadata`
-        self._loaded = loaded  # whose variables live as long as it does
+        self.definitions = definitions
+        self._loaded, self._held = loaded, held
         self.signatures = {
             name: describe(name, definitions[name]) for name in sorted(loaded.signatures)
         }
@@ -63,16 +74,26 @@ def load(found: Found) -> Model:
     import tensorflow as tf
     import tensorflow_text  # noqa: F401 - registers the operators of text models
 
+    held = contextlib.ExitStack()
     try:
         definitions = read_definitions(found.folder)
-        loaded = tf.saved_model.load(str(found.folder))
+        loaded = tf.saved_model.load(held.enter_context(paths.plain(found.folder)))
     except Exception as error:  # whatever the bytes of a damaged file make TensorFlow raise
+        way = "let it be read" if may_be_whole(error) else "export the model again"
         raise DataError(
-            f"{found.folder} cannot be loaded ({sentence(error)}): export the model again."
+            f"{found.folder} cannot be loaded ({sentence(error)}): {way}, or give another --model."
         ) from None
     if not len(getattr(loaded, "signatures", ())):
         raise DataError(f"{found.folder} has no signatures, so there is nothing to serve.")
-    return Model(found, definitions, loaded)
+    return Model(found, definitions, loaded, held)
+
+
+def may_be_whole(error: Exception) -> bool:
+    """Whether what could not be loaded may be, as it could not be read."""
+    import tensorflow as tf
+
+    passing = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+    return isinstance(error, passing) and not isinstance(error, FileNotFoundError)
 
 
 def read_definitions(folder: Path) -> dict[str, Any]:
@@ -82,17 +103,3 @@ def read_definitions(folder: Path) -> dict[str, Any]:
     saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     graphs = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]
     return dict(graphs[0].signature_def) if graphs else {}
-
-
-def sentence(error: BaseException) -> str:
-    """What an error of TensorFlow's says, without the names of its nodes."""
-    text = str(getattr(error, "message", error))
-    if told := known(text):
-        return told
-    text = re.sub(r"\{\{[^{}]*\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]|<stack traces[^>]*>", "", text)
-    parts = [line.strip() for line in text.splitlines()]
-    lines = [line for line in parts if line and not re.match(
-        r"(Graph execution error|Detected at node|Node:|\d+ root error|\(\d+\) \w+:\s*$)", line
-    )]  # fmt: skip
-    first = re.sub(r"^\(\d+\) \w+: +", "", lines[0]) if lines else type(error).__name__
-    return first[:300].rstrip(" .:")

@@ -30,6 +30,7 @@ from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import Bodies
 from app.serving.connection import Connection
+from app.serving.origins import must_be_origins
 from app.serving.warming import choose_variables, hold_threads, warm_up
 from input.raw import Limits
 
@@ -49,6 +50,7 @@ class Settings:
         max_body_bytes, max_pixels, max_text: of a request, an image, a text.
         request_seconds: for a request to arrive.
         grace_seconds: to answer what is in flight, when told to stop.
+        origins: of web pages that may ask; "*": all.
     """
 
     model: Path
@@ -64,6 +66,7 @@ class Settings:
     max_text: int = 100_000
     request_seconds: float = 30
     grace_seconds: float = 30
+    origins: tuple[str, ...] = ()
 
 
 def main(settings: Settings) -> None:
@@ -73,6 +76,7 @@ def main(settings: Settings) -> None:
         UsageError: the model's folder or the port cannot be used.
         DataError: the model is damaged.
     """
+    must_be_origins(settings.origins)
     found = versions.find(settings.model, settings.name)
     with handling_signals(stop), listening(settings.host, settings.port) as listener:
         cores = settings.threads or len(os.sched_getaffinity(0))
@@ -86,7 +90,7 @@ def main(settings: Settings) -> None:
         )
         checks = Checks(found.about.kind, Limits(settings.max_pixels, settings.max_text))
         bodies = Bodies(settings.max_body_bytes, settings.request_seconds)
-        service = Service(model, batcher, checks, bodies)
+        service = Service(model, batcher, checks, bodies, settings.origins)
         try:
             listener.listen(2048)  # not before: who connects is answered
         except OSError as error:

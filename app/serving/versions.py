@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import DataError, UsageError
+from input import paths
 
 EXTRA = Path("assets.extra", "scaleproof.json")
 
@@ -71,7 +72,7 @@ def newest(model: Path) -> tuple[Path, int]:
     Raises:
         UsageError: there is none.
     """
-    model = model.expanduser().resolve()
+    model = paths.of_user(str(model)).resolve()
     if not model.is_dir():
         what = "is a file" if model.exists() else "does not exist"
         raise UsageError(f"--model={model} {what}: give a folder that `./run.sh export` wrote.")
@@ -106,6 +107,6 @@ def read_about(path: Path) -> About:
         return About(given.get("name"), kind, classes, given.get("variant"), given.get("step"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}): export the model again, or remove the file to serve "
+            f"{path} cannot be used ({error}): export the model again, or rename the file to serve "
             "the model without it."
         ) from None

@@ -68,9 +68,11 @@ def warm_up(model: Model, max_batch: int) -> None:
                 with chatter.kept():  # its graph optimizer warns of a loop that it leaves alone
                     model.run(signature.name, {FIELDS[kind]: value})
             except RequestError as error:
+                is_full = error.status == 503
+                way = "give a smaller --max_batch" if is_full else "export the model again"
                 raise DataError(
                     f"signature {signature.name!r} of {model.found.folder} does not run "
-                    f"({error.sentence.rstrip('.')}): export the model again."
+                    f"({error.sentence.rstrip('.')}): {way}."
                 ) from None
 
 

@@ -5,6 +5,7 @@ state.index, state.data-*   TensorFlow's tensor bundle
 manifest.json               what it is of, and checksums of all (`app/recovery/manifest.py`)
 checkpoints/.writing-*/      what an interrupted write leaves; swept by the next one
 checkpoints/damaged-step-*/  what a run could not go on from; left for a person to look at
+checkpoints/unread-step-*/   the same, but that it could not be read: it may be whole
 
 Writing goes on beside training: a save takes the tensors as they are, and returns.
 """
@@ -27,9 +28,12 @@ from app.parallel import replicas
 from app.parallel.placement import here
 from app.parallel.topology import Topology
 from app.recovery import manifest
-from app.recovery.manifest import DamageError
+from app.recovery.manifest import DamageError, UnreadableError
 from app.training import meaning
 from app.training.state import Snapshot, State, sha256_of, weights_of
+from input import failures, paths
+
+BUNDLE = "state"  # what the names of TensorFlow's files begin with
 
 
 class Checkpoints:
@@ -45,7 +49,7 @@ class Checkpoints:
 
     Attributes:
         stall: seconds that the last save kept training waiting.
-        damaged: folders that `restore` passed over, with a sentence of each (on rank 0).
+        damaged: folders that `restore` passed over, and why (on rank 0).
         missing: steps before the newest that the restored state lacks, which asynchronous
             training had begun (`app/parallel/ledger.py`).
         counted: seconds until the restored state, as `Clock.counted` has them.
@@ -59,7 +63,7 @@ class Checkpoints:
         self.folder, self.state, self.where, self.keep = folder, state, where, keep
         self.about = config.plain(about)
         self.stall = 0.0
-        self.damaged: dict[Path, str] = {}
+        self.damaged: dict[Path, DamageError] = {}
         self.missing: list[int] = []
         self.counted: dict[str, Any] = {}
         self.changes: list[str] = []
@@ -125,14 +129,16 @@ class Checkpoints:
         Raises:
             CheckpointError: on rank 0, if it cannot be renamed.
         """
-        for folder in self.damaged:
+        for folder, damage in self.damaged.items():
+            place = manifest.aside(folder, damage)
             try:
-                shutil.rmtree(manifest.aside(folder), ignore_errors=True)  # of the same step
-                folder.rename(manifest.aside(folder))
+                if not isinstance(damage, UnreadableError):
+                    shutil.rmtree(place, ignore_errors=True)  # of the same step
+                folder.rename(place)
             except OSError as error:
                 raise CheckpointError(
-                    f"{self.damaged[folder]}, and cannot be set aside ({error.strerror}): remove "
-                    "it, or give another --workdir."
+                    f"{folder} {damage}; it cannot be set aside ({error.strerror}): rename it, or "
+                    "give another --workdir."
                 ) from None
 
     def _write(self, content: dict[str, Any], snapshot: Snapshot) -> None:
@@ -143,7 +149,7 @@ class Checkpoints:
             for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".old-*")]:
                 shutil.rmtree(left)
             writing.mkdir(parents=True)
-            _write_bundle(writing / "state", snapshot)
+            _write_bundle(writing, snapshot)
             digest = sha256_of(weights_of(snapshot))
             manifest.write(writing, {**content, "weights_sha256": digest, **self.about})
             if final.exists():  # of a run that was continued from an earlier one
@@ -154,10 +160,10 @@ class Checkpoints:
             self._drop()
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(writing, ignore_errors=True)
-            reason = str(error).partition("\n")[0][:300]
             raise CheckpointError(
-                f"cannot write the checkpoint of step {step} below {self.folder}: {reason}. Make "
-                "room there, or let it be written; the checkpoints before it are as they were."
+                f"cannot write the checkpoint of step {step} below {self.folder}: "
+                f"{failures.sentence(error)}. Make room there, or let it be written; the "
+                "checkpoints before it are as they were."
             ) from error
 
     def _read_newest(self) -> dict[str, Any]:
@@ -169,18 +175,21 @@ class Checkpoints:
                 content = manifest.read(folder)
                 self._must_match(folder, content)
                 manifest.verify(folder, content)
-                _read_bundle(folder / "state", self.state)
+                _read_bundle(folder, self.state)
                 if self.state.sha256() != content["weights_sha256"]:
                     raise DamageError("it holds other weights than its manifest says")
                 self.changes = self._compare_data(content)
             except DamageError as damage:
-                self.damaged[folder] = f"{folder} is damaged: {damage}"
+                self.damaged[folder] = damage
                 continue
             return content
         if self.damaged:
+            lines = [f"{folder} {damage}" for folder, damage in self.damaged.items()]
+            way = f"remove {self.folder}, or give another --workdir,"
+            if any(isinstance(damage, UnreadableError) for damage in self.damaged.values()):
+                way = "let them be read, or give another --workdir"
             raise CheckpointError(
-                f"{'; '.join(self.damaged.values())}. No checkpoint is left: remove {self.folder} "
-                "to begin anew."
+                f"{'; '.join(lines)}. No checkpoint is left: {way} to begin anew."
             )
         return {}
 
@@ -240,37 +249,50 @@ class Checkpoints:
         shutil.rmtree(old)
 
 
-def _write_bundle(prefix: Path, snapshot: Snapshot) -> None:
-    with tf.device(here()):  # the files are this process's, whatever is on a stage server
+def _write_bundle(folder: Path, snapshot: Snapshot) -> None:
+    # The files are this process's, whatever is on a stage server.
+    with tf.device(here()), paths.plain(folder) as place:
         tf.raw_ops.SaveV2(
-            prefix=str(prefix), tensor_names=list(snapshot), shape_and_slices=[""] * len(snapshot),
-            tensors=list(snapshot.values()),
+            prefix=f"{place}/{BUNDLE}", tensor_names=list(snapshot),
+            shape_and_slices=[""] * len(snapshot), tensors=list(snapshot.values()),
         )  # fmt: skip
 
 
-def _read_bundle(prefix: Path, state: State) -> None:
-    """Raises DamageError if it cannot be read, CheckpointError if it is of another model."""
+def _read_bundle(folder: Path, state: State) -> None:
+    """Fills the state from files that have the checksums of their manifest.
+
+    Raises:
+        CheckpointError: it is of another model.
+        UnreadableError: TensorFlow fails; the bytes are those that were written.
+    """
     weights = state.named()
     try:
-        held = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
-        lines = [
-            f"{name} is {'not in the model' if name in held else 'not in it'}"
-            for name in sorted(held.keys() ^ weights.keys())
-        ]
-        lines += [
-            f"{name}: {weight.shape.as_list()} here, {held[name]} there"
-            for name, weight in weights.items()
-            if name in held and held[name] != weight.shape.as_list()
-        ]
-        if lines:
-            raise CheckpointError(
-                f"{prefix.parent} is of another model:\n  " + "\n  ".join(lines[:20])
-            )
-        with tf.device(here()):
+        with tf.device(here()), paths.plain(folder) as place:
+            _must_fit(f"{place}/{BUNDLE}", weights, folder)
             values = tf.raw_ops.RestoreV2(
-                prefix=str(prefix), tensor_names=list(weights),
+                prefix=f"{place}/{BUNDLE}", tensor_names=list(weights),
                 shape_and_slices=[""] * len(weights), dtypes=[w.dtype for w in weights.values()],
             )  # fmt: skip
-    except (tf.errors.OpError, ValueError) as error:
-        raise DamageError(str(error).strip().partition("\n")[0][:200]) from None
+    except (OSError, tf.errors.OpError, ValueError) as error:
+        raise UnreadableError(failures.sentence(error)) from None
     state.assign(dict(zip(weights, values, strict=True)))
+
+
+def _must_fit(prefix: str, weights: Mapping[str, tf.Variable], folder: Path) -> None:
+    """Compares names and shapes.
+
+    Raises:
+        CheckpointError: shows what differs.
+    """
+    held = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    lines = [
+        f"{name} is {'not in the model' if name in held else 'not in it'}"
+        for name in sorted(held.keys() ^ weights.keys())
+    ]
+    lines += [
+        f"{name}: {weight.shape.as_list()} here, {held[name]} there"
+        for name, weight in weights.items()
+        if name in held and held[name] != weight.shape.as_list()
+    ]
+    if lines:
+        raise CheckpointError(f"{folder} is of another model:\n  " + "\n  ".join(lines[:20]))

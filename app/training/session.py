@@ -154,9 +154,9 @@ class Session:
         if isinstance(self.step, ServedStep):
             self.clock.in_bursts = True
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
-        for folder, line in self.checkpoints.damaged.items():
-            name = manifest.aside(folder).name
-            self.warnings.append(f"{line}; kept as {name}, going on from step {first}")
+        for folder, damage in self.checkpoints.damaged.items():
+            kept = f"kept as {manifest.aside(folder, damage).name}"
+            self.warnings.append(f"{folder} {damage}; {kept}, going on from step {first}")
         self.warnings += self.checkpoints.changes
         for line in self.warnings:
             self.report.say(f"warning: {line}")

@@ -78,8 +78,8 @@ def restore(
     about = {"experiment": config.as_dict(experiment), "meaning": meaning.of(opened.data)}
     checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
     step = checkpoints.restore()
-    for line in checkpoints.damaged.values():
-        print(f"warning: {line}; step {step} is used", file=sys.stderr)
+    for passed, damage in checkpoints.damaged.items():
+        print(f"warning: {passed} {damage}; step {step} is used", file=sys.stderr)
     for line in checkpoints.changes:
         print(f"warning: {line}", file=sys.stderr)
     if not step:
