@@ -85,7 +85,7 @@ class TextSet(DataSet):
         which = [config.dataset, config.train_split, config.text_field, str(self.num_train)]
         if isinstance(self.training, text_files.TextFile):  # may change at any time
             which = [self.training.digest]
-        which += [self.wordpiece.digest, str(self.wordpiece.is_lower)]
+        which += [self.wordpiece.digest]
         key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
         kept = Path(data_dir).expanduser() / "text_lengths" / f"{key}.npy"
         self.length_path = kept if data_dir else None
