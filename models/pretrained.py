@@ -2,57 +2,86 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from models import ModelError
+from models import ModelError, tensors
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
-# config.json's name of a size, and ours.
-SIZES = {
-    "num_hidden_layers": "layers",
-    "hidden_size": "width",
-    "num_attention_heads": "heads",
-    "vocab_size": "vocabulary",
-    "max_position_embeddings": "positions",
+# config.json's name of a size, ours, and what it is where config.json does not say it.
+SIZES: dict[str, tuple[str, Any]] = {
+    "num_hidden_layers": ("layers", 12),
+    "hidden_size": ("width", 768),
+    "num_attention_heads": ("heads", 12),
+    "vocab_size": ("vocabulary", 30522),
+    "max_position_embeddings": ("positions", 512),
+    "layer_norm_eps": ("epsilon", 1e-12),
 }
+# What a BERT computes otherwise with another value. (Rates of dropout are the experiment's, and
+# what generation, or pretraining's head, reads is of no encoder.)
+FIXED: dict[str, Any] = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
+ACTIVATIONS = {
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+}  # fmt: skip
 
 
 class Weights:
-    """The tensors of model.safetensors, under the names of a bare BertModel."""
+    """The tensors of a folder, under the names of a bare BertModel."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        self.path = folder / "model.safetensors"
-        try:
-            tensors = load_file(self.path)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"cannot read {self.path} ({error}): see model.init_from.") from None
+        self.folder = folder
         # A model with a task's head has its encoder under "bert."; old ones call
         # normalisation's weights gamma and beta.
-        self.tensors = {
+        self.entries = {
             name.removeprefix("bert.")
             .replace("LayerNorm.gamma", "LayerNorm.weight")
-            .replace("LayerNorm.beta", "LayerNorm.bias"): value
-            for name, value in tensors.items()
+            .replace("LayerNorm.beta", "LayerNorm.bias"): entry
+            for name, entry in tensors.entries(folder).items()
         }
 
     def __contains__(self, name: str) -> bool:
-        return name in self.tensors
+        return name in self.entries
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.tensors:
-            raise ModelError(f"{self.path} has no tensor {name!r}: it is not a whole BERT encoder.")
-        return self.tensors[name].astype(np.float32)
+        return self.entries[name].read()
+
+    def must_hold(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Checks that tensors are there, as they are needed.
+
+        Raises:
+            ModelError: names the first that is not.
+        """
+        for name, shape in shapes.items():
+            if name not in self:
+                raise ModelError(
+                    f"{self.folder} has no tensor {name!r}: it is not a whole BERT encoder."
+                )
+            entry = self.entries[name]
+            if entry.shape != shape:
+                raise ModelError(
+                    f"{name} in {entry.path} has shape {list(entry.shape)}, not {list(shape)} as "
+                    f"{self.folder / 'config.json'} says: they are not of one model."
+                )
+            if entry.kind not in tensors.TYPES:
+                raise ModelError(
+                    f"{name} in {entry.path} is of type {entry.kind}; it must be of "
+                    f"{', '.join(tensors.TYPES)}: give the weights as they were before they were "
+                    "quantized."
+                )
 
     def qkv(self, name: str, heads: int) -> tuple[np.ndarray, np.ndarray]:
         """Kernel [D, 3 D] and bias [3 D] of q, k and v, head by head."""
@@ -60,6 +89,29 @@ class Weights:
         kernel = np.stack([self[f"{kind}.weight"].T for kind in kinds], 1)  # [D, 3, D]
         bias = np.stack([self[f"{kind}.bias"] for kind in kinds])  # [3, D]
         return by_head(kernel, heads), by_head(bias, heads)
+
+
+def needed(config: Transformer, segments: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that `load_bert` reads, by name; a pooler may be missing."""
+    width, wide = config.width, 4 * config.width
+    tables = {"word": config.vocabulary, "position": config.positions, "token_type": segments}
+    dense = {
+        "attention.self.query": (width, width),
+        "attention.self.key": (width, width),
+        "attention.self.value": (width, width),
+        "attention.output.dense": (width, width),
+        "intermediate.dense": (wide, width),
+        "output.dense": (width, wide),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        f"embeddings.{kind}_embeddings.weight": (rows, width) for kind, rows in tables.items()
+    }
+    norms = ["embeddings.LayerNorm"]
+    for layer in (f"encoder.layer.{place}" for place in range(config.layers)):
+        shapes |= {f"{layer}.{name}.weight": shape for name, shape in dense.items()}
+        shapes |= {f"{layer}.{name}.bias": shape[:1] for name, shape in dense.items()}
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    return shapes | {f"{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
 
 
 def by_head(columns: np.ndarray, heads: int) -> np.ndarray:
@@ -73,43 +125,32 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
     """Assigns every weight but the classifier's (and a missing pooler's).
 
     Raises:
-        ModelError: another architecture, a missing tensor, another size.
+        ModelError: see `check`.
     """
-    check(config, folder)
-    weights = Weights(folder)
+    weights = check(config, folder)
     embeddings, *layers, head = blocks
 
-    def give(variable: keras.Variable, value: np.ndarray, source: str) -> None:
-        if tuple(variable.shape) != value.shape:
-            raise ModelError(
-                f"{source} in {weights.path} has shape {list(value.shape)}, but {variable.path} "
-                f"has {list(variable.shape)}: set model.* to the sizes in {folder / 'config.json'}."
-            )
-        variable.assign(value)
-
     def give_dense(kernel: keras.Variable, bias: keras.Variable, name: str) -> None:
-        give(kernel, weights[f"{name}.weight"].T, name)
-        give(bias, weights[f"{name}.bias"], name)
+        kernel.assign(weights[f"{name}.weight"].T)
+        bias.assign(weights[f"{name}.bias"])
 
     def give_norm(layer: keras.layers.LayerNormalization, name: str) -> None:
-        give(layer.gamma, weights[f"{name}.weight"], name)
-        give(layer.beta, weights[f"{name}.bias"], name)
+        layer.gamma.assign(weights[f"{name}.weight"])
+        layer.beta.assign(weights[f"{name}.bias"])
 
     (words,) = embeddings.words.shares
-    for kind, variable in (
-        ("word", words.table),
-        ("position", embeddings.positions),
-        ("token_type", embeddings.segments),
-    ):
-        name = f"embeddings.{kind}_embeddings.weight"
-        give(variable, weights[name], name)
+    words.table.assign(weights["embeddings.word_embeddings.weight"])
+    embeddings.positions.assign(weights["embeddings.position_embeddings.weight"])
+    # Of the first segment is every text; of others there may be any number, or none.
+    segments = weights["embeddings.token_type_embeddings.weight"][:2]
+    embeddings.segments.assign(np.pad(segments, [[0, 2 - len(segments)], [0, 0]]))
     give_norm(embeddings.normalization, "embeddings.LayerNorm")
     for place, layer in enumerate(layers):
         name = f"encoder.layer.{place}"
         (attention,), (mlp,) = layer.attention.shares, layer.mlp.shares
         kernel, bias = weights.qkv(f"{name}.attention.self", config.heads)
-        give(attention.qkv.kernel, kernel, f"{name}.attention.self")
-        give(attention.qkv.bias, bias, f"{name}.attention.self")
+        attention.qkv.kernel.assign(kernel)
+        attention.qkv.bias.assign(bias)
         give_dense(attention.out.kernel, layer.attention.bias, f"{name}.attention.output.dense")
         give_norm(layer.attention_normalization, f"{name}.attention.output.LayerNorm")
         give_dense(mlp.inner.kernel, mlp.inner.bias, f"{name}.intermediate.dense")
@@ -119,34 +160,42 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
         give_dense(head.pooler.kernel, head.pooler.bias, "pooler.dense")
 
 
-def check(config: Transformer, folder: Path) -> None:
-    """Compares sizes before any tensor is read.
+def check(config: Transformer, folder: Path) -> Weights:
+    """Compares config.json and the tensors' shapes with the model; reads no tensor.
 
     Raises:
-        ModelError: names every field that differs.
+        ModelError: another architecture (every field that differs is named), a tensor that is
+            missing or has another shape, a file that is missing or damaged.
     """
     path = folder / "config.json"
-    try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path} ({error}): see model.init_from.") from None
-    kind = theirs.get("model_type", "bert")
-    if kind != "bert" or theirs.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(f"{path} describes a {kind!r}; model.init_from needs a BERT.")
-    if config.norm != "post" or theirs.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(
-            f"{path} describes a post-norm BERT with {theirs.get('hidden_act')}; the weights fit "
-            "model.norm=post and gelu alone."
-        )
+    theirs = tensors.loaded(path)
+    if config.norm != "post":
+        raise ModelError(f"{path} is of a post-norm BERT: set model.norm=post, not {config.norm}.")
+    wanted = {ours: theirs.get(name, usual) for name, (ours, usual) in SIZES.items()}
+    wanted["activation"] = ACTIVATIONS.get(str(theirs.get("hidden_act", "gelu")))
+    fixed = FIXED | {"intermediate_size": 4 * wanted["width"]}
+    fixed |= {} if wanted["activation"] else {"hidden_act": ", ".join(ACTIVATIONS)}
     wrong = [
-        f"model.{ours}={theirs[name]} (not {getattr(config, ours)})"
-        for name, ours in SIZES.items()
-        if name in theirs and theirs[name] != getattr(config, ours)
+        f"{name} {theirs[name]!r} (it must be {value!r})"
+        for name, value in fixed.items()
+        if name in theirs and (theirs[name] or None) != (value or None)
     ]
     if wrong:
-        raise ModelError(f"{folder} has other sizes: set {', '.join(wrong)}.")
-    if theirs.get("intermediate_size", 4 * config.width) != 4 * config.width:
         raise ModelError(
-            f"{path}: intermediate_size is {theirs['intermediate_size']}; it must be 4 x width "
-            f"({4 * config.width})."
+            f"{path} describes a model that is not built here: {', '.join(wrong)}; give another "
+            "BERT as model.init_from."
         )
+    differ = [
+        f"model.{ours}={value} (not {getattr(config, ours)})"
+        for ours, value in wanted.items()
+        if value != getattr(config, ours)
+    ]
+    if differ:
+        raise ModelError(f"{folder} holds another model: set {', '.join(differ)}.")
+    weights = Weights(folder)
+    shapes = needed(config, theirs.get("type_vocab_size", 2))
+    if config.pooling == "cls" and "pooler.dense.weight" in weights:
+        width = config.width
+        shapes |= {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}
+    weights.must_hold(shapes)
+    return weights
