@@ -27,7 +27,7 @@ from input.batches import Batch, Batches, DataSet, numpy_function, padded, paral
 from input.order import Order
 from input.raw import Limits
 from input.sources import Source
-from input.text import Text
+from input.text import VOCABULARY, Text
 from input.wordpiece import WordPiece
 
 CHUNK = 4096  # texts tokenised at once by `prepare`
@@ -39,7 +39,7 @@ def prepare(config: Text, data_dir: str) -> str:
     Raises:
         InputError: names the text that is empty or not UTF-8.
     """
-    lines = [packages.prepare_pretrained(config.vocabulary, data_dir)]
+    lines = [packages.prepare_pretrained(config.vocabulary or VOCABULARY, data_dir)]
     if not config.is_file:
         lines.append(sources.prepare_tfds(config.dataset, data_dir))
     data = TextSet(config, data_dir)
@@ -75,7 +75,7 @@ class TextSet(DataSet):
 
     def __init__(self, config: Text, data_dir: str) -> None:
         self.config = config
-        folder = packages.pretrained(config.vocabulary, data_dir)
+        folder = packages.pretrained(config.vocabulary or VOCABULARY, data_dir)
         self.wordpiece = WordPiece(folder, config.max_length)
         self.limits = {"vocabulary": self.wordpiece.size, **config.limits}
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
@@ -172,6 +172,10 @@ class TextSet(DataSet):
                 except ValueError as error:
                     raise InputError(f"{source.name(i)}: {error}.") from None
             yield self.wordpiece.lengths(tf.constant(texts)).numpy()
+
+    def must_suit(self, weights: Path) -> None:
+        """See `DataSet`."""
+        self.wordpiece.vocabulary.must_be_that_of(weights)
 
     def baseline(self) -> dict[str, Any] | None:
         """TF-IDF and logistic regression on the same splits, if it is wanted."""
