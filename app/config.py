@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from input.text import VOCABULARY
+from input.text import VOCABULARY, Text
 
 if TYPE_CHECKING:
     from input.batches import DataSet
@@ -154,11 +154,11 @@ class Layout:
 
 def resolved(experiment: Experiment) -> Experiment:
     """Names what the data leave to the model: texts take the vocabulary of its first weights."""
-    if getattr(experiment.data, "vocabulary", VOCABULARY) is not None:
+    data = experiment.data
+    if not isinstance(data, Text) or data.vocabulary is not None:
         return experiment
     name = getattr(experiment.model, "init_from", None) or VOCABULARY
-    data = dataclasses.replace(experiment.data, vocabulary=name)  # type: ignore[type-var]
-    return dataclasses.replace(experiment, data=data)
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, vocabulary=name))
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -12,26 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from input import InputError
+from input import InputError, tokenizer_json
+from input.tokenizer_json import END, PAD, SETTINGS, START, UNKNOWN
 
-PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-SETTINGS: dict[str, bool | None] = {
-    "do_lower_case": True,
-    "strip_accents": None,
-    "tokenize_chinese_chars": True,
-}
-# What tokenizer.json calls them, and what else must be as it is in BERT's.
-SAVED = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
-BERT_S: dict[str, dict[str, Any]] = {
-    "model": {"type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": "##",
-              "max_input_chars_per_word": 100},
-    "normalizer": {"type": "BertNormalizer", "clean_text": True},
-    "pre_tokenizer": {"type": "BertPreTokenizer"},
-}  # fmt: skip
 POINTER = b"version https://git-lfs"  # begins what git-lfs leaves in place of a file
 
 
@@ -99,7 +82,7 @@ def read(folder: Path) -> Vocabulary:
     else:
         path = folder / "tokenizer.json"
         try:
-            words, settings = _saved(path)
+            words, settings = tokenizer_json.read(path, _object(path))
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is not as tokenizers are saved ({type(error).__name__}: {error}): give "
@@ -133,53 +116,6 @@ def _must_have_marks(path: Path, words: list[str]) -> None:
             f"{path} has {PAD} as token {place}, but here token 0 pads texts, and is never looked "
             f"at: give a vocabulary (and weights) with {PAD} as token 0, and nowhere else."
         )
-
-
-def _saved(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Words and settings of a tokenizer.json."""
-    tokenizer = _object(path)
-    for part, wanted in BERT_S.items():
-        found = tokenizer.get(part)
-        found = found if isinstance(found, dict) else {"type": found}
-        wrong = [
-            f"{name} {found.get(name)!r} (not {value!r})"
-            for name, value in wanted.items()
-            if found.get(name) != value
-        ]
-        if wrong:
-            raise InputError(
-                f"the {part} of {path} is not BERT's: {', '.join(wrong)}; give the folder of a "
-                "model with BERT's WordPiece."
-            )
-    marks = _marks(tokenizer.get("post_processor") or {})
-    if marks != [START, "A", END]:
-        raise InputError(
-            f"the post_processor of {path} makes {marks} of a text A; BERT's makes "
-            f"{[START, 'A', END]}: give the folder of a BERT."
-        )
-    ids = dict(tokenizer["model"].get("vocab") or {})
-    for token in tokenizer.get("added_tokens") or []:
-        if token["content"] not in ids and not token.get("special"):
-            raise InputError(
-                f"{path} has the added token {token['content']!r}, which is looked for before a "
-                "text is split into words; that is not done here: give a folder without it."
-            )
-        ids.setdefault(token["content"], token["id"])
-    if not ids or not all(isinstance(i, int) and 0 <= i < 2 * len(ids) for i in ids.values()):
-        raise InputError(f"the vocabulary of {path} does not number its {len(ids)} tokens from 0.")
-    words = [""] * (max(ids.values()) + 1)
-    for word, place in ids.items():
-        words[place] = word
-    normalizer = tokenizer["normalizer"]
-    return words, {ours: normalizer.get(name, SETTINGS[ours]) for ours, name in SAVED.items()}
-
-
-def _marks(processor: dict[str, Any]) -> list[str]:
-    """What a tokenizer.json puts around a text A."""
-    if processor.get("type") == "BertProcessing":
-        return [processor["cls"][0], "A", processor["sep"][0]]
-    pieces = processor.get("single") or [{"Sequence": {"id": "A"}}]
-    return [value["id"] for piece in pieces for value in piece.values()]
 
 
 def _object(path: Path, is_needed: bool = True) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 import json
 import lzma
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,40 @@ def test_ids_of_every_setting_are_the_reference_s(tmp_path, place, kind):
     rows = [row[row > 0].tolist() for ids in some for row in ids]
     for text, row, ids in zip(texts, rows, WORDPIECE["ids"], strict=True):
         assert row == [2, *ids[place], 3], ascii(text)
+
+
+def test_a_long_word_changes_no_other_text(tmp_path):
+    """Beside one each text is split in words by other operators."""
+    texts = WORDPIECE["texts"][:1000]
+    rows = WordPiece(with_vocabulary(tmp_path, WORDPIECE["words"]), 512)([*texts, "a" * 101])
+    for text, row, ids in zip(texts, rows.numpy(), WORDPIECE["ids"], strict=False):
+        assert row[row > 0].tolist() == [2, *ids[0], 3], ascii(text)
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_a_saved_graph_gives_the_same_ids(tmp_path, is_split):
+    folder = with_vocabulary(tmp_path / "f", WORDPIECE["words"], tokenize_chinese_chars=is_split)
+    wordpiece, module = WordPiece(folder, 16), tf.Module()
+    module.ids = tf.function(wordpiece.__call__, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    found = tf.saved_model.load(str(tmp_path / "saved"))
+    for texts in (["不错 film", "good"], ["不错" * 60, "b" * 101, "a"]):
+        assert np.array_equal(found.ids(tf.constant(texts)), wordpiece(tf.constant(texts)))
+
+
+def test_the_locale_is_no_part_of_it(tmp_path):
+    words = [*MARKS, "i", "##i", "##\u0307", "I", "\u0131", "x"]
+    with_vocabulary(tmp_path, words, strip_accents=False)
+    code = "import sys, pathlib; from input.wordpiece import WordPiece; "
+    code += "print(WordPiece(pathlib.Path(sys.argv[1]), 16)(['I I \u0130']))"
+    answers = {
+        locale: subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"LC_ALL": locale},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for locale in ("C.UTF-8", "tr_TR.UTF-8")
+    }  # fmt: skip
+    assert len(set(answers.values())) == 1 and "2 4 4 4 6 3" in answers["C.UTF-8"]
 
 
 def test_tokens_that_no_text_has_keep_their_places(tmp_path):
