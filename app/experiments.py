@@ -213,10 +213,9 @@ def sentiment_16gpu() -> Experiment:
     What 4 replicas pay for it is an all-reduce, of a quarter of the gradients for each GPU; a
     stage starts its own when its last backward is done.
 
-    ./run.sh prepare --experiment=sentiment_16gpu --set model.init_from=<folder of BERT-large> \
-        --set data.vocabulary=<folder>
+    ./run.sh prepare --experiment=sentiment_16gpu --set model.init_from=<folder of BERT-large>
     horovodrun -np 4 -H a:1,b:1,c:1,d:1 python -m app train --experiment=sentiment_16gpu \
-        --stages=4 --set model.init_from=<folder> --set data.vocabulary=<folder>
+        --stages=4 --set model.init_from=<folder>
     """
     return Experiment(
         model=Transformer(layers=24, width=1024, heads=16),

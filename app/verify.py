@@ -86,7 +86,7 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
         NumbersError: on every rank, if a layout does not agree with the serial run.
     """
     data = opening.open_data(experiment, data_dir)
-    source = opening.together(lambda: opening.pretrained(experiment, data_dir))
+    source = opening.together(lambda: opening.pretrained(experiment, data, data_dir))
     num_blocks = len(experiment.model.blocks(data.num_classes))
     costs = opening.measured(experiment, where, data)
     tolerances = TOLERANCES[experiment.precision]

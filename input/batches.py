@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -82,6 +83,14 @@ class DataSet(Protocol):
         What is beyond the limits fails there: an exported model is on its own.
         """
         raise NotImplementedError
+
+    def must_suit(self, weights: Path) -> None:
+        """Checks that a folder's weights, which a model starts from, were trained for such inputs.
+
+        Raises:
+            InputError: they were not.
+        """
+        return None
 
     def baseline(self) -> dict[str, Any] | None:
         """What a simple model gives on the same splits: name, accuracy; None: not asked."""

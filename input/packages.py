@@ -89,8 +89,8 @@ def pretrained(name: str, data_dir: str) -> Path:
         folder = paths.of_user(name)
         if not folder.is_dir():
             raise InputError(
-                f"no folder {name!r}: give {', '.join(PRETRAINED)} or a folder with vocab.txt "
-                "(and config.json, model.safetensors for weights)."
+                f"no folder {name!r}: give {', '.join(PRETRAINED)} or a folder with vocab.txt or "
+                "tokenizer.json (and config.json, model.safetensors for weights)."
             )
         return folder
     folder = _place(data_dir) / PRETRAINED[name].inside

@@ -16,6 +16,8 @@ from input import plain
 if TYPE_CHECKING:
     from input.text_set import TextSet
 
+VOCABULARY = "minilm"  # where nothing says which
+
 
 @dataclass(frozen=True)
 class Text:
@@ -26,7 +28,8 @@ class Text:
             `glue/sst2`, `yelp_polarity_reviews`, ...), or a file: `.tsv`, `.csv` with a line
             of column names, `.jsonl` or `.json` with an object a line or a list of them; also
             packed (`.gz`), in UTF-16, or separated by semicolons.
-        vocabulary: `minilm`, or a folder with a BERT `vocab.txt`.
+        vocabulary: `minilm`, or a folder with the `vocab.txt` or `tokenizer.json` of a BERT; None:
+            that of the weights which the model starts from, or `minilm` (`config.resolved`).
         max_length: tokens kept of a text, `[CLS]` and `[SEP]` counted; longer ones are cut.
         text_field, label_field: names of the columns or features.
         train_split: of a TFDS set.
@@ -37,7 +40,7 @@ class Text:
     """
 
     dataset: str = "movie_sentences"
-    vocabulary: str = "minilm"
+    vocabulary: str | None = None
     max_length: int = 128
     text_field: str = "text"
     label_field: str = "label"
@@ -53,7 +56,7 @@ class Text:
                 f"max_length must be at least 3, two marks and a token, not {self.max_length}"
             )
         for name in ("dataset", "vocabulary", "text_field", "label_field", "train_split"):
-            if not getattr(self, name):
+            if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty")
         if self.text_field == self.label_field:
             raise ValueError(f"text_field and label_field must differ, not be {self.text_field!r}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from input.batches import (
 from input.order import Order
 from input.raw import Limits
 from input.sources import Source
-from input.text import Text
+from input.text import VOCABULARY, Text
 from input.wordpiece import WordPiece
 
 CHUNK = 4096  # texts tokenised at once by `prepare`
@@ -46,7 +47,7 @@ def prepare(config: Text, data_dir: str) -> str:
     Raises:
         InputError: names the text that is empty or not UTF-8.
     """
-    lines = [packages.prepare_pretrained(config.vocabulary, data_dir)]
+    lines = [packages.prepare_pretrained(config.vocabulary or VOCABULARY, data_dir)]
     if not config.is_file:
         lines.append(sources.prepare_tfds(config.dataset, data_dir))
     data = TextSet(config, data_dir)
@@ -80,7 +81,7 @@ class TextSet(DataSet):
 
     def __init__(self, config: Text, data_dir: str) -> None:
         self.config = config
-        folder = packages.pretrained(config.vocabulary, data_dir)
+        folder = packages.pretrained(config.vocabulary or VOCABULARY, data_dir)
         self.wordpiece = WordPiece(folder, config.max_length)
         self.limits = {"vocabulary": self.wordpiece.size, **config.limits}
         self.training, self.held_out, self.evaluation_split = open_splits(config, data_dir)
@@ -91,7 +92,7 @@ class TextSet(DataSet):
         which = [config.dataset, config.train_split, config.text_field, str(self.num_train)]
         if isinstance(self.training, text_files.TextFile):  # may change at any time
             which = [self.training.digest]
-        which += [self.wordpiece.digest, str(self.wordpiece.is_lower)]
+        which += [self.wordpiece.digest]
         key = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:16]
         kept = paths.of_user(data_dir) / "text_lengths" / f"{key}.npy"
         self.length_path = kept if data_dir else None
@@ -179,6 +180,10 @@ class TextSet(DataSet):
                 except ValueError as error:
                     raise InputError(f"{source.name(i)}: {error}.") from None
             yield self.wordpiece.lengths(tf.constant(texts)).numpy()
+
+    def must_suit(self, weights: Path) -> None:
+        """See `DataSet`."""
+        self.wordpiece.vocabulary.must_be_that_of(weights)
 
     def baseline(self) -> dict[str, Any] | None:
         """TF-IDF and logistic regression on the same splits, if it is wanted."""

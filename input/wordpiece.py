@@ -2,57 +2,66 @@
 
 The library's own lower-casing folds more than BERT's does (NFKC takes "½" apart), so the
 text is cleaned here as the reference does it: control characters out, lower case, accents
-off (NFD). The rest, splitting on punctuation and CJK characters included, is the library's.
+off (NFD). Splitting on punctuation and Chinese characters is the library's, where it does what the
+reference does: it knows no text whose Chinese characters stay together, and counts a word's length
+in bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from input import InputError
+from input import vocabulary
+from input.vocabulary import END, START
 
-PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 STEP = 8  # lengths are rounded up to a multiple, so that fewer shapes meet the kernels
+LONGEST = 100  # letters of a word; longer ones are unknown
+UNKNOWN_WORD = "\ue000"  # of private use: cleaned texts do not have it
+SPACES = (
+    r"[\t\n\r\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"  # no " "
+)
+# The reference lowers letter by letter, and always so. The library has another sigma at a word's
+# end, and what it makes of I (of ASCII, too) depends on the locale of the process.
+LOWERED = {"\u03a3": "\u03c3", "\u0130": "i\u0307"}
+PUNCTUATION = r"\p{P}!-/:-@\[-`{-~"
+CHINESE = (
+    r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
+    r"\x{2B820}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}"
+)
 
 
 class WordPiece:
     """Texts to ids, `[CLS] ... [SEP]`, with the vocabulary of a folder in the BERT format.
 
     Args:
-        folder: holds `vocab.txt` and, if the text keeps its case, `tokenizer_config.json`.
+        folder: see `vocabulary.read`.
         max_length: tokens kept of a text, the two marks counted.
 
     Raises:
-        InputError: no vocabulary, or one without BERT's marks.
+        InputError: no vocabulary, or one of another kind.
     """
 
     def __init__(self, folder: Path, max_length: int) -> None:
-        try:
-            words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-            settings = folder / "tokenizer_config.json"
-            config = json.loads(settings.read_text()) if settings.exists() else {}
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{folder} is no BERT vocabulary ({error}): it must hold vocab.txt."
-            ) from None
-        marks = [m for m in (PAD, UNKNOWN, START, END) if m not in words]
-        if marks or words[0] != PAD:
-            raise InputError(
-                f"{folder / 'vocab.txt'} must begin with {PAD} and hold {UNKNOWN}, {START} and "
-                f"{END}; it begins with {words[:1]} and lacks {marks}."
-            )
+        self.vocabulary = vocabulary.read(folder)
+        words = self.vocabulary.words
         self.size, self.max_length = len(words), max_length
-        self.digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
-        self.is_lower = config.get("do_lower_case", True)
-        self._start, self._end = words.index(START), words.index(END)
-        self._tokenizer = tf_text.FastBertTokenizer(
-            words, token_out_type=tf.int32, support_detokenization=False, no_pretokenization=False
-        )
+        self.digest = self.vocabulary.digest
+        places = {word: place for place, word in enumerate(words)}
+        self._start, self._end = places[START], places[END]
+        # The library wants each word once: those that no text can have get a name that none has.
+        once = [
+            word
+            if places[word] == place and word not in ("", "##") and UNKNOWN_WORD not in word
+            else f"{UNKNOWN_WORD}{place}"
+            for place, word in enumerate(words)
+        ]
+        self._tokenizer = tf_text.FastWordpieceTokenizer(
+            once, token_out_type=tf.int32, max_bytes_per_word=4 * LONGEST,
+            no_pretokenization=not self.vocabulary.splits_chinese,
+        )  # fmt: skip
 
     def lengths(self, texts: tf.Tensor) -> tf.Tensor:  # string [b] -> int64 [b]
         """Tokens of each text, uncut, the two marks counted."""
@@ -68,14 +77,31 @@ class WordPiece:
         return whole.to_tensor(shape=tf.stack([-1, length]))
 
     def _tokens(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        tokens = self._tokenizer.tokenize(self._clean(texts))
-        return tokens.merge_dims(-2, -1) if tokens.ragged_rank > 1 else tokens
+        texts = self._clean(texts)
+        if not self.vocabulary.splits_chinese:
+            return self._tokens_of_words(texts, PUNCTUATION)
+        has_long = tf.reduce_any(tf.strings.regex_full_match(texts, f".*[^ ]{{{LONGEST + 1}}}.*"))
+        return tf.cond(
+            has_long,
+            lambda: self._tokens_of_words(texts, PUNCTUATION + CHINESE),
+            lambda: self._tokenizer.tokenize(texts),
+        )
+
+    def _tokens_of_words(self, texts: tf.Tensor, apart: str) -> tf.RaggedTensor:
+        """Tokens of texts that are split here, each character of the class `apart` a word."""
+        words = tf.strings.split(tf.strings.regex_replace(texts, f"([{apart}])", r" \1 "))
+        is_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > LONGEST
+        words = words.with_flat_values(tf.where(is_long, UNKNOWN_WORD, words.flat_values))
+        return self._tokenizer.tokenize(words).merge_dims(-2, -1)
 
     def _clean(self, texts: tf.Tensor) -> tf.Tensor:
-        texts = tf.strings.regex_replace(texts, r"[\t\n\r]", " ")
+        texts = tf.strings.regex_replace(texts, SPACES, " ")
         texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{Cc}\p{Cf}\p{Co}]", "")
-        if self.is_lower:
-            texts = tf.strings.lower(texts, encoding="utf-8")
+        if self.vocabulary.is_lower:
+            for letter, lower in LOWERED.items():
+                texts = tf.strings.regex_replace(texts, letter, lower)
+            texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")  # ASCII's first
+        if self.vocabulary.strips_accents:
             texts = tf_text.normalize_utf8(texts, "NFD")
             texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
         return texts

@@ -9,6 +9,7 @@ weight there is exactly 0, nor by the head; without training it is not computed 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from models.transformer import Transformer
 
 Activations = tuple[tf.Tensor, tf.Tensor]
+ACTIVATIONS = {
+    "gelu": tf.nn.gelu,
+    "gelu_tanh": functools.partial(tf.nn.gelu, approximate=True),
+    "relu": tf.nn.relu,
+}
 
 
 def dense(units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
@@ -193,6 +199,7 @@ class MLP(keras.layers.Layer):
 
     def __init__(self, config: Transformer, columns: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.activation = ACTIVATIONS[config.activation]
         self.inner = dense(columns, "inner")
         self.out = dense(config.width, "out", use_bias=False)
         self.columns = columns
@@ -204,7 +211,7 @@ class MLP(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Rows [..., D] -> rows [..., D]."""
-        return self.out(tf.nn.gelu(self.inner(x)))
+        return self.out(self.activation(self.inner(x)))
 
 
 class Head(keras.layers.Layer):

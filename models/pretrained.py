@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,49 +9,55 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from models import ModelError
+from models import ModelError, bert_config, tensors
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
-# config.json's name of a size, and ours.
-SIZES = {
-    "num_hidden_layers": "layers",
-    "hidden_size": "width",
-    "num_attention_heads": "heads",
-    "vocab_size": "vocabulary",
-    "max_position_embeddings": "positions",
-}
-
 
 class Weights:
-    """The tensors of model.safetensors, under the names of a bare BertModel."""
+    """The tensors of a folder, under the names of a bare BertModel."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        self.path = folder / "model.safetensors"
-        try:
-            tensors = load_file(self.path)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"cannot read {self.path} ({error}): see model.init_from.") from None
+        self.folder = folder
         # A model with a task's head has its encoder under "bert."; old ones call
         # normalisation's weights gamma and beta.
-        self.tensors = {
+        self.entries = {
             name.removeprefix("bert.")
             .replace("LayerNorm.gamma", "LayerNorm.weight")
-            .replace("LayerNorm.beta", "LayerNorm.bias"): value
-            for name, value in tensors.items()
+            .replace("LayerNorm.beta", "LayerNorm.bias"): entry
+            for name, entry in tensors.entries(folder).items()
         }
 
     def __contains__(self, name: str) -> bool:
-        return name in self.tensors
+        return name in self.entries
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.tensors:
-            raise ModelError(f"{self.path} has no tensor {name!r}: it is not a whole BERT encoder.")
-        return self.tensors[name].astype(np.float32)
+        return self.entries[name].read()
+
+    def must_hold(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Checks that tensors are there, as they are needed.
+
+        Raises:
+            ModelError: names the first that is not.
+        """
+        for name, shape in shapes.items():
+            if name not in self:
+                raise ModelError(
+                    f"{self.folder} has no tensor {name!r}: it is not a whole BERT encoder."
+                )
+            entry = self.entries[name]
+            if entry.shape != shape:
+                raise ModelError(
+                    f"{name} in {entry.path} has shape {list(entry.shape)}, not {list(shape)} as "
+                    f"{self.folder / 'config.json'} says: they are not of one model."
+                )
+            if entry.kind not in tensors.TYPES:
+                raise ModelError(
+                    f"{name} in {entry.path} is of type {entry.kind}; it must be of "
+                    f"{', '.join(tensors.TYPES)}: give the weights as they were before they were "
+                    "quantized."
+                )
 
     def qkv(self, name: str, heads: int) -> tuple[np.ndarray, np.ndarray]:
         """Kernel [D, 3 D] and bias [3 D] of q, k and v, head by head."""
@@ -73,43 +78,32 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
     """Assigns every weight but the classifier's (and a missing pooler's).
 
     Raises:
-        ModelError: another architecture, a missing tensor, another size.
+        ModelError: see `check`.
     """
-    check(config, folder)
-    weights = Weights(folder)
+    weights = check(config, folder)
     embeddings, *layers, head = blocks
 
-    def give(variable: keras.Variable, value: np.ndarray, source: str) -> None:
-        if tuple(variable.shape) != value.shape:
-            raise ModelError(
-                f"{source} in {weights.path} has shape {list(value.shape)}, but {variable.path} "
-                f"has {list(variable.shape)}: set model.* to the sizes in {folder / 'config.json'}."
-            )
-        variable.assign(value)
-
     def give_dense(kernel: keras.Variable, bias: keras.Variable, name: str) -> None:
-        give(kernel, weights[f"{name}.weight"].T, name)
-        give(bias, weights[f"{name}.bias"], name)
+        kernel.assign(weights[f"{name}.weight"].T)
+        bias.assign(weights[f"{name}.bias"])
 
     def give_norm(layer: keras.layers.LayerNormalization, name: str) -> None:
-        give(layer.gamma, weights[f"{name}.weight"], name)
-        give(layer.beta, weights[f"{name}.bias"], name)
+        layer.gamma.assign(weights[f"{name}.weight"])
+        layer.beta.assign(weights[f"{name}.bias"])
 
     (words,) = embeddings.words.shares
-    for kind, variable in (
-        ("word", words.table),
-        ("position", embeddings.positions),
-        ("token_type", embeddings.segments),
-    ):
-        name = f"embeddings.{kind}_embeddings.weight"
-        give(variable, weights[name], name)
+    words.table.assign(weights["embeddings.word_embeddings.weight"])
+    embeddings.positions.assign(weights["embeddings.position_embeddings.weight"])
+    # Of the first segment is every text; of others there may be any number, or none.
+    segments = weights["embeddings.token_type_embeddings.weight"][:2]
+    embeddings.segments.assign(np.pad(segments, [[0, 2 - len(segments)], [0, 0]]))
     give_norm(embeddings.normalization, "embeddings.LayerNorm")
     for place, layer in enumerate(layers):
         name = f"encoder.layer.{place}"
         (attention,), (mlp,) = layer.attention.shares, layer.mlp.shares
         kernel, bias = weights.qkv(f"{name}.attention.self", config.heads)
-        give(attention.qkv.kernel, kernel, f"{name}.attention.self")
-        give(attention.qkv.bias, bias, f"{name}.attention.self")
+        attention.qkv.kernel.assign(kernel)
+        attention.qkv.bias.assign(bias)
         give_dense(attention.out.kernel, layer.attention.bias, f"{name}.attention.output.dense")
         give_norm(layer.attention_normalization, f"{name}.attention.output.LayerNorm")
         give_dense(mlp.inner.kernel, mlp.inner.bias, f"{name}.intermediate.dense")
@@ -119,34 +113,16 @@ def load_bert(config: Transformer, blocks: Sequence[keras.Layer], folder: Path) 
         give_dense(head.pooler.kernel, head.pooler.bias, "pooler.dense")
 
 
-def check(config: Transformer, folder: Path) -> None:
-    """Compares sizes before any tensor is read.
+def check(config: Transformer, folder: Path) -> Weights:
+    """Compares config.json and the tensors' shapes with the model; reads no tensor.
 
     Raises:
-        ModelError: names every field that differs.
+        ModelError: another architecture (every field that differs is named), a tensor that is
+            missing or has another shape, a file that is missing or damaged.
     """
-    path = folder / "config.json"
-    try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path} ({error}): see model.init_from.") from None
-    kind = theirs.get("model_type", "bert")
-    if kind != "bert" or theirs.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(f"{path} describes a {kind!r}; model.init_from needs a BERT.")
-    if config.norm != "post" or theirs.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(
-            f"{path} describes a post-norm BERT with {theirs.get('hidden_act')}; the weights fit "
-            "model.norm=post and gelu alone."
-        )
-    wrong = [
-        f"model.{ours}={theirs[name]} (not {getattr(config, ours)})"
-        for name, ours in SIZES.items()
-        if name in theirs and theirs[name] != getattr(config, ours)
-    ]
-    if wrong:
-        raise ModelError(f"{folder} has other sizes: set {', '.join(wrong)}.")
-    if theirs.get("intermediate_size", 4 * config.width) != 4 * config.width:
-        raise ModelError(
-            f"{path}: intermediate_size is {theirs['intermediate_size']}; it must be 4 x width "
-            f"({4 * config.width})."
-        )
+    shapes, width = bert_config.compare(config, folder), config.width
+    weights = Weights(folder)
+    if config.pooling == "cls" and "pooler.dense.weight" in weights:
+        shapes |= {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}
+    weights.must_hold(shapes)
+    return weights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +33,8 @@ class Transformer:
         dropout: of embeddings, attention, branches and of the head's input.
         epsilon: of the normalisation.
         init_from: folder of a BERT in the Hugging Face format (`config.json`,
-            `model.safetensors`), or `minilm`; None starts at random.
+            `model.safetensors`, whole or in parts), or `minilm`; None starts at random.
+        activation: of the MLP (arXiv:1606.08415); `gelu_tanh` is what BERT's authors computed.
     """
 
     layers: int = 12
@@ -46,6 +47,9 @@ class Transformer:
     dropout: float = 0.1
     epsilon: float = 1e-12
     init_from: str | None = None
+    activation: Literal["gelu", "gelu_tanh", "relu"] = field(
+        default="gelu", metadata={"came_later": True}
+    )
 
     def __post_init__(self) -> None:
         sizes = (self.layers, self.width, self.heads, self.vocabulary, self.positions)
@@ -87,6 +91,16 @@ class Transformer:
             *(encoder.Layer(self, shares, name=f"layer{i:02d}") for i in range(self.layers)),
             encoder.Head(self, num_classes, name="head"),
         ]
+
+    def check(self, folder: Path) -> None:
+        """Compares what `init_from` is of, found in `folder`, with this; reads no weights.
+
+        Raises:
+            ModelError: another architecture or size, a file that is missing or damaged.
+        """
+        from models import pretrained
+
+        pretrained.check(self, folder)
 
     def load(self, blocks: Sequence[keras.Layer], folder: Path) -> None:
         """Puts the weights of `init_from`, found in `folder`, into built blocks of one share.

@@ -1,4 +1,8 @@
 import json
+import lzma
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,134 @@ def test_tokens_are_the_reference_s():
         start, *tokens, end = row[row > 0]
         assert (start, end) == (2, 3)
         assert tokens == answer["ids"], answer["text"]
+
+
+WORDPIECE = json.loads(lzma.decompress((BERT.parent / "wordpiece.json.xz").read_bytes()))
+
+
+def with_vocabulary(folder, words, **settings):
+    """A folder with vocab.txt, and tokenizer_config.json if there are settings."""
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def as_saved(folder, saved):
+    """A folder as the reference saves it: tokenizer.json, and no vocab.txt."""
+    vocabulary = {word: i for i, word in enumerate(WORDPIECE["words"])}
+    tokenizer = saved["tokenizer.json"] | {}
+    tokenizer["model"] = tokenizer["model"] | {"vocab": vocabulary}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize("place", range(len(WORDPIECE["saved"])))
+def test_ids_of_every_setting_are_the_reference_s(tmp_path, place, kind):
+    saved = WORDPIECE["saved"][place]
+    if kind == "vocab.txt":
+        with_vocabulary(tmp_path, WORDPIECE["words"], **saved["tokenizer_config.json"])
+    else:
+        as_saved(tmp_path, saved)
+    wordpiece = WordPiece(tmp_path, 512)
+    texts = WORDPIECE["texts"]
+    assert len(texts) == 3000
+    some = [wordpiece(tf.constant(texts[i : i + 30])).numpy() for i in range(0, len(texts), 30)]
+    rows = [row[row > 0].tolist() for ids in some for row in ids]
+    for text, row, ids in zip(texts, rows, WORDPIECE["ids"], strict=True):
+        assert row == [2, *ids[place], 3], ascii(text)
+
+
+def test_a_long_word_changes_no_other_text(tmp_path):
+    """Beside one each text is split in words by other operators."""
+    texts = WORDPIECE["texts"][:1000]
+    rows = WordPiece(with_vocabulary(tmp_path, WORDPIECE["words"]), 512)([*texts, "a" * 101])
+    for text, row, ids in zip(texts, rows.numpy(), WORDPIECE["ids"], strict=False):
+        assert row[row > 0].tolist() == [2, *ids[0], 3], ascii(text)
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_a_saved_graph_gives_the_same_ids(tmp_path, is_split):
+    folder = with_vocabulary(tmp_path / "f", WORDPIECE["words"], tokenize_chinese_chars=is_split)
+    wordpiece, module = WordPiece(folder, 16), tf.Module()
+    module.ids = tf.function(wordpiece.__call__, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    found = tf.saved_model.load(str(tmp_path / "saved"))
+    for texts in (["不错 film", "good"], ["不错" * 60, "b" * 101, "a"]):
+        assert np.array_equal(found.ids(tf.constant(texts)), wordpiece(tf.constant(texts)))
+
+
+def test_the_locale_is_no_part_of_it(tmp_path):
+    words = [*MARKS, "i", "##i", "##\u0307", "I", "\u0131", "x"]
+    with_vocabulary(tmp_path, words, strip_accents=False)
+    code = "import sys, pathlib; from input.wordpiece import WordPiece; "
+    code += "print(WordPiece(pathlib.Path(sys.argv[1]), 16)(['I I \u0130']))"
+    answers = {
+        locale: subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"LC_ALL": locale},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for locale in ("C.UTF-8", "tr_TR.UTF-8")
+    }  # fmt: skip
+    assert len(set(answers.values())) == 1 and "2 4 4 4 6 3" in answers["C.UTF-8"]
+
+
+def test_tokens_that_no_text_has_keep_their_places(tmp_path):
+    words = ["[PAD]", "a", "[UNK]", "[CLS]", "[SEP]", "\u2028", "x\x85", "b", "", "a", "##"]
+    wordpiece = WordPiece(with_vocabulary(tmp_path, words), 16)
+    assert wordpiece.size == len(words)
+    # Of a token that is there twice the last is meant, as in the reference.
+    assert wordpiece(tf.constant(["a b c"])).numpy().tolist() == [[3, 9, 7, 2, 4, 0, 0, 0]]
+
+
+def saved_with(folder, change):
+    """A folder with a tokenizer.json that `change` made another."""
+    tokenizer = json.loads(json.dumps(WORDPIECE["saved"][0]["tokenizer.json"]))
+    tokenizer["model"]["vocab"] = {word: i for i, word in enumerate(WORDPIECE["words"][:9])}
+    change(tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda f: with_vocabulary(f, ["a", *MARKS]), ["[PAD] as token 1", "token 0"]),
+        (lambda f: with_vocabulary(f, [*MARKS, "[PAD]"]), ["[PAD] as token 4", "nowhere else"]),
+        (lambda f: with_vocabulary(f, MARKS[:3]), ["vocab.txt", "lacks [SEP]"]),
+        (lambda f: with_vocabulary(f, MARKS, do_lower_case="no"), ["do_lower_case", "'no'"]),
+        (lambda f: with_vocabulary(f, MARKS, do_basic_tokenize=False), ["do_basic_tokenize=False"]),
+        (lambda f: with_vocabulary(f, MARKS, tokenizer_class="BertJapaneseTokenizer"),
+         ["BertJapaneseTokenizer"]),
+        (lambda f: (f / "vocab.txt").write_text("version https://git-lfs.github.com/spec/v1\n"),
+         ["vocab.txt", "git lfs pull"]),
+        (lambda f: (f / "vocab.txt").write_bytes(b"\xff"), ["vocab.txt", "utf-8"]),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), ["tokenizer.json", "object"]),
+        (lambda f: (f / "tokenizer.json").write_text("{"), ["tokenizer.json", "not JSON"]),
+        (lambda f: saved_with(f, lambda t: t.update(model={"type": "BPE"})), ["model", "'BPE'"]),
+        (lambda f: saved_with(f, lambda t: t.update(model={"type": "Unigram"})), ["'Unigram'"]),
+        (lambda f: saved_with(f, lambda t: t.update(normalizer={"type": "NFC"})),
+         ["normalizer", "'NFC'", "BertNormalizer"]),
+        (lambda f: saved_with(f, lambda t: t.update(pre_tokenizer=None)), ["pre_tokenizer"]),
+        (lambda f: saved_with(f, lambda t: t.update(post_processor=None)),
+         ["post_processor", "['A']"]),
+        (lambda f: saved_with(f, lambda t: t["model"].update(max_input_chars_per_word=50)),
+         ["max_input_chars_per_word 50", "100"]),
+        (lambda f: saved_with(f, lambda t: t["added_tokens"].append({"content": "<x>", "id": 9})),
+         ["added token '<x>'"]),
+        (lambda f: saved_with(f, lambda t: t["model"]["vocab"].update(far=10**12)), ["from 0"]),
+        (lambda f: saved_with(f, lambda t: t.update(added_tokens=[1])), ["not as tokenizers"]),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path, make, words):
+    make(tmp_path)
+    with pytest.raises(InputError) as error:
+        WordPiece(tmp_path, 16)
+    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_long_texts_are_cut_and_lengths_rounded_up():

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -115,6 +116,155 @@ def test_the_published_sizes(size):
         assert weights == count + 2 * width + 2
 
 
+@pytest.mark.parametrize("activation", ["gelu_tanh", "relu"])
+def test_other_activations(activation):
+    config = dataclasses.replace(SMALL, activation=activation)
+    (mlp,) = built(config)[1].mlp.shares
+    x = np.random.default_rng(0).normal(size=[5, 32]).astype(np.float32)
+    inner = (x @ mlp.inner.kernel.numpy() + mlp.inner.bias.numpy()).astype(np.float64) * 20
+    mlp.inner.kernel.assign(mlp.inner.kernel * 20)
+    # As `transformers` has them: NewGELUActivation and ReLU.
+    cubic = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
+    wanted = {"gelu_tanh": 0.5 * inner * (1 + np.tanh(cubic)), "relu": np.maximum(inner, 0)}
+    np.testing.assert_allclose(
+        mlp(tf.constant(x)), wanted[activation] @ mlp.out.kernel.numpy(), atol=1e-5
+    )
+
+
+def read(path):
+    """Arrays of a safetensors file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return {
+        name: np.frombuffer(data[8 + length :][slice(*about["data_offsets"])], np.float32).reshape(
+            about["shape"]
+        )
+        for name, about in header.items()
+    }
+
+
+def raw(header, data=b""):
+    """A safetensors file's bytes."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def write(path, arrays):
+    """A safetensors file of arrays."""
+    kinds = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    header, data = {}, b""
+    for name, array in arrays.items():
+        about = {"dtype": kinds[array.dtype.name], "shape": array.shape}
+        header[name] = about | {"data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    path.write_bytes(raw(header, data))
+
+
+def sharded(folder):
+    """The weights in two files and an index."""
+    arrays = list(read(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    names = {}
+    for name, some in (("1.safetensors", arrays[:20]), ("2.safetensors", arrays[20:])):
+        write(folder / name, dict(some))
+        names |= dict.fromkeys(dict(some), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def as_type(kind):
+    def rewrite(folder):
+        path = folder / "model.safetensors"
+        write(path, {name: value.astype(kind) for name, value in read(path).items()})
+
+    return rewrite
+
+
+def one_segment(folder):
+    path, name = folder / "model.safetensors", "embeddings.token_type_embeddings.weight"
+    arrays = read(path)
+    write(path, arrays | {name: arrays[name][:1]})
+    change(folder, type_vocab_size=1)
+
+
+def of_a_task(folder):
+    path = folder / "model.safetensors"
+    old = {"weight": "gamma", "bias": "beta"}
+    write(path, {
+        f"bert.{name}".replace("LayerNorm." + kind, "LayerNorm." + old[kind]): value
+        for name, value in read(path).items() for kind in [name.rpartition(".")[2]]
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "error"),
+    [
+        (sharded, 0), (one_segment, 0), (of_a_task, 0), (as_type("float16"), 2**-11),
+        (as_type(ml_dtypes.bfloat16), 2**-8),
+    ],
+)  # fmt: skip
+def test_other_forms_of_the_same_weights(tmp_path, rewrite, error):
+    model, other = built(SMALL), built(SMALL)
+    SMALL.load(model, BERT)
+    folder = tmp_path / "bert"
+    shutil.copytree(BERT, folder)
+    rewrite(folder)
+    SMALL.check(folder)
+    SMALL.load(other, folder)
+    *encoder, head = model
+    for block, found in zip([*encoder, head.pooler], [*other[:-1], other[-1].pooler], strict=True):
+        for a, b in zip(block.variables, found.variables, strict=True):
+            rows = slice(1 if a.name == "segments" else None)
+            np.testing.assert_allclose(a[rows], b[rows], rtol=error, atol=1e-6 if error else 0)
+
+
+def tensor(begin, end, shape=(2,), kind="F32"):
+    return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["header"]),
+        (b"1234567", ["header"]),
+        ((2**63).to_bytes(8, "little") + b"{}", ["9,223,372,036,854,775,808 bytes in 10"]),
+        (raw(b"{}")[:9], ["2 bytes in 9"]),
+        (raw(b"{\xff"), ["header", "UnicodeDecodeError"]),
+        (raw(b"[" * 100_000), ["header", "RecursionError"]),
+        (raw(b"[1]"), ["header"]),
+        (raw({"a": 1}), ["header"]),
+        (raw({"a": tensor(0, 8)}, b"1234567"), ["up to byte", "of"]),
+        (raw({"a": tensor(0, 8), "b": tensor(4, 12)}, b"x" * 12), ["'b' at 4 to 12", "8 is next"]),
+        (raw({"a": tensor(4, 12)}, b"x" * 12), ["'a' at 4 to 12", "0 is next"]),
+        (raw({"a": tensor(0, 8, [3])}, b"x" * 8), ["F32 [3] in 8 bytes"]),
+        (raw({"a": tensor(0, 8, [-2])}, b"x" * 8), ["'a'", "(-2,)"]),
+        (raw({"a": tensor(0, 8, [10**30])}, b"x" * 8), ["in 8 bytes"]),
+        (b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
+    ],
+)  # fmt: skip
+def test_damaged_weights_are_one_message(tmp_path, content, words):
+    shutil.copy(BERT / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        SMALL.check(tmp_path)
+    assert all(word in str(error.value) for word in ["model.safetensors", *words]), error.value
+
+
+def only(name):
+    """Has its weights in a file of this name."""
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
+def index(names):
+    def spoil(folder):
+        sharded(folder)
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": names(json.loads(path.read_text()))}))
+
+    return spoil
+
+
 def change(folder, **values):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | values))
@@ -126,7 +276,28 @@ def change(folder, **values):
         (SMALL, lambda f: (f / "config.json").unlink(), ["config.json", "init_from"]),
         (SMALL, lambda f: (f / "model.safetensors").write_bytes(b"x"), ["model.safetensors"]),
         (SMALL, lambda f: change(f, model_type="roberta"), ["'roberta'", "BERT"]),
-        (SMALL, lambda f: change(f, intermediate_size=64), ["64", "128"]),
+        (SMALL, lambda f: change(f, intermediate_size=64), ["intermediate_size 64", "128"]),
+        (SMALL, lambda f: change(f, hidden_act="swish"), ["hidden_act 'swish'", "gelu_new"]),
+        (SMALL, lambda f: change(f, hidden_act="gelu_new"), ["model.activation=gelu_tanh"]),
+        (dataclasses.replace(SMALL, activation="relu"), None, ["model.activation=gelu", "relu)"]),
+        (SMALL, lambda f: change(f, layer_norm_eps=1e-5), ["model.epsilon=1e-05", "1e-12"]),
+        (SMALL, lambda f: change(f, is_decoder=True), ["is_decoder True", "False"]),
+        (SMALL, lambda f: change(f, add_cross_attention=True), ["add_cross_attention True"]),
+        (SMALL, lambda f: change(f, position_embedding_type="relative_key"),
+         ["position_embedding_type 'relative_key'", "'absolute'"]),
+        (SMALL, lambda f: change(f, pruned_heads={"0": [1]}), ["pruned_heads {'0': [1]}"]),
+        (SMALL, lambda f: change(f, quantization_config={"bits": 4}), ["quantization_config"]),
+        (SMALL, lambda f: change(f, type_vocab_size=1), ["token_type", "[2, 32]", "[1, 32]"]),
+        (SMALL, lambda f: (f / "config.json").write_text("[]"), ["config.json", "object", "list"]),
+        (SMALL, lambda f: (f / "config.json").write_text("version https://git-lfs.github.com/"),
+         ["config.json", "git lfs pull"]),
+        (SMALL, only("pytorch_model.bin"), ["pytorch_model.bin", "save_pretrained", "run code"]),
+        (SMALL, only("tf_model.h5"), ["tf_model.h5", "save_pretrained"]),
+        (SMALL, only("other"), ["model.safetensors", "model.init_from"]),
+        (SMALL, index(lambda i: 1), ["index.json", "weight_map"]),
+        (SMALL, index(lambda i: i["weight_map"] | {"x": "../1.safetensors"}), ["of its folder"]),
+        (SMALL, index(lambda i: i["weight_map"] | {"x": "1.safetensors"}), ["1 tensors", "x"]),
+        (SMALL, index(lambda i: i["weight_map"] | {"x": "3.safetensors"}), ["3.safetensors"]),
         (dataclasses.replace(SMALL, width=16), None, ["model.width=32", "16"]),
         (dataclasses.replace(SMALL, norm="pre"), None, ["model.norm=post"]),
         # config.json lies about what model.safetensors holds.
@@ -141,6 +312,7 @@ def test_what_is_not_this_bert_is_refused(tmp_path, config, spoil, words):
     shutil.copytree(BERT, folder)
     if spoil:
         spoil(folder)
-    with pytest.raises(ModelError) as error:
-        config.load(built(config), folder)
-    assert all(word in str(error.value) for word in words)
+    for refuse in (config.check, lambda folder: config.load(built(config), folder)):
+        with pytest.raises(ModelError) as error:
+            refuse(folder)
+        assert all(word in str(error.value) for word in words), error.value

@@ -169,7 +169,7 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     together(lambda: validation.validate(experiment, layout))
     data = open_data(experiment, data_dir)
     together(lambda: validation.validate_size(experiment, data.num_train))
-    source = together(lambda: pretrained(experiment, data_dir))
+    source = together(lambda: pretrained(experiment, data, data_dir))
     total = experiment.total_steps(data.num_train)
     if layout.workers:
         state, mirror = together(lambda: served(experiment, layout, data, source))
@@ -233,10 +233,19 @@ def measured(experiment: Experiment, where: Topology, data: DataSet) -> stages.C
     return stages.Costs(**json.loads(text))
 
 
-def pretrained(experiment: Experiment, data_dir: str) -> Path | None:
-    """The folder of the weights that training starts from, if it does."""
+def pretrained(experiment: Experiment, data: DataSet, data_dir: str) -> Path | None:
+    """The folder of the weights that training starts from, if it does.
+
+    Raises:
+        InputError: no folder, or one of weights that were trained with other words.
+    """
     name = getattr(experiment.model, "init_from", None)
-    return packages.pretrained(name, data_dir) if name else None
+    if not name:
+        return None
+    folder = packages.pretrained(name, data_dir)
+    if hasattr(data, "must_suit"):
+        data.must_suit(folder)
+    return folder
 
 
 def served(
