@@ -12,7 +12,7 @@
 #   GPU=1         set up with TensorFlow's CUDA packages; HOROVOD_GPU_OPERATIONS=NCCL and
 #                 HOROVOD_NCCL_HOME=... build Horovod with NCCL
 #   PYTHON=...    a Python 3.11 or 3.12
-#   XDG_CACHE_HOME=...  for what set-up keeps; ~/.cache, or .cache here where there is no home
+#   XDG_CACHE_HOME=...  for what set-up keeps; ~/.cache, or .cache in the project
 #
 # Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 checkpoint, 5 numbers, 6 replicas differ,
 # 7 lost peer, 42 preempted and saved.
@@ -35,7 +35,7 @@ stage() {
   echo "$((SECONDS - started)) s"
 }
 
-# What is compiled and fetched, and the log: in the home, or here where there is none to write to.
+# What is compiled and fetched, and the log: in the home, or in the project if that may not be written.
 find_cache() {
   local home=~
   cache=${XDG_CACHE_HOME:-$home/.cache}/scaleproof log=$cache/setup.log

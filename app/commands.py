@@ -96,7 +96,11 @@ def train_command() -> None:
         commit_every=FLAGS.commit_every,
         repair=FLAGS.repair,
     )
-    loop.train(experiment, layout, where, run)
+    try:
+        loop.train(experiment, layout, where, run)
+    finally:
+        if where.is_chief and not FLAGS.workdir:
+            workdir.forget(run.workdir)
 
 
 def evaluate_command() -> None:

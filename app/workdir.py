@@ -31,11 +31,10 @@ def default(reference: str) -> Path:
     """
     first = named(reference)
     try:
-        first.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             folder = first.with_name(f"{first.name}-{number}") if number > 1 else first
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()  # by one process only
+                folder.mkdir(parents=True)  # by one process only
                 break
     except OSError as error:
         raise UsageError(
@@ -49,6 +48,8 @@ def forget(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if set(os.listdir(folder)) <= {"recovery.jsonl"}:
             shutil.rmtree(folder)
+            folder.parent.rmdir()  # if it is empty now, as all that follow
+            folder.parent.parent.rmdir()
 
 
 def read(workdir: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ INSIDES = re.compile(
     r"\{\{[^{}]*\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]|<stack traces[^>]*>|name: ?$"
     r"|/job:\w+/(replica|task):\d+\S*|/proc/self/fd/\d+/?"
 )
-# Lines that announce others: `Node:`, `1 root error(s) found.`, `(0) INVALID_ARGUMENT: ` alone.
+# Lines that announce others: `Node:`, `1 root error(s) found.`, a bare `(0) INVALID_ARGUMENT:`.
 HEADINGS = re.compile(
     r"(Graph execution error|Detected at node|Node:|\d+ root error|\(\d+\) \w+:\s*$|[A-Z_]+:\s*$)"
 )

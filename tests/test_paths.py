@@ -87,7 +87,7 @@ def test_no_name_is_left_behind(tmp_path):
         paths.plain(tmp_path / "none").__enter__()
 
 
-TOLD = [
+MESSAGES = [
     ("{{function_node __wrapped__DecodeJpeg_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
      "Input is empty. [Op:DecodeJpeg] name: ", "it is neither a JPEG nor a PNG image"),
     ("Graph execution error:\n\nDetected at node decode defined at (most recent call last):\n"
@@ -104,10 +104,10 @@ TOLD = [
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(("message", "told"), TOLD)
-def test_a_sentence_has_nothing_of_tensorflow_inside(message, told):
+@pytest.mark.parametrize(("message", "wanted"), MESSAGES)
+def test_a_sentence_has_nothing_of_tensorflow_inside(message, wanted):
     found = failures.sentence(tf.errors.InvalidArgumentError(None, None, message))
-    assert found.replace("  ", " ") == told
+    assert found.replace("  ", " ") == wanted
 
 
 @pytest.mark.fast

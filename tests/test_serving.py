@@ -202,8 +202,8 @@ def must_take_bodies_that_are_compressed(half):
     assert ask(gzip.compress(plain[:99]) + gzip.compress(plain[99:]))[0] == 200  # two files
     assert ask(plain, "identity")[0] == 200
     assert ask(iter([small[:50], small[50:]]))[0] == 200  # chunked
-    status, told, headers = ask(small, "br")
-    assert status == 415 and '"br"' in told and headers["Accept-Encoding"] == "gzip, identity"
+    status, reason, headers = ask(small, "br")
+    assert status == 415 and '"br"' in reason and headers["Accept-Encoding"] == "gzip, identity"
     assert ask(small, "gzip, gzip")[0] == 415
     assert ask(plain)[:2] == (
         400, "the body is not gzip, as its Content-Encoding says, or it is damaged."
@@ -212,10 +212,10 @@ def must_take_bodies_that_are_compressed(half):
     assert ask(small + b"garbage")[0] == 400
     bomb = gzip.compress(bytes(150_000_000), 9)
     assert len(bomb) < 200_000  # as it is sent it is within the limit
-    status, told, _ = ask(bomb)
-    assert status == 413 and told == "the body must not be larger than 200000 bytes."
-    status, told, _ = ask(small, "")
-    assert status == 400 and "Content-Encoding: gzip" in told
+    status, reason, _ = ask(bomb)
+    assert status == 413 and reason == "the body must not be larger than 200000 bytes."
+    status, reason, _ = ask(small, "")
+    assert status == 400 and "Content-Encoding: gzip" in reason
     head = f"POST {HALF}:predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
     for body, code in ((small, b"200"), (b"no", b"400")):
         with half.connect() as client:
@@ -224,7 +224,7 @@ def must_take_bodies_that_are_compressed(half):
             assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(body)
             assert client.recv(4096).startswith(b"HTTP/1.1 " + code)
-    with half.connect() as client:  # one that is refused is not asked to go on
+    with half.connect() as client:  # one that is refused gets no 100
         client.sendall(f"{head}Content-Length: 200001\r\nExpect: 100-continue\r\n\r\n".encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
 
@@ -238,27 +238,27 @@ NO_JSON = [
 
 
 def must_refuse_what_is_no_json(half):
-    for headers, body, code, told in NO_JSON:
+    for headers, body, code, reason in NO_JSON:
         status, _, data = half.ask("POST", f"{HALF}:predict", body, **headers)
         error = json.loads(data)["error"]
-        assert (status, told in error) == (code, True), error
+        assert (status, reason in error) == (code, True), error
         assert 'send {"instances": [' in error
     form = {"Content_Type": "application/x-www-form-urlencoded"}  # as curl calls what -d sends
     assert half.ask("POST", f"{HALF}:predict", {"instances": [1.0]}, **form)[0] == 200
 
 
 def must_let_no_page_of_another_origin_ask(half):
-    asked = {"Origin": PAGE, "Access_Control_Request_Method": "POST"}
-    status, headers, _ = half.ask("OPTIONS", f"{HALF}:predict", **asked)
+    preflight = {"Origin": PAGE, "Access_Control_Request_Method": "POST"}
+    status, headers, _ = half.ask("OPTIONS", f"{HALF}:predict", **preflight)
     assert status == 405 and "Access-Control-Allow-Origin" not in headers
     _, headers, _ = half.ask("GET", HALF, Origin=PAGE)
     assert "Access-Control-Allow-Origin" not in headers
 
 
 def must_let_pages_of_its_origins_ask(served):
-    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-a"}
+    preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-a"}
     for origin in (PAGE, "http://localhost:3000"):
-        status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=origin, **asked)
+        status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=origin, **preflight)
         assert (status, headers["Access-Control-Allow-Origin"]) == (200, origin)
         assert "POST" in headers["Access-Control-Allow-Methods"]
         assert headers["Access-Control-Allow-Headers"] == "x-a" and "Origin" in headers["Vary"]
@@ -266,7 +266,7 @@ def must_let_pages_of_its_origins_ask(served):
             status, headers, _ = served.ask("POST", f"{TEXTS}:predict", body, Origin=origin)
             assert (status, headers["Access-Control-Allow-Origin"]) == (code, origin)
     other = "https://shop.example.evil"
-    status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=other, **asked)
+    status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=other, **preflight)
     assert status == 400 and "Access-Control-Allow-Origin" not in headers
     _, headers, _ = served.ask("POST", f"{TEXTS}:predict", {"instances": ["a"]}, Origin=other)
     assert "Access-Control-Allow-Origin" not in headers

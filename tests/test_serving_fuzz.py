@@ -44,7 +44,7 @@ keys = st.sampled_from(
     ["instances", "inputs", "examples", "context", "signature_name", "model_spec", "\u0000"]
 )
 signatures = st.sampled_from(["serving_default", "single", "classify", "regress", "picky", "none"])
-asked = st.one_of(
+requests = st.one_of(
     st.dictionaries(keys, values, max_size=3),
     st.fixed_dictionaries({"instances": st.lists(strings, max_size=6)}),
     st.fixed_dictionaries({"instances": values, "signature_name": signatures}),
@@ -62,7 +62,7 @@ digits = st.builds(
 )  # fmt: skip
 written = st.builds(
     lambda value, ascii: json.dumps(value, ensure_ascii=ascii).encode("utf-8", "replace"),
-    asked, st.booleans(),
+    requests, st.booleans(),
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ encoded = st.one_of(
 types = st.sampled_from(["", "application/json", "text/plain", "image/png", "multipart/x", "\xff"])
 
 
-class Asked:
+class Served:
     """A model behind the API, without sockets; answers are waited for so long and no longer."""
 
     def __init__(self, model):
@@ -129,7 +129,7 @@ class Asked:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, tmp_path_factory):
     folder = MODELS[request.param](tmp_path_factory.mktemp(request.param))
-    served = Asked(saved.load(versions.find(folder)))
+    served = Served(saved.load(versions.find(folder)))
     yield served
     served.close()
 
@@ -152,8 +152,13 @@ def test_fuzz_of_bodies(model, verb, body, content_type, cuts):
     found = json.loads(answer)
     if status == 200:
         return
-    told = found["error"]
-    assert set(found) == {"error"} and told.endswith(".") and "\n" not in told and len(told) < 700
+    reason = found["error"]
+    assert (
+        set(found) == {"error"}
+        and reason.endswith(".")
+        and "\n" not in reason
+        and len(reason) < 700
+    )
     assert not any(
-        mark in told for mark in ("Traceback", "{{", "[Op:", "/job:", "[[{", "errors_impl")
+        mark in reason for mark in ("Traceback", "{{", "[Op:", "/job:", "[[{", "errors_impl")
     )

@@ -42,6 +42,8 @@ def test_ranks_without_a_launcher_share_a_folder_and_a_failed_job_leaves_none(tm
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs/tiny").iterdir()
     assert (folder / "result.json").exists()
+    workdir.forget(folder)
+    assert (folder / "result.json").exists()  # a run began there
     missing = ["--experiment=mine.py:tiny", "--set=data.dataset=./none"]
     done = app(1, tmp_path, "launch", "train", *missing)
     assert done.returncode == 3 and list((tmp_path / "runs/tiny").iterdir()) == [folder], (
