@@ -2,8 +2,9 @@
 
 source (sources.py)        ids -> encoded images, labels
 order (order.py)           micro-batch number -> ids
+decoding (decoding.py)     encoded image -> uint8 [H, W, 3], upright, on white
 pixels (pixels.py)         encoded image -> float32 [size, size, 3]
-batches (image_set.py)     the three, overlapped with the training step
+batches (image_set.py)     all of them, overlapped with the training step
 """
 
 from __future__ import annotations

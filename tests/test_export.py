@@ -1,6 +1,7 @@
 """An exported model: what clients have goes in, and nothing of this project is needed."""
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from shallow import Shallow
 
 from app.config import Layout
@@ -112,6 +114,7 @@ def test_images(exported, shallow):
     inputs = run.opened.data.preprocess(tf.constant(raws), LIMITS)
     assert np.allclose(lite.logits(inputs), wanted, atol=1e-4)
 
+    must_see_what_a_person_sees(s)
     large = tf.io.encode_png(tf.zeros([400, 400, 3], tf.uint8)).numpy()
     for raw in (large, b"", b"no image"):
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -122,6 +125,22 @@ def test_images(exported, shallow):
     exported(experiment, ("litert_int8",))  # beside the others: the card knows them all
     card = (output / "README.md").read_text()
     assert all(f"| `{name}` |" in card for name in (*names, "litert_int8"))
+
+
+def must_see_what_a_person_sees(signatures):
+    """A photo that is stored lying, with transparent parts: upright, on white."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, [40, 64, 4], np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif.tobytes())
+    image = image.transpose(Image.Transpose.ROTATE_270)
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    seen = signatures["serving_default"](image_bytes=tf.constant([file.getvalue()]))["scores"]
+    wanted = signatures["arrays"](images=np.array(image)[None])["scores"]
+    assert np.allclose(seen, wanted, atol=1e-3)
+    lying = signatures["arrays"](images=np.array(image).swapaxes(0, 1)[None])["scores"]
+    assert not np.allclose(seen, lying, atol=1e-3)  # else nothing was shown
 
 
 def must_run_in_a_session(folder, raw, signatures):

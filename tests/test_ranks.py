@@ -140,9 +140,9 @@ def test_an_image_damaged_later_is_one_cause(user):
     from PIL import Image
 
     for split in ("train", "val"):
-        folder = user / "photos" / split / "one"
-        folder.mkdir(parents=True)
         for i in range(32):
+            folder = user / "photos" / split / ("one" if i % 2 else "two")
+            folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 20), (i, 2 * i, 3 * i)).save(folder / f"{i:02}.png")
     flags = ["--experiment=light.py:tiny", "--set=data.dataset=./photos", "--data_dir=data"]
     assert forked(1, user, "prepare", *flags).returncode == 0
