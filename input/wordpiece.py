@@ -85,7 +85,7 @@ class WordPiece:
         )
 
     def _tokens_of_words(self, texts: tf.Tensor, apart: str) -> tf.RaggedTensor:
-        """Tokens of texts that TensorFlow's operators split, each character of the class `apart` a word."""
+        """Tokens of texts split by plain operators, each character of the class `apart` a word."""
         words = tf.strings.split(tf.strings.regex_replace(texts, f"([{apart}])", r" \1 "))
         is_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > LONGEST
         words = words.with_flat_values(tf.where(is_long, UNKNOWN_WORD, words.flat_values))
