@@ -62,7 +62,7 @@ def read(path: Path, tokenizer: dict[str, Any]) -> tuple[list[str], dict[str, bo
         if token["content"] not in ids and not token.get("special"):
             raise InputError(
                 f"{path} has the added token {token['content']!r}, which is looked for before a "
-                "text is split into words; that is not done here: give a folder without it."
+                "text is split into words; this project does not: give a folder without it."
             )
         ids.setdefault(token["content"], token["id"])
     if not ids or not all(isinstance(i, int) and 0 <= i < 2 * len(ids) for i in ids.values()):

@@ -113,8 +113,8 @@ def _must_have_marks(path: Path, words: list[str]) -> None:
     place = len(words) - 1 - words[::-1].index(PAD)
     if place:
         raise InputError(
-            f"{path} has {PAD} as token {place}, but here token 0 pads texts, and is never looked "
-            f"at: give a vocabulary (and weights) with {PAD} as token 0, and nowhere else."
+            f"{path} has {PAD} as token {place}, but token 0 pads texts, and is never looked at: "
+            f"give a vocabulary (and weights) with {PAD} as token 0, and nowhere else."
         )
 
 

@@ -23,9 +23,6 @@ UNKNOWN_WORD = "\ue000"  # of private use: cleaned texts do not have it
 SPACES = (
     r"[\t\n\r\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"  # no " "
 )
-# The reference lowers letter by letter, and always so. The library has another sigma at a word's
-# end, and what it makes of I (of ASCII, too) depends on the locale of the process.
-LOWERED = {"\u03a3": "\u03c3", "\u0130": "i\u0307"}
 PUNCTUATION = r"\p{P}!-/:-@\[-`{-~"
 CHINESE = (
     r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
@@ -88,7 +85,7 @@ class WordPiece:
         )
 
     def _tokens_of_words(self, texts: tf.Tensor, apart: str) -> tf.RaggedTensor:
-        """Tokens of texts that are split here, each character of the class `apart` a word."""
+        """Tokens of texts split by plain operators, each character of the class `apart` a word."""
         words = tf.strings.split(tf.strings.regex_replace(texts, f"([{apart}])", r" \1 "))
         is_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > LONGEST
         words = words.with_flat_values(tf.where(is_long, UNKNOWN_WORD, words.flat_values))
@@ -98,8 +95,11 @@ class WordPiece:
         texts = tf.strings.regex_replace(texts, SPACES, " ")
         texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{Cc}\p{Cf}\p{Co}]", "")
         if self.vocabulary.is_lower:
-            for letter, lower in LOWERED.items():
-                texts = tf.strings.regex_replace(texts, letter, lower)
+            # The reference lowers letter by letter, and always so. The library has another sigma
+            # at a word's end, and what it makes of I depends on the locale of the process.
+            texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
+            if not self.vocabulary.strips_accents:  # or the dot goes in any case
+                texts = tf.strings.regex_replace(texts, "\u0130", "i\u0307")
             texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")  # ASCII's first
         if self.vocabulary.strips_accents:
             texts = tf_text.normalize_utf8(texts, "NFD")

@@ -56,7 +56,7 @@ def compare(config: Transformer, folder: Path) -> dict[str, tuple[int, ...]]:
     ]
     if wrong:
         raise ModelError(
-            f"{path} describes a model that is not built here: {', '.join(wrong)}; give another "
+            f"{path} describes a model that is not Transformer's: {', '.join(wrong)}; give another "
             "BERT as model.init_from."
         )
     differ = [

@@ -2,7 +2,7 @@
 
 A file is a header and bytes: 8 bytes with the header's length, the header, JSON that gives each
 tensor its type, shape and place, and then the tensors. Headers are read at once and checked;
-a tensor when it is asked for. Nothing else is read: a pickle (pytorch_model.bin) may run code.
+a tensor when it is read. Nothing else is read: a pickle (pytorch_model.bin) may run code.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def entries(folder: Path) -> dict[str, Entry]:
     """Every tensor of a folder, by name.
 
     Raises:
-        ModelError: there are none, in a form that is read here, or a file is damaged.
+        ModelError: there are none, in a form that is read, or a file is damaged.
     """
     if (folder / INDEX).exists() and not (folder / WHOLE).exists():
         return _sharded(folder / INDEX)
@@ -67,7 +67,7 @@ def entries(folder: Path) -> dict[str, Entry]:
         others = [name for name in OTHERS if (folder / name).exists()]
         if others:
             raise ModelError(
-                f"{folder} has its weights in {others[0]} alone, which is not read here (reading "
+                f"{folder} has its weights in {others[0]} only, which is not read (reading "
                 f"such a file may run code in it): where you trust it and have `transformers` and "
                 f"its framework, write {WHOLE} beside it: {CONVERT.format(folder)}"
             )
