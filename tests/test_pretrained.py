@@ -100,7 +100,7 @@ def test_a_vocabulary_that_is_not_given_is_the_weights_own(settings, vocabulary)
 @pytest.mark.fast
 def test_a_run_of_before_goes_on(tmp_path):
     experiment = config.resolved(experiments.load("sentiment_scratch"))
-    workdir.claim(tmp_path, "sentiment_scratch", [], experiment, config.as_dict(Layout()), {}, {})
+    workdir.claim(tmp_path, "sentiment_scratch", [], experiment, config.as_dict(Layout()), {})
     path = tmp_path / "config.json"
     kept = json.loads(path.read_text())
     # What config.json held then: no other activation, and the vocabulary by its name.
