@@ -139,7 +139,7 @@ class Listing:
             (folder / path, folder.name)
             for folder in top
             if folder.is_dir()
-            for path in paths.below(folder, _fail)
+            for path in paths.below(folder, _fail, follows_links=True)
             if self._is_taken(folder / path)
         )
 
@@ -194,9 +194,9 @@ def _must_be_few(config: Images, bad: Mapping[Path, str], total: int) -> None:
     some = "; ".join(f"{paths.shown(str(p))}: {bad[p]}" for p in sorted(bad)[:SOME])
     more = f"; and {len(bad) - SOME} more" if len(bad) > SOME else ""
     raise InputError(
-        f"{len(bad)} of {total} images cannot be used ({some}{more}): repair or remove them, or "
-        f"set data.on_bad_image=skip with data.bad_image_budget (now {config.bad_image_budget}) "
-        f"of at least {len(bad)}."
+        f"{len(bad)} of {total} images cannot be used ({some}{more}): convert them or move them "
+        "elsewhere, or set data.on_bad_image=skip with data.bad_image_budget (now "
+        f"{config.bad_image_budget}) of at least {len(bad)}."
     )
 
 
@@ -222,7 +222,8 @@ def _must_have_all(
     if lacking:
         raise InputError(
             f"{root}: train and val must have the same classes, with images (JPEG or PNG) of "
-            f"each, but {'; '.join(lacking)}. Add images, or remove the folders of the class."
+            f"each, but {'; '.join(lacking)}. Add or convert images, or move the folders of the "
+            "class elsewhere."
         )
 
 

@@ -52,18 +52,20 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def below(folder: Path, fail: Callable[[OSError], None]) -> Iterator[Path]:
+def below(
+    folder: Path, fail: Callable[[OSError], None], follows_links: bool = False
+) -> Iterator[Path]:
     """All files below a folder, by their paths from it, whether they can be read or not.
 
-    What has a hidden name, or is in a folder that has, is left out; a link to a folder is followed
-    unless it leads to where the walk has been.
+    What has a hidden name, or is in a folder that has, is left out.
 
     Args:
         folder: is walked.
         fail: takes the error of a folder that cannot be listed.
+        follows_links: to folders, unless they lead to where the walk has been.
     """
     been = set()
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=follows_links):
         real = os.path.realpath(place)
         if real in been:
             folders[:] = []

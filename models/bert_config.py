@@ -45,7 +45,7 @@ def compare(config: Transformer, folder: Path) -> dict[str, tuple[int, ...]]:
     theirs = tensors.loaded(path)
     if config.norm != "post":
         raise ModelError(f"{path} is of a post-norm BERT: set model.norm=post, not {config.norm}.")
-    wanted = {ours: theirs.get(name, usual) for name, (ours, usual) in SIZES.items()}
+    wanted = {ours: _size(path, theirs, name, usual) for name, (ours, usual) in SIZES.items()}
     wanted["activation"] = ACTIVATIONS.get(str(theirs.get("hidden_act", "gelu")))
     fixed = FIXED | {"intermediate_size": 4 * wanted["width"]}
     fixed |= {} if wanted["activation"] else {"hidden_act": ", ".join(ACTIVATIONS)}
@@ -66,7 +66,16 @@ def compare(config: Transformer, folder: Path) -> dict[str, tuple[int, ...]]:
     ]
     if differ:
         raise ModelError(f"{folder} holds another model: set {', '.join(differ)}.")
-    return shapes(config, theirs.get("type_vocab_size", 2))
+    return shapes(config, _size(path, theirs, "type_vocab_size", 2))
+
+
+def _size(path: Path, theirs: dict[str, Any], name: str, usual: Any) -> Any:
+    value = theirs.get(name, usual)
+    if isinstance(usual, int) and type(value) is int and 0 < value < 2**31:
+        return value
+    if isinstance(usual, float) and type(value) in (int, float) and 0 < value < 1:
+        return value
+    raise ModelError(f"{path}: {name} is {value!r}: it must be a number, as {usual}.")
 
 
 def shapes(config: Transformer, segments: int) -> dict[str, tuple[int, ...]]:
