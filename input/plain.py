@@ -3,7 +3,7 @@
     pipe            copied
     .gz .bz2 .xz    unpacked
     UTF-16, UTF-32  written again as UTF-8
-    old Mac lines   carriage returns alone become line feeds
+    old Mac lines   carriage returns without line feeds become line feeds
 
 What is needed for that is a temporary file, which is gone with the process. All is judged by the
 content; the name says only which kind of rows it has.

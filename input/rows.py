@@ -181,7 +181,7 @@ class Rows:
             raise InputError(f"{self.path} is no list in JSON: {reason}.") from None
 
     def _contents(self) -> Iterator[str]:
-        """Lines of the file, by line feeds alone: a text may hold what else is cut at."""
+        """Lines of the file, by line feeds only: a text may hold what else is cut at."""
         self.file.seek(self._first)
         while content := self.file.readline():
             yield _line(content)

@@ -188,10 +188,11 @@ def counted(source: Source, data_dir: str) -> list[int]:
         kept: list[int] = json.loads(path.read_text())
         return kept
     counts = count(source)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(counts))
-    partial.replace(path)
+    with contextlib.suppress(OSError):  # a folder of another's is read, not written
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(counts))
+        partial.replace(path)
     return counts
 
 

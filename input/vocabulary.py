@@ -76,7 +76,7 @@ def read(folder: Path) -> Vocabulary:
         )
     path = folder / "vocab.txt"
     if path.exists() or not (folder / "tokenizer.json").exists():
-        # By "\n" alone, as the reference does: a token may be another separator of lines.
+        # Only by "\n", as the reference does: a token may be another separator of lines.
         lines = _text(path).split("\n")
         words, settings = lines if lines[-1] else lines[:-1], dict(SETTINGS)
     else:

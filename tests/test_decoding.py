@@ -416,8 +416,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_refused_is_refused_everywhere(kind):
-    content, told = REFUSED[kind]
-    assert decoding.image_fault(content).startswith(told)
+    content, reason = REFUSED[kind]
+    assert decoding.image_fault(content).startswith(reason)
     config = Images("synthetic", size=16, augmentation="imagenet")
     seed = tf.constant([1, 2], tf.int64)
     for function in (

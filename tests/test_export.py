@@ -1,5 +1,6 @@
 """An exported model: what clients have goes in, and nothing of this project is needed."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -11,11 +12,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from served import Served
 from shallow import Shallow
+from test_decoding import (
+    LARGE,
+    OPAQUE,
+    PHOTO,
+    PLAIN,
+    SMALL,
+    exif,
+    gradient,
+    pillows,
+    saved,
+    with_exif,
+)
 
 from app.config import Layout
 from app.errors import NumbersError, UsageError
-from app.inference import command_line, export, litert, servable, variants
+from app.inference import command_line, export, litert, predict, servable, variants
 from app.training import trained
 from input.raw import FIELDS, Limits
 
@@ -125,6 +139,56 @@ def test_images(exported, shallow):
     exported(experiment, ("litert_int8",))  # beside the others: the card knows them all
     card = (output / "README.md").read_text()
     assert all(f"| `{name}` |" in card for name in (*names, "litert_int8"))
+
+
+def kinds_of_images():
+    """Files by name, each of a kind that is decoded in another way."""
+    files = {f"{name}.jpg": content for name, content in OPAQUE.items()}
+    for kind, content in PLAIN.items():
+        for i in range(1, 9):
+            files[f"{kind} held {i}"] = with_exif(content, exif(i, SMALL if i % 2 else LARGE))
+    for mode in ("RGBA", "LA"):
+        files[f"{mode} held 6"] = with_exif(saved(gradient(mode, "ramp"), "PNG"), exif(6))
+    palette = saved(PHOTO.quantize(16), "PNG", bits=4, transparency=bytes([0, 128]))
+    return files | {"clear palette": palette}
+
+
+def test_every_kind_of_image_is_the_same_to_all(
+    exported, shallow, joined, tmp_path, in_this_process
+):
+    """Predictions, the exported model and its server see one image, and a viewer's."""
+    output, step, run = exported(shallow)
+    files, photos = kinds_of_images(), tmp_path / "photos"
+    photos.mkdir()
+    for name, content in files.items():
+        (photos / name).write_bytes(content)
+    job = predict.Job(
+        str(photos), tmp_path / "out.jsonl", None, None, 7, "best", 4, 1, LIMITS
+    )  # fmt: skip
+    data_dir = str(tmp_path / "data")
+    predict.main(shallow, Layout(), joined, tmp_path / "run", data_dir, job)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    rows = {row["item"]: row for row in map(json.loads, lines)}
+    function = signatures(output / "float32" / step)["logits"]
+    path = "/v1/models/mine:predict"
+    with Served(output / "float32") as server:
+        for name, content in files.items():
+            ours = [rows[name]["probabilities"][c] for c in run.opened.data.classes]
+            exports = function(image_bytes=tf.constant([content]))["probabilities"][0]
+            np.testing.assert_allclose(ours, exports, atol=1e-5, err_msg=name)
+            instance = {"b64": base64.b64encode(content).decode()}
+            body = {"instances": [instance], "signature_name": "logits"}
+            status, answer = server.post(path, body)
+            assert status == 200, answer
+            served = answer["predictions"][0]["probabilities"]
+            np.testing.assert_allclose(served, exports, atol=1e-5, err_msg=name)
+            seen = run.opened.data.preprocess(tf.constant([content]), LIMITS)
+            wanted = run.opened.data.preprocess_arrays(tf.constant(pillows(content)[None]))
+            difference = np.abs(seen - wanted) * shallow.data.std * 255  # of 256 shades
+            assert difference.max() <= (14 if content.startswith(b"\xff\xd8") else 1.01), name
+            assert difference.mean() <= 2, name
+    lying = rows["PNG held 1"]["probabilities"], rows["PNG held 6"]["probabilities"]
+    assert lying[0] != lying[1]  # else nothing was shown
 
 
 def must_see_what_a_person_sees(signatures):

@@ -1,6 +1,7 @@
 """Splits without labels, as competitions have them: never taken unless they are named."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def test_a_split_with_labels_is_taken_and_its_classes_are_shown(data_dir, tmp_pa
     report = config.prepare(data_dir)
     assert config.open(data_dir).evaluation_split == "validation"
     assert ["0", "bad", "20", "20"] in [line.split() for line in report.splitlines()]
+
+
+def test_counts_that_cannot_be_kept_are_shown(data_dir, tmp_path):
+    images().prepare(data_dir)
+    shutil.copytree(f"{data_dir}/scaleproof_hidden", tmp_path / "scaleproof_hidden")
+    (tmp_path / "label_counts").write_text("a file where the folder would be")
+    report = images().prepare(str(tmp_path))
+    assert ["1", "good", "20", "20"] in [line.split() for line in report.splitlines()]
 
 
 @pytest.mark.parametrize("kind", ["images", "texts"])

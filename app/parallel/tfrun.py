@@ -67,8 +67,8 @@ class Tasks:
                 break
             if chief:
                 code = chief if chief > 0 else 128 - chief
-                told = f"Process 0 exit with status code {code}."  # as horovodrun says it
-                print(told, file=sys.stderr, flush=True)
+                line = f"Process 0 exit with status code {code}."  # as horovodrun says it
+                print(line, file=sys.stderr, flush=True)
                 break
         self.end()
         return int(chief != 0)

@@ -1,6 +1,6 @@
 """What turns a model's numbers into answers, and belongs to its run: classes, vocabulary, pixels.
 
-Weights know a class by its number alone. Its name is taken from data, which can change: a folder
+Weights know a class only by its number. Its name is taken from data, which can change: a folder
 is renamed, a file gets another label. A run keeps what it was trained with, in config.json and in
 every checkpoint, and goes on, is evaluated, predicts and is exported with the same only.
 """
