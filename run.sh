@@ -11,7 +11,7 @@
 #   HOSTS=a:4,b:4 machines and slots, as in horovodrun -H
 #   GPU=1         set up with TensorFlow's CUDA packages; HOROVOD_GPU_OPERATIONS=NCCL and
 #                 HOROVOD_NCCL_HOME=... build Horovod with NCCL
-#   PYTHON=...    a Python 3.11 or 3.12
+#   PYTHON=...    a Python 3.11, 3.12 or 3.13
 #   XDG_CACHE_HOME=...  for what set-up keeps; ~/.cache, or .cache in the project
 #
 # Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 checkpoint, 5 numbers, 6 replicas differ,
@@ -22,17 +22,40 @@ venv=$here/.venv
 
 fail() { echo "error: $1" >&2; exit "${2:-2}"; }
 
-# Runs a stage of the set-up with its output in the log; a line for the reader. `set -e` does
-# not hold inside a condition: a stage of several commands returns at the first that fails.
+# Runs a stage of the set-up with its output in the log; a line for the reader, and what goes on
+# in a long one. `set -e` does not hold inside a condition: a stage of several commands returns at
+# the first that fails.
 stage() {
-  local title=$1 started=$SECONDS; shift
+  local title=$1 started=$SECONDS from; shift
   printf '%s ... ' "$title"
+  from=$(($(wc -l <"$log") + 1))
+  report_progress "$title" "$from" & progress=$!
+  trap 'kill "$progress" 2>/dev/null || true' EXIT
   if ! "$@" >>"$log" 2>&1; then
+    kill "$progress" 2>/dev/null || true
     echo "failed"
-    tail -n 5 "$log" >&2
-    fail "$title failed: the whole output is in $log; mend the cause and call ./run.sh again." 1
+    fail "$title failed: $(find_cause "$from"). The whole output is in $log; put that right and call ./run.sh again." 1
   fi
+  kill "$progress" 2>/dev/null || true
+  if [ -t 1 ]; then printf '\r\033[K%s ... ' "$title"; fi
   echo "$((SECONDS - started)) s"
+}
+
+# Shows the newest line of the log: on a terminal always, in a file every minute.
+report_progress() {
+  local title=$1 from=$2 started=$SECONDS newest every=60
+  if [ -t 1 ]; then every=1; fi
+  while sleep $every && kill -0 $$ 2>/dev/null; do
+    newest=$(tail -n "+$from" "$log" | grep -v '^ *$' | tail -n 1 | cut -c1-70)
+    if [ -t 1 ]; then printf '\r\033[K%s ... %s s: %s' "$title" "$((SECONDS - started))" "${newest:0:60}"
+    else printf '\n  %s s: %s ... ' "$((SECONDS - started))" "$newest"; fi
+  done
+}
+
+# One sentence of the log: the last that was marked as an error, or just the last.
+find_cause() {
+  local output; output=$(tail -n "+$1" "$log" | grep -v '^ *$')
+  { grep -iE '^ *(error|fatal error):' <<<"$output" || echo "$output"; } | tail -n 1 | sed -E 's/^ *(error|ERROR): //; s/\.$//'
 }
 
 # What is compiled and fetched, and the log: in the home, or in the project if that may not be written.
@@ -48,34 +71,20 @@ find_cache() {
 is_writable() { { mkdir -p "$cache" && : >>"$log"; } 2>/dev/null; }
 
 find_python() {
-  for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null; then
+  for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12), (3, 13)])' 2>/dev/null; then
       echo "$candidate"; return
     fi
   done
   local found; found=$("${PYTHON:-python3}" --version 2>/dev/null) || found="no ${PYTHON:-python3}"
-  fail "scaleproof needs Python 3.11 or 3.12, but found $found: install it, or name one with PYTHON=/path/to/python3.11."
+  fail "scaleproof needs Python 3.11, 3.12 or 3.13, but found $found: install it, or name one with PYTHON=/path/to/python3.11."
 }
 
-# Horovod is compiled for one Python and one TensorFlow, so the wheel is kept by all of them.
-horovod_wheel() {
-  local key
-  key=$({
-    "$venv/bin/python" --version
-    grep -E '^(horovod|tensorflow)==' "$here/constraints.txt"
-    build_variables
-    uname -m
-  } | sha256sum | cut -c1-12)
-  local folder=$cache/horovod-$key
-  if ! ls "$folder"/horovod-*.whl >/dev/null 2>&1; then
-    mkdir -p "$folder"
-    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
-      HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI="${HOROVOD_WITHOUT_MPI:-1}" PATH="$venv/bin:$PATH" \
-      "$venv/bin/pip" wheel --no-build-isolation --no-deps --no-binary horovod \
-      -c "$here/constraints.txt" horovod -w "$folder.partial" || return
-    mv "$folder.partial"/horovod-*.whl "$folder/" || return
-  fi
-  "$venv/bin/pip" install --no-deps --force-reinstall "$folder"/horovod-*.whl
+# Horovod's wheel, compiled once with our patches and then kept.
+install_horovod() {
+  local wheel
+  wheel=$("$venv/bin/python" "$here/third_party/horovod/build.py" "$cache") || return
+  "$venv/bin/pip" install --no-deps --force-reinstall "$wheel"
 }
 
 build_variables() { env | grep -E '^(GPU|HOROVOD_(WITH|WITHOUT|GPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*)=' | sort || true; }
@@ -85,7 +94,7 @@ setup() {
   [ -n "$(build_variables)" ] || [ ! -f "$venv/.build" ] ||
     while IFS= read -r variable; do export "${variable?}"; done <"$venv/.build"
   local extras="build,test${GPU:+,gpu}" wanted python
-  wanted=$({ cat "$here/constraints.txt" "$here/pyproject.toml"; build_variables; echo "$here"; } | sha256sum | cut -c1-64)
+  wanted=$({ cat "$here"/{constraints.txt,pyproject.toml} "$here"/third_party/horovod/*.{py,patch}; build_variables; echo "$here"; } | sha256sum | cut -c1-64)
   [ "$(cat "$venv/.done" 2>/dev/null)" = "$wanted" ] && return
   find_cache
   python=$(find_python)
@@ -98,7 +107,7 @@ setup() {
   "$venv/bin/pip" --version >/dev/null 2>&1 ||
     stage "virtual environment" "$python" -m venv --clear "$venv"
   stage "packages (TensorFlow and others, pinned)" install_packages "$extras"
-  stage "Horovod (compiled once, then kept in $cache)" horovod_wheel
+  stage "Horovod (compiled once, then kept in $cache)" install_horovod
   stage "check" "$venv/bin/python" -c 'import horovod.tensorflow as hvd; hvd.init(); assert hvd.gloo_built()'
   build_variables >"$venv/.build"
   echo "$wanted" >"$venv/.done"
@@ -135,7 +144,7 @@ case ${1:-} in
     setup
     cd "$here"
     export PATH=$venv/bin:$PATH
-    ours=(app input models tests docs README.md) # what else lies here is its owner's
+    ours=(app input models tests third_party docs README.md) # what else lies here is its owner's
     ruff check "${ours[@]}"
     ruff format --check "${ours[@]}"
     mypy

@@ -18,6 +18,7 @@ trace      a picture of when each stage ran which micro-batch
 stage-server   lend this machine's devices to stages of a pipeline elsewhere
 compare    train under several update rules, side by side in one report
 chaos      train while faults strike, and compare with a run left alone
+upgrade    try another TensorFlow in an environment of its own, and say what breaks
 launch COMMAND [flags]   the same, on NP processes that are watched over if it has ranks
 """
 

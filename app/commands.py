@@ -285,6 +285,16 @@ def overhead_command() -> None:
     overhead.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
+def upgrade_command() -> int:
+    """Tries another TensorFlow; see app/upgrade.py."""
+    from app import upgrade
+
+    if not FLAGS.tensorflow:
+        raise errors.UsageError("upgrade needs --tensorflow=VERSION.")
+    folder = Path(FLAGS.workdir or workdir.default(f"upgrade_{FLAGS.tensorflow}"))
+    return upgrade.main(FLAGS.tensorflow, folder.absolute())
+
+
 def chaos_command() -> int:
     """Disturbs a training run; see app/chaos.py."""
     from app import chaos
@@ -389,6 +399,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "stage-server": stage_server_command,
     "compare": compare_command,
     "chaos": chaos_command,
+    "upgrade": upgrade_command,
 }
 
 

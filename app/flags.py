@@ -145,6 +145,7 @@ flags.DEFINE_list("clients", ["8", "64"], "At once, that benchmark serving measu
 _define_seconds("seconds", 5, "Of a round of benchmark serving, of a turn of benchmark peers.")
 flags.DEFINE_list("cases", list(cases.NAMES), "That benchmark peers measures.")
 flags.DEFINE_integer("pairs", 5, "Turns of each side in benchmark peers.", lower_bound=1)
+flags.DEFINE_string("tensorflow", None, "The version of TensorFlow that upgrade tries.")
 
 # Flags that only some commands read.
 OF_TRAINING = (
@@ -181,6 +182,7 @@ READERS |= {
     "max_pixels": ("predict", "export", "serve"),
     "max_text": ("predict", "export", "serve"),
     "batch_sizes": MEASURES,
+    "tensorflow": ("upgrade",),
 }
 
 # Commands that read no flag but these.
@@ -188,6 +190,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "serve": (*OF_SERVER, "port", "threads", "max_pixels", "max_text", "grace_seconds"),
     "benchmark serving": (*OF_LOAD, *OF_ITEMS, "output", "clients", "seconds"),
     PEERS: ("cases", "pairs", "seconds", "output"),
+    "upgrade": ("tensorflow", "workdir"),
 }
 
 

@@ -24,6 +24,7 @@ from app.recovery import private
 
 GB = machine.GB
 PINNED = installed.pinned()
+RIGHT = {**PINNED, "horovod": f"{PINNED['horovod']}+patched.01234567"}
 
 
 def levels(findings):
@@ -46,12 +47,16 @@ def only(findings, level):
 
 def test_what_is_pinned_is_right():
     assert set(installed.PACKAGES) <= set(PINNED)
-    assert levels(installed.versions(PINNED, PINNED)) == ["ok"]
+    assert levels(installed.versions(RIGHT, PINNED)) == ["ok"]
     assert installed.pinned(Path("no such file")) == {}
 
 
 def test_the_tests_run_on_what_is_pinned():
-    assert installed.found() == {name: PINNED[name] for name in installed.PACKAGES}
+    found = installed.found()
+    assert found["horovod"].startswith("0.28.1+patched."), "built by third_party/horovod/build.py"
+    assert found == {name: PINNED[name] for name in installed.PACKAGES} | {
+        "horovod": found["horovod"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,31 +64,33 @@ def test_the_tests_run_on_what_is_pinned():
     [
         ("numpy", "1.26.4", "warning", "numpy 1.26.4 was not tried"),
         ("keras", "3.0.0", "warning", "keras 3.0.0 was not tried"),
-        ("tensorflow", "2.17.0", "warning", "tensorflow 2.17.0 was not tried"),
-        ("tensorflow", "2.19.0", "problem", "does not build for it"),
-        ("tensorflow", "2.20.0rc1", "problem", "does not build for it"),
-        ("tensorflow-metadata", "1.21.0", "problem", "needs protobuf 6"),
-        ("protobuf", "6.31.1", "problem", "one below 6"),
+        ("tensorflow", "2.21.1", "warning", "tensorflow 2.21.1 was not tried"),
+        ("tensorflow-text", "2.20.1", "problem", "its operators are those of another"),
+        ("tensorboard", None, "problem", "tensorboard is not installed"),
+        ("protobuf", "5.29.6", "problem", "needs 6.31.1 or newer"),
+        ("h5py", "3.16.0", "problem", "one below 3.15"),
+        ("horovod", "0.28.1", "problem", "with the patches of third_party/horovod only"),
+        ("horovod", "0.28.0+patched.0", "warning", "horovod 0.28.0+patched.0 was not tried"),
         ("horovod", None, "problem", "horovod is not installed"),
     ],
 )
 def test_a_wrong_version_is_found(package, version, level, told):
-    has = {**PINNED, package: version}
+    has = {**RIGHT, package: version}
     found = list(installed.versions({k: v for k, v in has.items() if v}, PINNED))
     wrong = only(found, level)
     assert told in wrong.found
-    if package != "horovod":
+    if package != "horovod" and version:
         assert f"{package}=={PINNED[package]}" in wrong.fix
     assert package not in found[-1].found.replace("tensorflow-", "").split()
 
 
 def test_without_pins_nothing_is_compared():
-    assert "nothing to compare" in only(installed.versions(PINNED, {}), "warning").found
+    assert "nothing to compare" in only(installed.versions(RIGHT, {}), "warning").found
 
 
-@pytest.mark.parametrize("minor", [10, 11, 12, 13])
+@pytest.mark.parametrize("minor", [10, 11, 12, 13, 14])
 def test_python_is_one_that_was_tried(minor):
-    assert installed.python((3, minor, 1)).level == ("ok" if minor in (11, 12) else "problem")
+    assert installed.python((3, minor, 1)).level == ("ok" if minor in (11, 12, 13) else "problem")
 
 
 # Horovod's build
@@ -127,7 +134,7 @@ def test_a_horovod_for_another_tensorflow_is_found(fake_horovod, monkeypatch):
     assert levels(installed.horovod()) == ["ok"]
     assert installed.built_for() == PINNED["tensorflow"]
     monkeypatch.setattr(installed, "built_for", lambda: "2.17.0")
-    assert "built for TensorFlow 2.17.0, but 2.18.1" in only(installed.horovod(), "problem").found
+    assert "built for TensorFlow 2.17.0, but 2.21.0" in only(installed.horovod(), "problem").found
 
 
 def test_gpus_without_nccl_are_told(fake_horovod, monkeypatch):

@@ -5,12 +5,12 @@ import itertools
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from ranks import ROOT
+from wheels import only_from, wheel
 
 from app.errors import UsageError
 from app.parallel.topology import Topology
@@ -155,26 +155,10 @@ def test_our_side_takes_real_steps(tiny):
     assert state.sha256() != before and state.updates.numpy() == 2
 
 
-def wheel(folder, name, version):
-    """A package of nothing."""
-    info = f"{name}-{version}.dist-info"
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(f"{name}.py", "")
-        file.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", "")
-
-
 def test_the_environment_is_made_once_from_what_pip_finds(tmp_path, monkeypatch):
     links, folder, log = tmp_path / "links", tmp_path / "venv", tmp_path / "log"
     links.mkdir()
-    for name, value in {
-        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links), "PIP_CONFIG_FILE": "/dev/null"
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    only_from(links, monkeypatch)
     with pytest.raises(UsageError, match=r"Cannot install torch .*PIP_FIND_LINKS"):
         environment.python(log, folder)
     wheel(links, "torch", "2.14.0")

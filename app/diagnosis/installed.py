@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from app.diagnosis.finding import Finding, ok, problem, warning
 from app.recovery import processes
 
 CONSTRAINTS = Path(__file__).parent.parent.parent / "constraints.txt"
-PYTHONS = ((3, 11), (3, 12))
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
-    "horovod", "tensorflow", "keras", "numpy", "protobuf", "tensorflow-datasets",
-    "tensorflow-metadata",
+    "horovod", "tensorflow", "tensorflow-text", "tensorboard", "keras", "numpy", "h5py", "protobuf",
+    "tensorflow-datasets", "tensorflow-metadata",
 )  # fmt: skip
 ANEW = "rm -f .venv/.done && ./run.sh setup"
 COMPILE = (
@@ -52,12 +53,14 @@ class Pair(NamedTuple):
 
 
 KNOWN_BAD = (
-    Pair("tensorflow", ">=2.19", "horovod", "<=0.28.1", "Horovod 0.28.1 does not build for it"),
     Pair(
-        "tensorflow-metadata", ">1.17.3", "tensorflow", "<2.19",
-        "its generated code needs protobuf 6 (which pip is not told), TensorFlow 2.18 one below 6",
+        "horovod", "===0.28.1", "tensorflow", ">=2.19",
+        "it runs there with the patches of third_party/horovod only, and was built without them",
     ),
-    Pair("protobuf", ">=6", "tensorflow", "<2.19", "TensorFlow 2.18 asks for one below 6"),
+    Pair("protobuf", "<6.31.1", "tensorflow", ">=2.21", "TensorFlow 2.21 needs 6.31.1 or newer"),
+    Pair("h5py", ">=3.15", "tensorflow", ">=2.21", "TensorFlow 2.21 needs one below 3.15"),
+    Pair("tensorflow-text", "<2.21", "tensorflow", ">=2.21", "its operators are those of another"),
+    Pair("tensorflow-text", ">=2.22", "tensorflow", "<2.22", "its operators are those of another"),
 )  # fmt: skip
 
 
@@ -86,7 +89,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
         return ok("python", text)
     return problem(
         "python",
-        f"{text}, but TensorFlow 2.18 with Horovod 0.28.1 was tried on 3.11 and 3.12 only",
+        f"{text}, but TensorFlow 2.21 with Horovod 0.28.1 was tried on 3.11, 3.12 and 3.13 only",
         "rm -rf .venv && PYTHON=/path/to/python3.11 ./run.sh setup",
     )
 
@@ -110,7 +113,7 @@ def versions(has: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Find
             with_other = f"{pair.other} {has[pair.other]}"
             told = f"{package} {version} does not go with {with_other}: {pair.reason}"
             yield problem("versions", told, _install(package, pin))
-        elif pin and version != pin:
+        elif pin and Version(version).public != pin:
             told = f"{package} {version} was not tried, {pin} was (constraints.txt)"
             yield warning("versions", told, _install(package, pin))
         else:

@@ -54,7 +54,7 @@ def classifications(outputs: Tensors) -> bytes:
     if known is None or known.ndim != 2 or (labels is not None and labels.shape != known.shape):
         raise RequestError(400, "this signature's outputs are no classes and scores of examples.")
     names = _plain("classes", labels) if labels is not None else np.full(known.shape, "").tolist()
-    values = _plain("scores", scores) if scores is not None else np.zeros(known.shape).tolist()
+    values: Any = _plain("scores", scores) if scores is not None else np.zeros(known.shape).tolist()
     pairs = [[[n, v] for n, v in zip(*row, strict=True)] for row in zip(names, values, strict=True)]
     return _json({"results": pairs})
 
