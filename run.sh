@@ -46,7 +46,7 @@ report_progress() {
   local title=$1 from=$2 started=$SECONDS newest every=60
   if [ -t 1 ]; then every=1; fi
   while sleep $every && kill -0 $$ 2>/dev/null; do
-    newest=$(tail -n "+$from" "$log" | grep -v '^ *$' | tail -n 1 | cut -c1-70)
+    newest=$(tail -n "+$from" "$log" | grep -vE '^ *$|^ .*[|]' | tail -n 1 | cut -c1-70)
     if [ -t 1 ]; then printf '\r\033[K%s ... %s s: %s' "$title" "$((SECONDS - started))" "${newest:0:60}"
     else printf '\n  %s s: %s ... ' "$((SECONDS - started))" "$newest"; fi
   done

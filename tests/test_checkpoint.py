@@ -405,6 +405,19 @@ def test_an_unwritable_folder_is_an_error_of_the_next_save(checkpoints, monkeypa
     assert checkpoints.restore() == 30
 
 
+def test_a_checkpoint_of_an_older_tensorflow_goes_on(joined, tmp_path):
+    """Written by 2.18.1: two of the six steps of `tiny`, with --stop_at_step=2."""
+    folder = tmp_path / "run/checkpoints"
+    shutil.copytree(ROOT / "tests/fixtures/run_of_tensorflow_2_18", folder)
+    content = json.loads((folder / "step-00000002/manifest.json").read_text())["content"]
+    assert content["versions"]["tensorflow"] == "2.18.1"
+    mine: dict = {}
+    exec(SHALLOW, mine)
+    restored = trained.restore(mine["tiny"](), Layout(), joined, tmp_path / "run", str(tmp_path))
+    assert restored.step == 2
+    assert restored.opened.state.sha256() == content["weights_sha256"]
+
+
 FULL = """
 mount -t tmpfs -o size=600k tmpfs small
 python -m app train --experiment=mine.py:tiny --exact --workdir=small/run --checkpoint_every=1 \
