@@ -25,6 +25,7 @@ from typing import Any, TextIO
 from app.recovery import processes
 
 END_SECONDS = 60  # for a side to leave when it is over
+LAST_WORDS_SECONDS = 10  # for a process to end whose socket is closed
 
 
 class SideError(Exception):
@@ -38,8 +39,11 @@ class Side:
         facts: what each said of itself, in order of its rank.
     """
 
-    def __init__(self, lines: Sequence[TextIO], facts: Sequence[Mapping[str, Any]], log: Path):
-        self.lines, self.facts, self.log = lines, facts, log
+    def __init__(
+        self, lines: Sequence[TextIO], facts: Sequence[Mapping[str, Any]],
+        started: Sequence[subprocess.Popen[bytes]], log: Path,
+    ) -> None:  # fmt: skip
+        self.lines, self.facts, self.started, self.log = lines, facts, started, log
         self.signal(signal.SIGSTOP)
 
     def run(self, steps: int) -> float:
@@ -55,6 +59,7 @@ class Side:
                 lines.flush()
             answers = [float(lines.readline()) for lines in self.lines]
         except (OSError, ValueError):
+            _wait_for_any(self.started)  # its socket closes before it has said why
             raise SideError(last_words(self.log)) from None
         self.signal(signal.SIGSTOP)
         return max(answers)
@@ -99,7 +104,7 @@ def side(
         lines = [stack.enter_context(c.makefile("rw")) for c in connections]
         facts = [json.loads(each.readline()) for each in lines]
         order = sorted(range(size), key=lambda i: facts[i]["rank"])
-        ready = Side([lines[i] for i in order], [facts[i] for i in order], log)
+        ready = Side([lines[i] for i in order], [facts[i] for i in order], started, log)
         stack.callback(ready.signal, signal.SIGCONT)  # left before the sockets: all may end
         yield ready
 
@@ -115,6 +120,13 @@ def _accept(
             return connection
         if any(process.poll() is not None for process in started):
             raise SideError(last_words(log))
+
+
+def _wait_for_any(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Waits until a process has ended, for some seconds at most."""
+    end = time.monotonic() + LAST_WORDS_SECONDS
+    while all(process.poll() is None for process in started) and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
