@@ -7,8 +7,9 @@ from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.parallel.topology import Topology
 from app.settings import override
-from app.training import update
+from app.training import opening, update
 from app.training.differentiation import Differentiation
+from app.training.stages import Costs
 
 
 @pytest.fixture
@@ -56,7 +57,11 @@ def test_a_broken_gradient_of_one_stage_fails_loudly(small, capsys, monkeypatch,
     assert "FAIL" in out and "1 process, 2 stages, 1f1b, recompute" in out
 
 
-def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch):
+@pytest.mark.parametrize("slow", [0, 1, 3])
+def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch, slow):
+    """Wherever the measured times cut the model."""
+    seconds = tuple(9.0 if block == slow else 1.0 for block in range(4))
+    monkeypatch.setattr(opening, "measured", lambda *_: Costs(seconds, (1, 1, 1, 1)))
     right = update.move
 
     def move(experiment, part, values, norms, rate, *others):
@@ -65,6 +70,7 @@ def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch):
     monkeypatch.setattr(update, "move", move)
     with pytest.raises(NumbersError, match="2 stages, gpipe"):
         verify.main(small, Layout(stages=2), Topology(), "")
+    assert "most in the movement of " in capsys.readouterr().out
 
 
 def test_steps_that_are_not_finite_agree_with_nothing(small, monkeypatch, capsys):
