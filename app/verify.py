@@ -3,9 +3,9 @@
 The serial run is one stage, every micro-batch on every process by itself. What is compared
 after a few steps, each as norm of the difference over norm: the loss of each step, the
 gradient of the first (read off the optimizer's first slot), and how far and where each weight
-and each moving statistic has moved. Of tensors the one counts that differs most, so that a small
-one cannot hide among large ones. Two layouts add in different orders, so agreement to rounding is
-required; with `--exact` the same bits.
+(weighted with that gradient) and each moving statistic has moved. Of tensors the one counts that
+differs most, so that a small one cannot hide among large ones. Two layouts add in different
+orders, so agreement to rounding is required; with `--exact` the same bits.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from app.training.state import State
 from input.batches import DataSet
 
 STEPS = 3
-# Of loss, gradient, movement. AdamW's first steps have the size of the rate whatever the
-# gradient's is: where that is rounding alone, so is the movement.
+# Of loss, gradient, movement.
 TOLERANCES = {"float32": (1e-4, 1e-3, 1e-1), "bfloat16": (2e-2, 1e-1, 5e-1)}
 TOLERANCES["float16"] = TOLERANCES["bfloat16"]
 # Of the whole gradient's norm: a tensor with less is rounding (a key's bias has none in truth).
@@ -166,13 +165,18 @@ def compare(serial: Outcome, found: Outcome) -> dict[str, float]:
     The largest over the ranks; the names are those of this rank's worst.
     """
     gradients, floor = serial.gradients, FLOOR * norm(*serial.gradients.values())
-    # What rounding moves, as AdamW does where the gradient is rounding, says nothing.
     rounding = {name for name, g in gradients.items() if norm(g) <= floor}
+
+    def effect(name: str, move: np.ndarray) -> np.ndarray:
+        # On the loss, to first order: AdamW moves an element by the rate, whatever its gradient
+        # is, and where that is rounding alone the direction is too. A statistic has no gradient.
+        return move * gradients.get(name, 1)
+
     own = [("the loss", distance(serial.losses, found.losses))]
     for what, each in {
         "gradient": {n: distance(g, found.gradients[n], floor) for n, g in gradients.items()},
         "movement": {
-            n: distance(move, found.moves[n])
+            n: distance(effect(n, move), effect(n, found.moves[n]))
             for n, move in serial.moves.items()
             if n not in rounding
         },
