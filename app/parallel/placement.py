@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -112,9 +111,6 @@ def connect(servers: tuple[str, ...], shares: int = 1) -> list[str]:
                 f"no stage server answers at {server!r} ({error}): start one there with "
                 f"`./run.sh stage-server --port={port or '...'}`, or mend --servers."
             ) from None
-    # One call at a time a thread: its wait lets the other stages' threads go on. Of a stream of
-    # calls the result's shape is waited for, and that with Python's lock held.
-    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "False"
     cluster = tf.train.ClusterSpec({"stage": list(servers)})
     tf.config.experimental_connect_to_cluster(cluster)
     devices = tf.config.list_logical_devices()
