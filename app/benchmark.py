@@ -27,9 +27,9 @@ import tensorflow as tf
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
-from app.training import opening
+from app.training import opening, strategy
+from app.training.single_stage import SingleStageStep
 from app.training.state import State
-from app.training.step import Step
 
 ROUNDS = 3  # each figure is the median of the rounds; figures compared take turns
 STEPS = 2  # timed in a round
@@ -57,8 +57,8 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     data = opening.open_data(experiment, data_dir)
     state = State(experiment, data.input_spec, data.num_classes)
     alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
-    whole = Step(experiment, layout, state, where.micro_batches(where.size))
-    lonely = Step(alone, Layout(), state, range(1))
+    whole = SingleStageStep(experiment, layout, state, where.micro_batches(where.size))
+    lonely = SingleStageStep(alone, Layout(), state, range(1))
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Anew each round: no batch was read while something else was measured.
@@ -115,7 +115,7 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
         for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
             placement = opening.placed(wide, some, where, data, costs)
             state = State(wide, data.input_spec, data.num_classes, placement)
-            step = opening.make_step(wide, some, state, mine, range(1))
+            step = strategy.make_step(wide, some, state, mine, range(1))
             begin = time.perf_counter()
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] = time.perf_counter() - begin

@@ -25,8 +25,8 @@ from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.clock import Clock
+from app.strategies.elastic import Commit
 from app.training import opening, vote
-from app.training.elastic import Commit
 from app.training.session import Run, Session
 
 CHUNK = 10  # steps

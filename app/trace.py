@@ -8,8 +8,8 @@ from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
 from app.reporting import timeline
+from app.strategies.pipelined import PipelinedStep
 from app.training import opening
-from app.training.pipelined import PipelinedStep
 from app.training.state import State
 
 WARM_STEPS = 2  # compiled in; the step after them is drawn

@@ -21,7 +21,7 @@ from app.errors import NumbersError
 from app.parallel import replicas
 from app.parallel.placement import Placement
 from app.parallel.topology import Topology
-from app.training import opening
+from app.training import opening, strategy
 from app.training.optimization import SLOTS, learning_rate
 from app.training.state import State
 from input.batches import DataSet
@@ -137,7 +137,7 @@ def train(
     )
     place = where if layout.processes > 1 else Topology()
     mine = place.micro_batches(experiment.num_micro_batches)
-    step = opening.make_step(experiment, layout, state, mine, range(STEPS))
+    step = strategy.make_step(experiment, layout, state, mine, range(STEPS))
     batches = opening.training_batches(experiment, data, place, range(STEPS))
     total = experiment.total_steps(data.num_train)
     before = {name: v.numpy() for name, v in state.weights.items()}

@@ -22,8 +22,8 @@ from app.recovery import manifest
 from app.settings import override
 from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
+from app.training.single_stage import SingleStageStep
 from app.training.state import State
-from app.training.step import Step
 from input.images import Images
 
 pytestmark = pytest.mark.faults
@@ -373,7 +373,7 @@ def test_saving_takes_the_state_as_it_is(tiny, checkpoints):
     """Steps go on while it is written, in place where TensorFlow can."""
     data = tiny.data.open("")
     state = checkpoints.state
-    step = Step(tiny, Layout(), state, range(6))
+    step = SingleStageStep(tiny, Layout(), state, range(6))
     batches = iter(data.train(0, 4, lambda k: k, 36))
     step(0, batches, 0.1)
     digest, snapshot = state.sha256(), state.snapshot()

@@ -11,7 +11,8 @@ from app.errors import UsageError
 from app.parallel import parameter_server, replicas
 from app.parallel.parameter_server import Greedy
 from app.parallel.topology import Topology
-from app.training import exchange, opening
+from app.strategies.parameter_server import open_state
+from app.training import exchange, opening, strategy
 from app.training.state import State
 
 COMPRESSED = [
@@ -75,7 +76,7 @@ def test_a_skipped_step_leaves_what_earlier_ones_left_for_later(two, shallow, ru
     layout = Layout(processes=2, stages=len(cut), cut=cut)
     placement = opening.placed(shallow, layout, Topology(), data)
     state = State(shallow, data.input_spec, data.num_classes, placement)
-    step = opening.make_step(shallow, layout, state, range(3), range(3))
+    step = strategy.make_step(shallow, layout, state, range(3), range(3))
     stream = opening.training_batches(shallow, data, Topology(0, 2), range(3))
     exchanges = [sums.exchange for sums in (step.sums if len(cut) > 1 else [step.sums])]
 
@@ -122,8 +123,8 @@ def test_variables_go_where_there_is_room(monkeypatch):
 def test_more_servers_than_variables_are_refused(tiny, monkeypatch):
     monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index % 4}")
     data = tiny.data.open("")
-    state, mirror = opening.served(tiny, Layout(workers=1, parameter_servers=4), data, None)
+    state, mirror = open_state(tiny, Layout(workers=1, parameter_servers=4), data, None)
     assert len({v.device for v in state.weights.values()}) == 4
     assert len({v.device for v in mirror.weights.values()}) == 1
     with pytest.raises(UsageError, match=r"1000 parameter servers need .* has \d+: start at most"):
-        opening.served(tiny, Layout(workers=1, parameter_servers=1000), data, None)
+        open_state(tiny, Layout(workers=1, parameter_servers=1000), data, None)

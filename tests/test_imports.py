@@ -51,6 +51,10 @@ def test_parallel_knows_no_training():
     assert not any(f.startswith("app/parallel/") for f in users("app.training", "models", "input"))
 
 
+def test_the_trainer_knows_no_strategy():
+    assert not any(f.startswith("app/training/") for f in users("app.strategies"))
+
+
 def test_serving_needs_nothing_of_training():
     training = users("horovod", "models", "app.training", "app.parallel", "app.inference")
     assert not any(f.startswith("app/serving/") for f in training)
@@ -105,6 +109,6 @@ def test_tensorflow_comes_alone():
 
 
 def test_autograph_is_off_where_it_has_nothing_to_convert():
-    files = [p for p in FILES if "training" in p.parts]
+    files = [p for p in FILES if {"training", "strategies"} & set(p.parts)]
     made = [line for p in files for line in p.read_text().splitlines() if "tf.function" in line]
     assert made and all("tf.function(" in line and "autograph=False" in line for line in made)

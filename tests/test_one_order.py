@@ -20,10 +20,10 @@ from tensorflow.python.eager import context
 from app.config import Experiment, Layout, Optimization, Update
 from app.parallel.topology import Topology
 from app.settings import override
+from app.strategies.pipelined import PipelinedStep
 from app.training import exchange, opening, ordered
-from app.training.pipelined import PipelinedStep
+from app.training.single_stage import SingleStageStep
 from app.training.state import State
-from app.training.step import Step
 from input.images import Images
 
 # A sum of which is in the order in which its terms arrive, and what makes such sums of others.
@@ -70,7 +70,7 @@ def assert_in_order(nodes):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("kind", [Step, PipelinedStep])
+@pytest.mark.parametrize("kind", [SingleStageStep, PipelinedStep])
 def test_the_graph_of_a_step_is_run_as_it_was_written(tiny, recipe, kind):
     experiment = override(dataclasses.replace(tiny, global_batch=8), RECIPES[recipe])
     data = experiment.data.open("")

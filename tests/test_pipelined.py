@@ -15,7 +15,7 @@ from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
 from app.settings import override
-from app.training import opening
+from app.training import opening, strategy
 from app.training.state import State
 from models.resnet import ResNet
 
@@ -64,7 +64,7 @@ def built(experiment, layout):
     data = experiment.data.open("")
     placement = opening.placed(experiment, layout, Topology(), data)
     state = State(experiment, data.input_spec, data.num_classes, placement)
-    step = opening.make_step(
+    step = strategy.make_step(
         experiment, layout, state, range(experiment.num_micro_batches), range(3)
     )
     return state, step, opening.training_batches(experiment, data, Topology(), range(3))

@@ -13,9 +13,9 @@ from app.errors import PREEMPTED, PreemptedError
 from app.recovery import heartbeat, manifest, preemption
 from app.reporting.clock import Clock
 from app.settings import override
+from app.strategies.elastic import Commit
 from app.training import evaluation
 from app.training.checkpoint import Checkpoints
-from app.training.elastic import Commit
 from app.training.session import Session
 from app.training.state import State
 from input.images import Images

@@ -11,12 +11,12 @@ from app.errors import CheckpointError, NumbersError
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.settings import override
+from app.strategies.elastic import Commit
 from app.training import opening
 from app.training.checkpoint import Checkpoints
-from app.training.elastic import Commit
 from app.training.joined import SMALL
+from app.training.single_stage import SingleStageStep
 from app.training.state import State
-from app.training.step import Step
 from models.resnet import ResNet
 
 
@@ -52,7 +52,7 @@ def test_training_learns_and_moves_every_weight(tiny):
     data, stream = batches(tiny)
     state = State(tiny, data.input_spec, data.num_classes)
     before = {n: v.numpy() for n, v in state.weights.items()}
-    step = Step(tiny, Layout(), state, range(tiny.num_micro_batches))
+    step = SingleStageStep(tiny, Layout(), state, range(tiny.num_micro_batches))
     losses = [float(step(s, stream, 0.05)["loss"]) for s in range(30)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
     still = [n for n, v in state.weights.items() if np.array_equal(v.numpy(), before[n])]
@@ -70,7 +70,7 @@ def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
         tf.nn.conv2d(tf.pad(x, pad), kernel, 2, "VALID").numpy().mean((0, 1, 2))
         for x, _, _ in stream
     ]
-    Step(tiny, Layout(), state, range(6))(0, iter(stream), 0.1)
+    SingleStageStep(tiny, Layout(), state, range(6))(0, iter(stream), 0.1)
     moving = state.weights["stem/normalization/moving_mean"].numpy()
     np.testing.assert_allclose(moving, 0.1 * np.mean(means, 0), rtol=1e-4, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_average_of_the_weights(tiny):
     state = State(tiny, data.input_spec, data.num_classes)
     name = "head/dense/kernel"
     before = state.weights[name].numpy()
-    Step(tiny, Layout(), state, range(6))(0, stream, 0.1)
+    SingleStageStep(tiny, Layout(), state, range(6))(0, stream, 0.1)
     after = state.weights[name].numpy()
     np.testing.assert_allclose(
         state.named()[f"average/{name}"], 0.75 * before + 0.25 * after, rtol=1e-4
@@ -146,7 +146,7 @@ def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
     state = State(tiny, data.input_spec, data.num_classes)
     state.loss_scale.assign(1e30)
     before = state.sha256()
-    step = Step(tiny, Layout(), state, range(6))
+    step = SingleStageStep(tiny, Layout(), state, range(6))
     first = step(0, stream, 0.1)
     assert first["skipped"] and not first["finite"]
     assert state.sha256() == before
@@ -164,7 +164,7 @@ def test_low_precision_follows_float32(tiny, precision):
         e = override(tiny, [f"precision={name}"])
         data, stream = batches(e)
         state = State(e, data.input_spec, data.num_classes)
-        step = Step(e, Layout(), state, range(6))
+        step = SingleStageStep(e, Layout(), state, range(6))
         losses[name] = [float(step(s, stream, 0.01)["loss"]) for s in range(4)]
         assert state.trainable[0].dtype == tf.float32
     np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.05)
@@ -173,7 +173,7 @@ def test_low_precision_follows_float32(tiny, precision):
 def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
     data, stream = batches(tiny)
     state = State(tiny, data.input_spec, data.num_classes)
-    step = Step(tiny, Layout(), state, range(6))
+    step = SingleStageStep(tiny, Layout(), state, range(6))
     for s in range(3):
         step(s, stream, 0.1)
     compiled = (step._accumulate, step._finish, step._move)
@@ -186,7 +186,7 @@ def test_compiled_functions_are_soon_ready(tiny):
     experiment = override(dataclasses.replace(tiny, model=model), ["optimization.optimizer=lars"])
     data, stream = batches(experiment)
     state = State(experiment, data.input_spec, data.num_classes)
-    step = Step(experiment, Layout(), state, range(6))
+    step = SingleStageStep(experiment, Layout(), state, range(6))
     step(0, stream, 0.1)
     compiled = (step._accumulate, step._finish, step._move, step.sums.accumulate, step.sums.total)
     nodes = [f._list_all_concrete_functions()[0].graph.get_operations() for f in compiled]

@@ -1,4 +1,4 @@
-"""Our side: the compiled step of `app/training/step.py` on one batch in memory.
+"""Our side: the compiled step of `app/training/single_stage.py` on one batch in memory.
 
 python -m app.peers.ours <case> <socket>       started as a job's ranks are
 """
@@ -22,8 +22,8 @@ import tensorflow as tf
 from app.config import Layout
 from app.parallel.topology import Topology
 from app.training import opening
+from app.training.single_stage import SingleStageStep
 from app.training.state import State
-from app.training.step import Step
 
 
 def main(name: str, path: str) -> None:
@@ -46,7 +46,8 @@ def make(given: Case, where: Topology) -> tuple[State, Callable[[int], None]]:
     inputs = random_inputs(given)
     spec = tf.TensorSpec([None, *given.inputs[1:]], inputs.dtype)
     state = State(experiment, spec, given.classes)
-    step = Step(experiment, Layout(processes=where.size), state, where.micro_batches(where.size))
+    layout, mine = Layout(processes=where.size), where.micro_batches(where.size)
+    step = SingleStageStep(experiment, layout, state, mine)
     labels = tf.random.uniform(given.inputs[:1], maxval=given.classes, dtype=tf.int32)
     batch = (inputs, tf.one_hot(labels, given.classes), None)
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from app import config, kernels, workdir
 from app.config import Experiment, Layout
-from app.errors import UsageError
-from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.recovery import lock, manifest
 from app.reporting.clock import Clock
-from app.training import meaning, opening
-from app.training.opening import Opened
+from app.training import opening, strategy
+from app.training.claim import claim
 from app.training.session import Run, Session
 
 
@@ -30,9 +26,8 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
     clock = Clock()
     opened = opening.open_run(experiment, layout, where, run.data_dir)
     if layout.elastic:
-        from app.training import elastic
-
-        return elastic.train(opened, layout, run, clock)
+        result: dict[str, Any] = strategy.load("elastic").train(opened, layout, run, clock)
+        return result
     with contextlib.ExitStack() as stack:
         session = Session(opened, layout, where, run, clock)
         claimed = opening.together(lambda: claim(opened, layout, where, run, stack))
@@ -40,39 +35,3 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         first = session.checkpoints.restore()
         clock.resume(session.checkpoints.counted)
         return session.train(first)
-
-
-def claim(
-    opened: Opened, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
-) -> list[str]:
-    """Locks the workdir for as long as `stack` lasts and writes config.json, on rank 0.
-
-    Returns what the run should be warned of.
-
-    Raises:
-        UsageError: another job has the folder, or it cannot be written.
-        CheckpointError: its checkpoints are of data that meant something else.
-    """
-    if not where.is_chief:
-        return []
-    try:
-        stack.enter_context(lock.held(run.workdir))
-        kept, means = workdir.read(run.workdir) or {}, meaning.of(opened.data)
-        if manifest.steps(run.workdir / "checkpoints"):  # else nothing was learned yet
-            meaning.must_agree(means, kept.get("meaning", {}), run.workdir)
-        begun = kept.get("kernels")
-        about = {"versions": replicas.versions(), "kernels": kernels.names(), "meaning": means}
-        workdir.claim(
-            run.workdir, run.reference, list(run.settings), opened.experiment,
-            config.as_dict(layout), about,
-        )  # fmt: skip
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {run.workdir} ({error.strerror}): give another --workdir."
-        ) from None
-    if not layout.exact or begun in (None, kernels.names()):
-        return []
-    return [
-        f"the run was begun with kernels of {kernels.text(begun)} and goes on with those of "
-        f"{kernels.text(kernels.names())}: its bits will be those of neither"
-    ]

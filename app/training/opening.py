@@ -8,32 +8,26 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import tensorflow as tf
 
 from app import config, kernels, validation
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
-from app.parallel import parameter_server, replicas, topology
-from app.parallel.parameter_server import Greedy
-from app.parallel.placement import Placement, connect, here, local_devices
+from app.parallel import replicas, topology
+from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
 from app.recovery import heartbeat
 from app.reporting import chatter
-from app.training import exchange, meaning, stages
-from app.training.local import LocalStep
-from app.training.pipelined import PipelinedStep
-from app.training.served import ServedStep
+from app.training import meaning, stages, strategy
 from app.training.state import State
-from app.training.step import Step
 from input import InputError, packages
 from input.batches import DataSet
 from models import ModelError
 
 Result = TypeVar("Result")
 SAME = "Give all machines the same files, flags and --workdir"
-AnyStep: TypeAlias = Step | PipelinedStep | LocalStep | ServedStep
 
 
 def join(layout: Layout) -> tuple[Topology, Layout]:
@@ -54,7 +48,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         tf.config.experimental.enable_op_determinism()
     agree_on("layout", config.as_dict(layout))
     if layout.workers:
-        together(parameter_server.connected)
+        together(strategy.load("parameter_server").connected)
     together(lambda: devices_of(layout, where))  # what is made before servers are known is lost
     with chatter.kept():  # XLA announces itself, once a process
         tf.function(lambda: tf.constant(0), autograph=False, jit_compile=True)()
@@ -172,7 +166,8 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     source = together(lambda: pretrained(experiment, data, data_dir))
     total = experiment.total_steps(data.num_train)
     if layout.workers:
-        state, mirror = together(lambda: served(experiment, layout, data, source))
+        servers = strategy.load("parameter_server")
+        state, mirror = together(lambda: servers.open_state(experiment, layout, data, source))
         return Opened(experiment, data, state, total, mirror)
     placement = placed(experiment, layout, where, data)
     heartbeat.beat("building")
@@ -248,27 +243,6 @@ def pretrained(experiment: Experiment, data: DataSet, data_dir: str) -> Path | N
     return folder
 
 
-def served(
-    experiment: Experiment, layout: Layout, data: DataSet, source: Path | None
-) -> tuple[State, State]:
-    """The state on parameter servers, and one like it in this process.
-
-    Raises:
-        UsageError: a server would hold nothing.
-    """
-    heartbeat.beat("building")
-    greedy = Greedy(layout.parameter_servers)
-    placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
-    state = State(experiment, data.input_spec, data.num_classes, placement, source)
-    if greedy.count < layout.parameter_servers:
-        raise UsageError(
-            f"{layout.parameter_servers} parameter servers need as many variables, but the model "
-            f"has {greedy.count}: start at most {greedy.count} servers."
-        )
-    with tf.device(here()):
-        return state, State(experiment, data.input_spec, data.num_classes)
-
-
 def training_batches(
     experiment: Experiment, data: DataSet, where: Topology, order: Sequence[int]
 ) -> Iterator[tuple[tf.Tensor, ...]]:
@@ -291,27 +265,3 @@ def runs(order: Sequence[int]) -> Iterator[range]:
     for _, run in itertools.groupby(enumerate(order), lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in run]
         yield range(numbers[0], numbers[-1] + 1)
-
-
-def make_step(
-    experiment: Experiment, layout: Layout, state: State, micro_batches: range,
-    order: Sequence[int], furthest: int = -1,
-) -> AnyStep:  # fmt: skip
-    """The step that runs this layout.
-
-    Args:
-        experiment: with its update rule.
-        layout: of the job.
-        state: what it moves.
-        micro_batches: this process's places in a step.
-        order: the steps to come.
-        furthest: the last that is applied already.
-    """
-    if layout.workers:
-        coordinator = parameter_server.connected()
-        return ServedStep(experiment, state, coordinator, layout.workers, order, furthest)
-    kind = PipelinedStep if layout.devices > 1 else Step
-    step = kind(experiment, layout, state, micro_batches)
-    if not exchange.is_local(experiment.update):
-        return step
-    return LocalStep(experiment, state, step, layout.processes, order[-1] + 1 if order else 0)

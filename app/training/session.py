@@ -28,14 +28,12 @@ from app.recovery import heartbeat, manifest, preemption, private
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import baseline, divergence, meaning, opening, outcome, vote
+from app.training import baseline, divergence, meaning, opening, outcome, strategy, vote
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
 from app.training.opening import Opened
 from app.training.optimization import learning_rate
-from app.training.pipelined import PipelinedStep
-from app.training.served import ServedStep
 from app.training.state import State
 from app.training.vote import Wishes
 
@@ -150,9 +148,8 @@ class Session:
         order = [*missing, *rest] if missing else rest
         mine = self.where.micro_batches(self.experiment.num_micro_batches)
         args = (self.experiment, self.layout, self.state, mine, order)
-        self.step = opening.make_step(*args, furthest=rest.start - 1)
-        if isinstance(self.step, ServedStep):
-            self.clock.in_bursts = True
+        self.step = strategy.make_step(*args, furthest=rest.start - 1)
+        self.clock.in_bursts = self.step.comes_in_bursts
         self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
         for folder, damage in self.checkpoints.damaged.items():
             kept = f"kept as {manifest.aside(folder, damage).name}"
@@ -203,7 +200,7 @@ class Session:
         """Every rank sees the same sums, so every rank stops or none does."""
         if values["finite"] or values["skipped"]:  # the latter for the float16 loss scale
             return
-        last = self.step.examples if isinstance(self.step, ServedStep) else self.feed.ids
+        last = self.feed.ids if self.step.examples is None else self.step.examples
         ids = {place: i.numpy().tolist() for place, i in last.items()}
         numbers = {n: float(values[n]) for n in ("loss", "gradient_norm")}
         path = self.run.workdir / "nonfinite.jsonl"
@@ -277,8 +274,7 @@ class Session:
         heartbeat.beat("saving")
         self._saved_at = time.monotonic()
         metrics = self.metrics.get(self.evaluator.split, {})
-        missing = self.step.ledger.missing() if isinstance(self.step, ServedStep) else ()
-        error = self.checkpoints.save(done, metrics, missing, self.clock.counted())
+        error = self.checkpoints.save(done, metrics, self.step.missing(), self.clock.counted())
         if is_awaited:
             opening.together(lambda: _must(self.checkpoints.wait()))
         elif error:
@@ -301,18 +297,15 @@ class Session:
         metrics = self.metrics or self.evaluate()  # the former if a step was run
         if metrics is None:
             raise self.preempted(done)
-        is_cut = isinstance(self.step, PipelinedStep) and self.layout.devices > 1
         # It takes seconds, and the ranks' tables are alike.
-        has_table = is_cut and self.where.is_chief
-        table = self.step.table() if has_table else []  # type: ignore[union-attr]
+        table = self.step.table() if self.where.is_chief else []
         for line in words.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
-        found = {"metrics": metrics, "stages": table}
+        found: dict[str, Any] = {"metrics": metrics, "stages": table}
         sent = private.traffic() - self._sent
         found |= {"bytes_sent_per_step": self.step.bytes_sent, "network_bytes": sent or None}
-        if isinstance(self.step, ServedStep):
-            found |= self.step.account()
+        found |= self.step.results()
         result = outcome.compose(self.opened, self.layout, self.clock, done, found)
         result["workdir"] = str(self.run.workdir)
         if self.where.is_chief:
@@ -324,8 +317,7 @@ class Session:
 
     def close(self) -> None:
         """Leaves nothing running."""
-        if isinstance(self.step, ServedStep):
-            self.step.close()
+        self.step.close()
         self.checkpoints.wait()
         self.feed.close()
         self.report.close()

@@ -24,8 +24,9 @@ from app.parallel import replicas
 from app.parallel.membership import Membership
 from app.recovery import heartbeat
 from app.reporting.clock import Clock
-from app.training import loop, opening
+from app.training import opening
 from app.training.checkpoint import Checkpoints
+from app.training.claim import claim
 from app.training.opening import Opened
 from app.training.session import Run, Session
 from app.training.state import State
@@ -95,6 +96,6 @@ def _session(
     with contextlib.ExitStack() as stack:
         wishes = {"change": membership.has_changed}
         session = Session(opened, now, where, run, clock, wishes, commit.take)
-        claimed = opening.together(lambda: loop.claim(opened, now, where, run, stack))
+        claimed = opening.together(lambda: claim(opened, now, where, run, stack))
         session.warnings += claimed
         return session.train(commit.sync(session.checkpoints))

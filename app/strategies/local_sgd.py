@@ -17,7 +17,7 @@ With an outer optimizer (DiLoCo, arXiv:2311.08105) the round's mean move is a gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,39 +25,37 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel import placement, replicas
 from app.training.exchange import nbytes
-from app.training.pipelined import PipelinedStep
 from app.training.state import State, beside
-from app.training.step import Step
+from app.training.step import Batches, Step
 
 
-class LocalStep:
+class LocalSGDStep(Step):
     """Calling it advances this process by one step, and at the end of a round all of them.
 
     Args:
         experiment: whose `update.local_steps` make a round.
         state: the same on every process at the start.
-        alone: the step of this process.
+        own: the step of this process, over its own micro-batches.
+        micro_batches: their places in a step; a process weighs as many as it has.
         processes: of the job.
         last: the step that ends the run, and so its last round.
     """
 
     def __init__(
-        self, experiment: Experiment, state: State, alone: Step | PipelinedStep, processes: int,
-        last: int,
+        self, experiment: Experiment, state: State, own: Step, micro_batches: range,
+        processes: int, last: int,
     ) -> None:  # fmt: skip
-        self.experiment, self.state, self.alone = experiment, state, alone
+        self.experiment, self.state, self.own = experiment, state, own
         self.processes, self.last = processes, last
-        self.weight = len(alone.micro_batches) / experiment.num_micro_batches
+        self.weight = len(micro_batches) / experiment.num_micro_batches
         outer = [part for part in state.parts if part.outer]
         # The weights before the round.
         self.before = [beside(v, v.read_value()) for part in outer for v in part.trainable]
         self._round: list[np.ndarray] = []  # [loss, accuracy, norm, is not finite] of its steps
 
-    def __call__(
-        self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
-    ) -> dict[str, tf.Tensor]:
+    def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
         """Runs step `step`; at a round's end returns the metrics of all, else this process's."""
-        metrics = self.alone(step, batches, rate)
+        metrics = self.own(step, batches, rate)
         names = ("loss", "accuracy", "gradient_norm")
         finite = bool(metrics["finite"])
         self._round.append(np.array([*(float(metrics[n]) for n in names), not finite]))
@@ -71,7 +69,7 @@ class LocalStep:
         return {**found, "finite": tf.constant(mean[3] == 0), "skipped": tf.constant(False)}
 
     def is_round(self, done: int) -> bool:
-        """Whether all processes hold the same after `done` steps."""
+        """See base class."""
         return done % self.experiment.update.local_steps == 0 or done == self.last
 
     @property
@@ -79,6 +77,10 @@ class LocalStep:
         """By this process, a step of a round."""
         share = 2 * (self.processes - 1) / self.processes
         return share * sum(map(nbytes, self._moving())) / self.experiment.update.local_steps
+
+    def table(self) -> list[dict[str, Any]]:
+        """See base class."""
+        return self.own.table()
 
     def _moving(self) -> list[tf.Variable]:
         """Everything that a step changes, but for counts, which agree."""

@@ -4,12 +4,11 @@
     stage 1      F0 B0 F1 B1 F2 B2 |  all-reduce of its gradients   | move
                                     each starts when its stage is ready; one norm for all
 
-The same sums as `step.py` on the same examples; the schedule changes no number.
+The same sums as `training/single_stage.py` on the same examples; the schedule changes no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -22,10 +21,11 @@ from app.training import sums as summing
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch, Record
 from app.training.state import State
+from app.training.step import Batches, Step
 from app.training.sums import InPlace, Tree
 
 
-class PipelinedStep:
+class PipelinedStep(Step):
     """Calling it advances the state by one step; returns the step's metrics.
 
     Attributes:
@@ -56,10 +56,8 @@ class PipelinedStep:
         self.norms = [tf.function(update.norms, autograph=False) for _ in range(count)]
         self.move = [tf.function(update.move, autograph=False) for _ in range(count)]
 
-    def __call__(
-        self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
-    ) -> dict[str, tf.Tensor]:
-        """Runs step `step` on this process's next micro-batches at learning rate `rate`."""
+    def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
+        """See base class."""
         e, state = self.experiment, self.state
         scale = state.loss_scale.read_value()
         work = _Work(self, step * e.num_micro_batches, batches, scale)
@@ -86,13 +84,9 @@ class PipelinedStep:
             held.settle(metrics["finite"])
         return metrics
 
-    def is_round(self, done: int) -> bool:
-        """Whether all processes hold the same after `done` steps: always."""
-        return True
-
     @property
     def bytes_sent(self) -> float:
-        """By this process in a step, for the sums."""
+        """See base class."""
         return sum(s.bytes_sent for s in self.sums)
 
     def table(self) -> list[dict[str, Any]]:
@@ -150,9 +144,7 @@ class PipelinedStep:
 class _Work:
     """The tasks of one step."""
 
-    def __init__(
-        self, step: PipelinedStep, first: int, batches: Iterator[Any], scale: tf.Tensor
-    ) -> None:
+    def __init__(self, step: PipelinedStep, first: int, batches: Batches, scale: tf.Tensor) -> None:
         self.step, self.first, self.batches, self.scale = step, first, batches, scale
         self.micro_batches: dict[int, MicroBatch] = {}
         self.records: list[dict[int, Record]] = [{} for _ in step.parts]

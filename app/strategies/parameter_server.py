@@ -18,19 +18,25 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from app.config import Experiment
+from app.config import Experiment, Layout
+from app.errors import UsageError
 from app.parallel import topology
 from app.parallel.ledger import Ledger
-from app.parallel.parameter_server import Coordinator, server
+from app.parallel.parameter_server import Coordinator, Greedy, connected, server
+from app.parallel.placement import here
+from app.recovery import heartbeat
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.exchange import nbytes
 from app.training.state import State, beside
+from app.training.step import Batches, Step
+from input.batches import DataSet
 
 RETRY_SECONDS = 60.0  # for a share to be given to a worker that lives
 Share = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
@@ -44,7 +50,7 @@ class Slot:
         is_free: the last sums that were left here are applied.
     """
 
-    def __init__(self, step: ServedStep) -> None:
+    def __init__(self, step: ParameterServerStep) -> None:
         part = step.state.parts[0]
         variables = [*part.trainable, *(variable for variable, _ in part.statistics)]
         self.sums = [beside(v, tf.zeros(v.shape, v.dtype)) for v in variables]
@@ -69,7 +75,7 @@ class Slot:
         return self.step.computed.assign_add(1)
 
 
-class ServedStep:
+class ParameterServerStep(Step):
     """Calling it applies one step's sums to the weights; returns that step's metrics.
 
     Args:
@@ -83,9 +89,10 @@ class ServedStep:
     Attributes:
         ledger: which steps have begun and which are applied.
         given: shares of steps that were given out.
-        examples: of the step that was applied last, by place in the step.
         computed: shares that were computed; more than were given, if workers died.
     """
+
+    comes_in_bursts = True
 
     def __init__(
         self, experiment: Experiment, state: State, coordinator: Coordinator, workers: int,
@@ -100,7 +107,7 @@ class ServedStep:
         self.slots = [Slot(self) for _ in range(workers)]
         self._advance = self._together if bound == 0 else self._apart
         self._move = tf.function(update.move, autograph=False)
-        self._batches: Iterator[tuple[tf.Tensor, ...]] = iter(())
+        self._batches: Batches = iter(())
         self._reading = threading.Lock()  # micro-batches go out in the order of steps
         self._ready: queue.Queue[tuple[int, Slot] | BaseException] = queue.Queue()
         self._threads: list[threading.Thread] = []
@@ -108,16 +115,10 @@ class ServedStep:
         self.examples: dict[int, tf.Tensor] = {}
         self._examples: dict[int, dict[int, tf.Tensor]] = {}  # of each step that has begun
 
-    def __call__(
-        self, step: int, batches: Iterator[tuple[tf.Tensor, ...]], rate: float
-    ) -> dict[str, tf.Tensor]:
+    def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
         """Applies the next step's sums at learning rate `rate`; `step` are applied before it."""
         self._batches = batches
         return self._advance(tf.constant(rate, tf.float32))
-
-    def is_round(self, done: int) -> bool:
-        """Whether the weights are the run's after `done` steps: always."""
-        return True
 
     @property
     def bytes_sent(self) -> float:
@@ -127,8 +128,12 @@ class ServedStep:
         both_ways = sum(map(nbytes, part.trainable)) + sum(map(nbytes, self.slots[0].sums))
         return shares * both_ways / len(self.slots)
 
-    def account(self) -> dict[str, Any]:
-        """For result.json: how stale updates were, and that none was lost or counted twice."""
+    def missing(self) -> Sequence[int]:
+        """See base class."""
+        return self.ledger.missing()
+
+    def results(self) -> dict[str, Any]:
+        """Returns how stale updates were, and that none was lost or counted twice."""
         return {
             "staleness": {str(n): count for n, count in sorted(self.ledger.staleness.items())},
             "updates_applied": int(self.state.updates),
@@ -233,6 +238,34 @@ class ServedStep:
                 sums.append(tf.add_n([value.read_value() for value in values]))
         norms, batch = update.norms(self.state.parts[0], sums), self.experiment.global_batch
         return sums, norms, update.judge([norms], sums[-1], tf.constant(1.0), batch)
+
+
+def open_state(
+    experiment: Experiment, layout: Layout, data: DataSet, source: Path | None
+) -> tuple[State, State]:
+    """Builds the state on parameter servers, and one like it in this process.
+
+    Raises:
+        UsageError: a server would hold nothing.
+    """
+    heartbeat.beat("building")
+    greedy = Greedy(layout.parameter_servers)
+    placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
+    state = State(experiment, data.input_spec, data.num_classes, placement, source)
+    if greedy.count < layout.parameter_servers:
+        raise UsageError(
+            f"{layout.parameter_servers} parameter servers need as many variables, but the model "
+            f"has {greedy.count}: start at most {greedy.count} servers."
+        )
+    with tf.device(here()):
+        return state, State(experiment, data.input_spec, data.num_classes)
+
+
+def make_step(
+    experiment: Experiment, layout: Layout, state: State, order: Sequence[int], furthest: int
+) -> ParameterServerStep:
+    """Makes the step of the cluster that this process is the chief of."""
+    return ParameterServerStep(experiment, state, connected(), layout.workers, order, furthest)
 
 
 def await_share(result: Any) -> None:
