@@ -165,7 +165,7 @@ def compare(serial: Outcome, found: Outcome) -> dict[str, float]:
     The largest over the ranks; the names are those of this rank's worst.
     """
     gradients, floor = serial.gradients, FLOOR * norm(*serial.gradients.values())
-    rounding = {name for name, g in gradients.items() if norm(g) <= floor}
+    rounding = {name for name, g in gradients.items() if norm(g) < floor}
 
     def effect(name: str, move: np.ndarray) -> np.ndarray:
         # On the loss, to first order: AdamW moves an element by the rate, whatever its gradient

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from app import verify
@@ -71,6 +72,14 @@ def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch, slow):
     with pytest.raises(NumbersError, match="2 stages, gpipe"):
         verify.main(small, Layout(stages=2), Topology(), "")
     assert "most in the movement of " in capsys.readouterr().out
+
+
+def test_gradients_that_are_all_zero_are_compared():
+    """As of a first step that was skipped, in a model without moving statistics."""
+    zero = {"kernel": np.zeros(2)}
+    found = [verify.Outcome(np.ones(3), zero, moves, True, "") for moves in (zero, zero)]
+    differences = verify.compare(*found)
+    assert list(differences.values()) == [0, 0, 0]
 
 
 def test_steps_that_are_not_finite_agree_with_nothing(small, monkeypatch, capsys):
