@@ -33,10 +33,12 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from app import errors, flags, launch
+from app import errors
+from app.cli import flags
+from app.cli.flags import FLAGS
 from app.commands import CHECKS, COMMANDS
-from app.flags import FLAGS
-from app.recovery import heartbeat, job
+from app.launch import job, launcher
+from app.recovery import heartbeat
 from input import InputError
 from models import ModelError
 
@@ -86,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     if is_launch:
         name, *rest = rest or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(f"{__doc__}\n{FLAGS.module_help('app.flags')}")
+        print(f"{__doc__}\n{FLAGS.module_help('app.cli.flags')}")
         return errors.DONE
     if rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
@@ -95,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     flags.parse(name, rest)
     if is_launch and name in CHECKS:
         CHECKS[name]()
-        return launch.main(name, rest)
+        return launcher.main(name, rest)
     return COMMANDS[name]() or errors.DONE
 
 

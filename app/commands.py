@@ -12,22 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app import (
-    command_line,
-    errors,
-    experiments,
-    importing,
-    kernels,
-    launch,
-    validation,
-    workdir,
-)
+from app import errors, experiments
+from app.cli import command_line, loading, validation, workdir
+from app.cli.flags import FLAGS
 from app.config import Layout
-from app.flags import FLAGS
 from app.inference import command_line as asked
 from app.inference import standard
+from app.launch import launcher
 from app.parallel import cluster, topology
 from app.recovery import preemption
+from app.training import kernels
 from input.raw import Limits
 
 
@@ -38,8 +32,8 @@ def list_command() -> None:
 
 
 def doctor_command() -> None:
-    """Looks at this machine; see app/doctor.py."""
-    from app import doctor
+    """Looks at this machine; see app/tools/doctor.py."""
+    from app.tools import doctor
 
     doctor.main(Path(FLAGS.workdir or "runs"), Path(command_line.data_dir()))
 
@@ -47,7 +41,7 @@ def doctor_command() -> None:
 def prepare_command() -> None:
     """Prepares the data of --experiment."""
     experiment, data_dir = command_line.chosen(), command_line.data_dir()
-    importing.tensorflow()
+    loading.tensorflow()
     from input import packages
 
     model, source = experiment.model, getattr(experiment.model, "init_from", None)
@@ -69,7 +63,7 @@ def train_command() -> None:
     task = cluster.given() if layout.workers else None
     if task:
         kernels.choose()
-        importing.tensorflow()
+        loading.tensorflow()
         from app.parallel import serving
 
         serving.must_be_safe(task, FLAGS.trusted_network)
@@ -186,18 +180,18 @@ def serve_command() -> None:
 
 
 def benchmark_command() -> None:
-    """Measures this machine; see app/benchmark.py."""
+    """Measures this machine; see app/tools/benchmark.py."""
     experiment, layout = command_line.to_benchmark(processes())
     where, layout = join(layout)
-    from app import benchmark
+    from app.tools import benchmark
 
     benchmark.main(experiment, layout, where, command_line.data_dir())
 
 
 def benchmark_inference_command() -> int:
-    """Measures prediction on many layouts; see app/inference/benchmark.py."""
+    """Measures prediction on many layouts; see app/tools/inference/benchmark.py."""
     asked.to_measure()
-    from app.inference import benchmark
+    from app.tools.inference import benchmark
 
     cores = len(os.sched_getaffinity(0))
     stages = FLAGS.stages if FLAGS["stages"].present else 2
@@ -208,9 +202,9 @@ def benchmark_inference_command() -> int:
 
 
 def benchmark_serving_command() -> int:
-    """Measures a server under load; see app/serving/load.py."""
+    """Measures a server under load; see app/tools/serving/benchmark.py."""
     found, clients = asked.to_load()
-    from app.serving import load
+    from app.tools.serving import benchmark as load
     from input import items
 
     asked_about = items.open_items(FLAGS.input, str(found.about.kind), FLAGS.format, FLAGS.field)
@@ -228,8 +222,8 @@ def benchmark_serving_command() -> int:
 
 
 def benchmark_peers_command() -> int:
-    """Measures training steps beside PyTorch's; see app/peers/benchmark.py."""
-    from app.peers import benchmark, cases
+    """Measures training steps beside PyTorch's; see app/tools/peers/benchmark.py."""
+    from app.tools.peers import benchmark, cases
 
     found = cases.cases(FLAGS.cases, len(os.sched_getaffinity(0)))
     folder = Path(FLAGS.output or workdir.default("peers"))
@@ -238,11 +232,11 @@ def benchmark_peers_command() -> int:
 
 
 def benchmark_cell_command() -> None:
-    """Measures prediction on one layout; see app/inference/cell.py."""
+    """Measures prediction on one layout; see app/tools/inference/cell.py."""
     experiment, layout, sizes = asked.to_measure()
     own = hold_cores(FLAGS.threads)
     where, layout = join(layout, exact=True, is_training=False)
-    from app.inference import cell
+    from app.tools.inference import cell
     from app.training import opening, trained
 
     data_dir = command_line.data_dir()
@@ -257,37 +251,37 @@ def benchmark_cell_command() -> None:
 
 
 def verify_command() -> None:
-    """Compares layouts; see app/verify.py."""
+    """Compares layouts; see app/tools/verify.py."""
     experiment, layout = command_line.to_verify(processes())
     where, layout = join(layout)
-    from app import verify
+    from app.tools import verify
 
     verify.main(experiment, layout, where, command_line.data_dir())
 
 
 def trace_command() -> None:
-    """Draws a step; see app/trace.py."""
+    """Draws a step; see app/tools/trace.py."""
     experiment, layout = command_line.to_trace(processes())
     where, layout = join(layout)
-    from app import trace
+    from app.tools import trace
 
     folder = given_or_new(f"trace_{command_line.reference()}", where.is_chief)
     trace.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
 def overhead_command() -> None:
-    """Measures the cost of being watched; see app/overhead.py."""
+    """Measures the cost of being watched; see app/tools/overhead.py."""
     experiment, layout = command_line.synchronous(processes(), "overhead")
     where, layout = join(layout)
-    from app import overhead
+    from app.tools import overhead
 
     folder = given_or_new(f"overhead_{command_line.reference()}", where.is_chief)
     overhead.main(experiment, layout, where, command_line.data_dir(), folder)
 
 
 def upgrade_command() -> int:
-    """Tries another TensorFlow; see app/upgrade.py."""
-    from app import upgrade
+    """Tries another TensorFlow; see app/tools/upgrade.py."""
+    from app.tools import upgrade
 
     if not FLAGS.tensorflow:
         raise errors.UsageError("upgrade needs --tensorflow=VERSION.")
@@ -296,10 +290,10 @@ def upgrade_command() -> int:
 
 
 def chaos_command() -> int:
-    """Disturbs a training run; see app/chaos.py."""
-    from app import chaos
+    """Disturbs a training run; see app/tools/chaos.py."""
+    from app.tools import chaos
 
-    np = launch.processes()
+    np = launcher.processes()
     command = chaos.trainer(command_line.to_chaos(np))
     plan = chaos.Plan(FLAGS.faults, FLAGS.between_seconds, tuple(FLAGS.kinds), FLAGS.chaos_seed, np)
     folder = Path(FLAGS.workdir or workdir.default(f"chaos_{command_line.reference()}"))
@@ -308,11 +302,11 @@ def chaos_command() -> int:
 
 
 def compare_command() -> int:
-    """Trains under several update rules; see app/compare.py."""
-    np = launch.processes()
+    """Trains under several update rules; see app/tools/compare.py."""
+    np = launcher.processes()
     experiment, given, found = command_line.to_compare(np)
-    importing.tensorflow()
-    from app import compare
+    loading.tensorflow()
+    from app.tools import compare
 
     data = experiment.data.open(command_line.data_dir())
     conditions = compare.Conditions(
@@ -333,12 +327,12 @@ def given_or_new(name: str, is_chief: bool) -> Path:
 
 
 def stage_server_command() -> None:
-    """Serves; see app/stage_server.py."""
+    """Serves; see app/parallel/stage_server.py."""
     if not FLAGS.port:
         raise errors.UsageError("stage-server needs --port.")
     kernels.choose()
-    importing.tensorflow()
-    from app import stage_server
+    loading.tensorflow()
+    from app.parallel import stage_server
 
     stage_server.main(FLAGS.port, FLAGS.exact, FLAGS.trusted_network, FLAGS.tensor)
 
@@ -372,7 +366,7 @@ def join(layout: Layout, exact: bool = False, is_training: bool = True) -> tuple
     """
     if is_training:
         kernels.choose()
-    importing.tensorflow()
+    loading.tensorflow()
     from app.training import opening
 
     where, joined = opening.join(dataclasses.replace(layout, exact=exact or layout.exact))
@@ -405,12 +399,12 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 # What is asked before processes are started, so that wrong flags are told once.
 CHECKS: dict[str, Callable[[], Any]] = {
-    "train": lambda: command_line.to_launch(launch.processes()),
+    "train": lambda: command_line.to_launch(launcher.processes()),
     "evaluate": command_line.to_evaluate,
     "predict": asked.to_predict,
-    "benchmark": lambda: command_line.to_benchmark(launch.processes()),
+    "benchmark": lambda: command_line.to_benchmark(launcher.processes()),
     "benchmark cell": asked.to_measure,
-    "verify": lambda: command_line.to_verify(launch.processes()),
-    "trace": lambda: command_line.to_trace(launch.processes()),
-    "overhead": lambda: command_line.synchronous(launch.processes(), "overhead"),
+    "verify": lambda: command_line.to_verify(launcher.processes()),
+    "trace": lambda: command_line.to_trace(launcher.processes()),
+    "overhead": lambda: command_line.synchronous(launcher.processes(), "overhead"),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from shallow import Shallow, Short
 
-from app import validation
+from app.cli import validation
 from app.config import Experiment, Layout, Optimization
 from input.images import Images
 from input.text import Text

@@ -25,15 +25,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.recovery import private
+from app.launch import private_network
 
 ROOT = Path(__file__).parent.parent
 # Variables that are read while TensorFlow is imported: for other values another server.
 AT_IMPORT = ("TF_", "KERAS_", "CUDA_", "OMP_")
 RANK = (
-    "tensorflow", "app.__main__", "app.verify", "app.trace", "app.benchmark", "app.training.loop",
-    "app.training.trained", "app.inference.predict", "app.parallel.horovodrun", "tensorflow_text",
-    "array_record.python.array_record_module",
+    "tensorflow", "app.__main__", "app.tools.verify", "app.tools.trace", "app.tools.benchmark",
+    "app.training.loop", "app.training.trained", "app.inference.predict", "app.launch.horovodrun",
+    "tensorflow_text", "array_record.python.array_record_module",
 )  # fmt: skip
 
 
@@ -80,9 +80,11 @@ class Forks:
             env = os.environ | {"PYTHONPATH": str(ROOT)} | self.variables
             env["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would have threads as soon as it is there
             command = [sys.executable, str(ROOT / "tests/forkserver.py"), *self.modules]
-            if private.is_allowed():  # as jobs of the launcher: nobody outside reaches a port
-                env[private.ADDRESSES] = "127.0.0.1"
-                command = [*private.INSIDE, *command]
+            if (
+                private_network.is_allowed()
+            ):  # as jobs of the launcher: nobody outside reaches a port
+                env[private_network.ADDRESSES] = "127.0.0.1"
+                command = [*private_network.INSIDE, *command]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self._server = subprocess.Popen(command, env=env, cwd=ROOT, text=True, **pipes)
         try:

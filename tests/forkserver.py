@@ -25,15 +25,15 @@ SETTLING = 5  # seconds that ranks have to end when another has failed
 
 def serve(modules: list[str]) -> None:
     """Imports, then runs jobs to the end of standard input."""
-    from app import importing
-    from app.recovery import private, processes
+    from app.cli import loading
+    from app.launch import private_network, processes
 
     processes.die_with_parent()
-    private.enter()
+    private_network.enter()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for module in modules:
-        importing.tensorflow() if module == "tensorflow" else importlib.import_module(module)
+        loading.tensorflow() if module == "tensorflow" else importlib.import_module(module)
     threads = os.listdir("/proc/self/task")
     assert len(threads) == 1, f"a process of {len(threads)} threads cannot be forked"
     gc.freeze()  # a collection would write to every page that is shared
@@ -69,7 +69,7 @@ def rendezvous(np: int) -> tuple[int, dict[str, str]]:
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.http.http_server import RendezvousServer
 
-    from app.parallel import horovodrun
+    from app.launch import horovodrun
 
     reader, writer = os.pipe()
     pid = os.fork()
@@ -95,7 +95,7 @@ def rendezvous(np: int) -> tuple[int, dict[str, str]]:
 
 def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     """Forks a rank; returns its pid in the server, and never in the rank."""
-    from app.recovery import private
+    from app.launch import private_network
 
     pid = os.fork()
     if pid:
@@ -105,7 +105,7 @@ def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     for number, name in enumerate([os.devnull, f"{place}.out", f"{place}.err"]):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
     own = {"HOROVOD_RANK": str(rank), "HOROVOD_LOCAL_RANK": str(rank)} if variables else {}
-    inside = {n: v for n, v in os.environ.items() if n == private.ADDRESSES}
+    inside = {n: v for n, v in os.environ.items() if n == private_network.ADDRESSES}
     os.environ.clear()
     os.environ.update(job["variables"] | inside | variables | own)
     os.chdir(job["cwd"])
@@ -121,7 +121,7 @@ def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
 
 def lead_group() -> None:
     """Makes this process the first of a session, which ends with the server."""
-    from app.recovery import processes
+    from app.launch import processes
 
     os.setsid()
     processes.die_with_parent()

@@ -18,7 +18,8 @@ from typing import Any
 
 import forks
 
-from app.parallel import cluster, tfrun
+from app.launch import tfrun
+from app.parallel import cluster
 
 ROOT = Path(__file__).parent.parent
 TINY = """

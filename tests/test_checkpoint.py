@@ -16,10 +16,10 @@ import tensorflow as tf
 from ranks import ROOT, SHALLOW
 
 from app import config
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.recovery import manifest
-from app.settings import override
 from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
 from app.training.single_stage import SingleStageStep

@@ -10,11 +10,12 @@ import psutil
 import pytest
 from ranks import DENSE, ROOT, TINY, start
 
-from app import compare as comparing
-from app import rules, validation
+from app.cli import validation
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import UsageError
-from app.settings import override
+from app.tools import compare as comparing
+from app.tools import rules
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_comparison_that_cannot_be_is_told_at_once(user, line):
 def test_a_straggler_stops_and_goes_on():
     victim = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     slower = subprocess.Popen(
-        [sys.executable, "-m", "app.straggler", str(victim.pid), "4"], cwd=ROOT
+        [sys.executable, "-m", "app.parallel.straggler", str(victim.pid), "4"], cwd=ROOT
     )
     try:
         time.sleep(1)

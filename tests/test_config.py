@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from app import experiments, validation
+from app import experiments
+from app.cli import validation
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import DataError, UsageError
-from app.settings import override
 
 pytestmark = pytest.mark.fast
 

@@ -17,10 +17,11 @@ import psutil
 import pytest
 from ranks import ROOT, start
 
-from app import doctor, errors
-from app.diagnosis import finding, installed, machine, network, storage, trial
+from app import errors
+from app.launch import private_network
 from app.parallel.topology import Topology
-from app.recovery import private
+from app.tools import doctor
+from app.tools.diagnosis import finding, installed, machine, network, storage, trial
 
 GB = machine.GB
 PINNED = installed.pinned()
@@ -282,8 +283,8 @@ def test_loopback(monkeypatch):
 
 @pytest.mark.parametrize(("is_allowed", "level"), [(True, "ok"), (False, "warning")])
 def test_a_private_network(monkeypatch, is_allowed, level):
-    monkeypatch.setattr(private, "is_allowed", lambda: is_allowed)
-    assert network.private_network().level == level
+    monkeypatch.setattr(private_network, "is_allowed", lambda: is_allowed)
+    assert network.isolation().level == level
 
 
 @pytest.fixture
@@ -354,7 +355,7 @@ def test_ranks_of_this_machine():
 
 
 def test_a_wrong_sum_is_counted(joined, monkeypatch):
-    from app.diagnosis import rank
+    from app.tools.diagnosis import rank
 
     result = rank.reduce(Topology())
     assert result["wrong"] == 0 and result["ranks"] == 1
@@ -380,9 +381,9 @@ def test_a_wrong_result_is_a_problem(changed, told):
 TRIAL = """
 import functools, sys
 from pathlib import Path
-from app import doctor
-from app.flags import FLAGS
-from app.diagnosis import installed, trial
+from app.tools import doctor
+from app.cli.flags import FLAGS
+from app.tools.diagnosis import installed, trial
 FLAGS(["doctor"])
 script, limit, is_whole = sys.argv[1], float(sys.argv[2]), len(sys.argv) > 3
 one = functools.partial(trial.all_reduce, command=[sys.executable, script], limit=limit)

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from ranks import ROOT, SHALLOW, SHORT, app, forked
 
-from app import chaos
 from app.errors import DIVERGED, UsageError
 from app.recovery import heartbeat
+from app.tools import chaos
 
 pytestmark = [pytest.mark.ranks, pytest.mark.faults]
 STEPS = 60

@@ -16,7 +16,8 @@ import guarded
 import pytest
 from ranks import ROOT, TINY
 
-from app import config, experiments, validation, workdir
+from app import config, experiments
+from app.cli import validation, workdir
 from app.config import Layout
 from app.errors import UsageError
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from ranks import ROOT, start
 
-from app import home
+from app.cli import home
 
 pytestmark = pytest.mark.fast
 FIND = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app import importing
+from app.cli import loading
 
 pytestmark = pytest.mark.fast
 
@@ -36,7 +36,7 @@ def users(*prefixes: str) -> set[str]:
 
 def test_horovod_is_used_in_one_file_and_launched_by_another():
     assert users("horovod.runner") == {
-        "app/parallel/horovodrun.py", "app/parallel/membership.py"
+        "app/launch/horovodrun.py", "app/parallel/membership.py"
     }  # fmt: skip
     assert users("horovod") - users("horovod.runner") == {"app/parallel/replicas.py"}
 
@@ -62,30 +62,36 @@ def test_serving_needs_nothing_of_training():
 
 def test_integers_need_no_tensorflow():
     free = [
-        "app/command_line.py",
+        "app/cli/command_line.py",
         "app/inference/command_line.py",
-        "app/flags.py",
+        "app/cli/flags.py",
         "app/config.py",
         "app/experiments.py",
         "app/parallel/topology.py",
     ]
-    free += ["app/launch.py", "app/parallel/horovodrun.py", "app/parallel/tfrun.py"]
-    free += ["app/parallel/cluster.py", "app/parallel/ledger.py", "app/rules.py"]
-    free += ["app/compare.py", "app/straggler.py", "app/reporting/comparison.py"]
+    free += ["app/launch/launcher.py", "app/launch/horovodrun.py", "app/launch/tfrun.py"]
+    free += ["app/parallel/cluster.py", "app/parallel/ledger.py", "app/tools/rules.py"]
+    free += ["app/tools/compare.py", "app/parallel/straggler.py", "app/tools/comparison.py"]
     free += [str(p.relative_to(ROOT)) for p in (ROOT / "app/recovery").glob("*.py")]
-    diagnosis = (ROOT / "app/diagnosis").glob("*.py")
-    free += ["app/doctor.py"]
+    diagnosis = (ROOT / "app/tools/diagnosis").glob("*.py")
+    free += ["app/tools/doctor.py"]
     free += [str(p.relative_to(ROOT)) for p in diagnosis if p.name != "rank.py"]
     free += ["app/parallel/tree.py", "app/parallel/schedule.py", "app/parallel/pipeline.py"]
     both = ("ours", "theirs", "torch_models")
-    free += [f"app/peers/{p.name}" for p in (ROOT / "app/peers").glob("*.py") if p.stem not in both]
+    free += [
+        f"app/tools/peers/{p.name}"
+        for p in (ROOT / "app/tools/peers").glob("*.py")
+        if p.stem not in both
+    ]
     free += ["input/order.py", "input/images.py", "input/text.py", "input/items.py"]
     assert not set(free) & users("tensorflow", "keras")
 
 
 def test_torch_is_of_the_other_side():
-    assert users("torch") == {"app/peers/theirs.py", "app/peers/torch_models.py"}
-    assert users("app.peers.theirs", "app.peers.torch_models") == {"app/peers/theirs.py"}
+    assert users("torch") == {"app/tools/peers/theirs.py", "app/tools/peers/torch_models.py"}
+    assert users("app.tools.peers.theirs", "app.tools.peers.torch_models") == {
+        "app/tools/peers/theirs.py"
+    }
 
 
 def test_one_gradient_tape_and_one_of_shares():
@@ -95,7 +101,7 @@ def test_one_gradient_tape_and_one_of_shares():
 
 def test_what_is_hidden_can_be_imported_afterwards(monkeypatch):
     monkeypatch.delitem(sys.modules, "wave", raising=False)
-    with importing.hidden("wave", "ast"):
+    with loading.hidden("wave", "ast"):
         importlib.import_module("ast")  # was there before
         with pytest.raises(ImportError):
             importlib.import_module("wave")
@@ -103,7 +109,7 @@ def test_what_is_hidden_can_be_imported_afterwards(monkeypatch):
 
 
 def test_tensorflow_comes_alone():
-    told = "from app import importing; importing.tensorflow(); import keras, sys"
+    told = "from app.cli import loading; loading.tensorflow(); import keras, sys"
     told += "; assert not {'matplotlib', 'sklearn'} & set(sys.modules); import sklearn.base"
     subprocess.run([sys.executable, "-c", told], cwd=ROOT, check=True, timeout=240)
 

@@ -8,9 +8,9 @@ from ranks import run_sh
 
 from app.config import Layout
 from app.errors import UsageError
-from app.inference import benchmark, cell
-from app.inference.benchmark import Cell
 from app.inference.forward import Forward
+from app.tools.inference import benchmark, cell
+from app.tools.inference.benchmark import Cell
 from app.training import opening
 
 

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pytest
 import ranks
 
-from app import kernels
 from app.config import Layout
 from app.errors import UserError
 from app.parallel.topology import Topology
-from app.training import loop
+from app.training import kernels, loop
 
 AVX2 = frozenset({"sse4_1", "avx", "avx2", "fma"})
 VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}

@@ -17,9 +17,9 @@ import tensorflow as tf
 from shallow import Shallow
 from tensorflow.python.eager import context
 
+from app.cli.overrides import override
 from app.config import Experiment, Layout, Optimization, Update
 from app.parallel.topology import Topology
-from app.settings import override
 from app.strategies.pipelined import PipelinedStep
 from app.training import exchange, opening, ordered
 from app.training.single_stage import SingleStageStep

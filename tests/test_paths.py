@@ -13,10 +13,11 @@ from absl.testing import flagsaver
 from conftest import sentences_in
 from ranks import start
 
-from app import command_line, launch
+from app.cli import command_line
 from app.config import Layout
 from app.inference import export, litert, predict
 from app.inference.predict import Job
+from app.launch import launcher
 from app.serving import saved, versions
 from app.training import trained
 from input import InputError, failures, names, paths
@@ -182,8 +183,8 @@ def test_flags_reach_other_processes_as_they_were_given(monkeypatch):
     with saved_flags:
         passed = command_line.passed_on(("host_discovery_script",))
         assert passed == ["--set=a=1\n2", "--set=b=2", f"--data_dir={EVERYTHING}"]
-        monkeypatch.setattr(launch, "_most", lambda np: np)
-        assert "'my hosts.sh'" in launch.elastic(1, "a:1", {})
+        monkeypatch.setattr(launcher, "_most", lambda np: np)
+        assert "'my hosts.sh'" in launcher.elastic(1, "a:1", {})
 
 
 def test_texts_vocabulary_and_weights_are_read_from_anywhere(tmp_path):

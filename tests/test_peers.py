@@ -14,15 +14,15 @@ from wheels import only_from, wheel
 
 from app.errors import UsageError
 from app.parallel.topology import Topology
-from app.peers import benchmark, cases, environment, ours, report, turns
-from app.peers.turns import SideError
+from app.tools.peers import benchmark, cases, environment, ours, report, turns
+from app.tools.peers.turns import SideError
 
 CASE = cases.case("minilm_float32", 1, 2)
 # A side: writes down when it worked, and in what state the processes of the other side were.
 SIDE = """
 import json, os, sys, time
 from pathlib import Path
-from app.peers import child
+from app.tools.peers import child
 
 folder, name, rank, facts, path = sys.argv[1:]
 (Path(folder) / f"{name}{rank}.pid").write_text(str(os.getpid()))
@@ -141,7 +141,9 @@ def test_a_task_is_plain_and_needs_no_packages():
     task = json.loads(json.dumps(CASE.task()))
     assert task["experiment"]["model"]["type"] == "models.transformer.Transformer"
     assert task["experiment"]["optimization"]["clip_norm"] == 1
-    code = "import sys; import app.peers.child, models.resnet; assert 'numpy' not in sys.modules"
+    code = (
+        "import sys; import app.tools.peers.child, models.resnet; assert 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, check=True, timeout=60)
 
 

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from conftest import sentences_in
 
-from app import validation
+from app.cli import validation
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
-from app.settings import override
 from app.training import opening, strategy
 from app.training.state import State
 from models.resnet import ResNet

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from ranks import forked
 
-from app import config, experiments, workdir
+from app import config, experiments
+from app.cli import workdir
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import UsageError
-from app.settings import override
 
 BERT = Path(__file__).parent / "fixtures" / "bert"
 TEXTS = """

@@ -12,8 +12,9 @@ import pytest
 
 from app import errors
 from app.errors import UsageError
-from app.recovery import heartbeat, lock, manifest, private
-from app.recovery.job import ENDED, LOST, End, Job
+from app.launch import private_network
+from app.launch.job import ENDED, LOST, End, Job
+from app.recovery import heartbeat, lock, manifest
 from app.recovery.manifest import DamageError
 
 pytestmark = pytest.mark.faults
@@ -37,8 +38,8 @@ heartbeat.beat("computing", 5)
 SUPERVISE = """
 import sys
 from pathlib import Path
-from app.recovery.job import Job
-from app.recovery.supervisor import Limits, Supervisor
+from app.launch.job import Job
+from app.launch.supervisor import Limits, Supervisor
 limits = Limits(restarts=2, back_off=0.1, hang=float(sys.argv[1]), grace=3)
 make = lambda: Job([sys.executable, "rank.py"])
 sys.exit(Supervisor(make, Path("run"), limits).run())
@@ -108,7 +109,7 @@ def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, told):
 REAPED = """
 import subprocess, sys
 import psutil
-from app.recovery import processes
+from app.launch import processes
 
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 kill = psutil.Process.kill
@@ -352,20 +353,22 @@ def python(code: str, *launcher: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.skipif(not private.is_allowed(), reason="this kernel allows no private network")
+@pytest.mark.skipif(
+    not private_network.is_allowed(), reason="this kernel allows no private network"
+)
 def test_a_private_network_has_its_own_loopback():
-    inside = "from app.recovery import private; import socket\n"
-    inside += "private.bring_up(['127.0.0.1', '127.0.0.2'])\n"
+    inside = "from app.launch import private_network; import socket\n"
+    inside += "private_network.bring_up(['127.0.0.1', '127.0.0.2'])\n"
     inside += "server = socket.create_server(('127.0.0.2', 0))\n"
     inside += "socket.create_connection(server.getsockname())\n"
-    inside += "print(len(private.reachable_interfaces()), server.getsockname()[0])\n"
-    assert python(inside, *private.INSIDE) == ["0", "127.0.0.2"]
+    inside += "print(len(private_network.reachable_interfaces()), server.getsockname()[0])\n"
+    assert python(inside, *private_network.INSIDE) == ["0", "127.0.0.2"]
 
 
 def test_without_one_horovod_listens_on_loopback_alone():
     """The rendezvous that all ranks ask, and the service that tells of changes."""
     listening = """
-from app.parallel import horovodrun
+from app.launch import horovodrun
 horovodrun.listen_on_loopback()
 from horovod.runner.common.util import network, secret
 from horovod.runner.http.http_server import RendezvousServer

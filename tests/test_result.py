@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from app.cli.overrides import override
 from app.errors import PREEMPTED, PreemptedError
 from app.recovery import heartbeat, manifest, preemption
 from app.reporting.clock import Clock
-from app.settings import override
 from app.strategies.elastic import Commit
 from app.training import evaluation
 from app.training.checkpoint import Checkpoints

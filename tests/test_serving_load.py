@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from app.errors import DONE, NUMBERS, DataError
-from app.serving import clients, load, report, versions
-from app.serving.clients import Answer
-from app.serving.load import Load
-from app.serving.report import Setting
+from app.serving import versions
+from app.tools.serving import benchmark, clients, report
+from app.tools.serving.benchmark import Load
+from app.tools.serving.clients import Answer
+from app.tools.serving.report import Setting
 from input import InputError
 from input.items import open_items
 
@@ -26,8 +27,8 @@ def loaded(model, path, **given):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(load, "KERNELS", (False,))
-    monkeypatch.setattr(load, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "KERNELS", (False,))
+    monkeypatch.setattr(benchmark, "ROUNDS", 2)
 
 
 def test_a_server_is_measured(tmp_path, quick, capfd):
@@ -35,7 +36,7 @@ def test_a_server_is_measured(tmp_path, quick, capfd):
     texts.write_text('{"text": "fine"}\n"odd"\n{"nothing": 1}\n' + json.dumps("x" * 2000) + "\n")
     model = exported.lengths(tmp_path / "model")
     flags = [f"--model={model}", "--threads=2"]
-    assert load.main(loaded(model, texts, flags=flags), tmp_path / "report") == DONE
+    assert benchmark.main(loaded(model, texts, flags=flags), tmp_path / "report") == DONE
     lone, batched = json.loads((tmp_path / "report" / "serving.json").read_text())
     assert (lone["max_batch"], lone["clients"]) == (1, 1)
     assert (batched["max_batch"], batched["clients"]) == (8, 3)
@@ -56,29 +57,29 @@ def test_a_server_that_does_not_start_is_named(tmp_path, quick):
     given = loaded(model, texts)
     next(model.glob("*/saved_model.pb")).write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"did not start \(error: .*serve-0-1.log"):
-        load.main(given, tmp_path / "report")
+        benchmark.main(given, tmp_path / "report")
 
 
 def test_a_number_of_clients_is_measured_once():
-    one, few, many = load.settings(8, [5, 2, 5])[:3]
+    one, few, many = benchmark.settings(8, [5, 2, 5])[:3]
     assert (one, few, many) == ((False, 1, 1), (False, 8, 2), (False, 8, 5))
-    assert len(load.settings(8, [5, 2, 5])) == 6
+    assert len(benchmark.settings(8, [5, 2, 5])) == 6
 
 
 def test_what_no_request_can_be_made_of(tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("{}\n")
     with pytest.raises(InputError, match="nothing that can be read"):
-        load.readable(loaded(exported.lengths(tmp_path / "model"), texts))
+        benchmark.readable(loaded(exported.lengths(tmp_path / "model"), texts))
 
 
 def test_items_are_taken_evenly(tmp_path):
     texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"text {i}\n" for i in range(2 * load.MOST + 1)))
-    requests = load.readable(loaded(exported.lengths(tmp_path / "model"), texts))
-    assert len(requests) <= load.MOST and len(set(requests)) == len(requests)
-    assert b"text 0" in requests[0] and f"text {2 * load.MOST}".encode() not in requests[1]
-    assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * load.MOST
+    texts.write_text("".join(f"text {i}\n" for i in range(2 * benchmark.MOST + 1)))
+    requests = benchmark.readable(loaded(exported.lengths(tmp_path / "model"), texts))
+    assert len(requests) <= benchmark.MOST and len(set(requests)) == len(requests)
+    assert b"text 0" in requests[0] and f"text {2 * benchmark.MOST}".encode() not in requests[1]
+    assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * benchmark.MOST
 
 
 def served(*pieces):
@@ -114,7 +115,7 @@ def test_a_client_asks_in_order_and_reads_whole_answers():
 def test_a_connection_that_is_closed_is_an_error_for_people(tmp_path):
     port = served(http(200, b"1"))
     told = pytest.raises(DataError, match=r"stopped answering .* log in")
-    with told, load.told_if_closed(tmp_path):
+    with told, benchmark.told_if_closed(tmp_path):
         clients.for_a_while(port, [b"a"], 1, 60, 0)
 
 

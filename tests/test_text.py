@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.cli.overrides import override
 from app.recovery import heartbeat
-from app.settings import override
 from app.training import opening
 from input import InputError, baseline, text_set
 from input.order import split_of

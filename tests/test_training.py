@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app import overhead
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import CheckpointError, NumbersError
 from app.parallel.topology import Topology
 from app.recovery import manifest
-from app.settings import override
 from app.strategies.elastic import Commit
+from app.tools import overhead
 from app.training import opening
 from app.training.checkpoint import Checkpoints
 from app.training.joined import SMALL

@@ -17,8 +17,8 @@ from ranks import DENSE, ROOT, SHALLOW, app, forked, served
 
 from app import errors
 from app.errors import UsageError
-from app.parallel import cluster, tfrun
-from app.recovery import private
+from app.launch import private_network, tfrun
+from app.parallel import cluster
 from app.reporting import chatter
 
 
@@ -273,7 +273,7 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
     assert done.returncode == 2 and f"ps 0 does not answer at 127.0.0.1:{free}" in done.stderr
     assert "after 10 s" in done.stderr
     assert "Traceback" not in done.stderr and time.monotonic() - begin < 60
-    if private.reachable_interfaces():
+    if private_network.reachable_interfaces():
         done = app(1, user, *flags, **chief)
         assert done.returncode == 2 and "a chief of a parameter-server job obeys" in done.stderr
     with socket.socket() as taken:

@@ -3,7 +3,8 @@
 import pytest
 from wheels import only_from, wheel
 
-from app import errors, upgrade
+from app import errors
+from app.tools import upgrade
 
 PYPROJECT = """\
 [project]

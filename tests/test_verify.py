@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from app import verify
+from app.cli.overrides import override
 from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.parallel.topology import Topology
-from app.settings import override
+from app.tools import verify
 from app.training import opening, update
 from app.training.differentiation import Differentiation
 from app.training.stages import Costs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ranks import SHALLOW, app, forked
 
-from app import workdir
+from app.cli import workdir
 from app.errors import UsageError
 
 

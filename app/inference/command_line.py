@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from app import errors, workdir
-from app.command_line import must_be_run, reference, validated
+from app import errors
+from app.cli import workdir
+from app.cli.command_line import must_be_run, reference, validated
+from app.cli.flags import FLAGS
 from app.config import Experiment, Layout
-from app.flags import FLAGS
 from app.inference.standard import STANDARD
 from app.serving import versions
 from app.serving.versions import Found

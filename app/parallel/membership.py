@@ -13,7 +13,8 @@ import threading
 
 from horovod.runner.elastic.worker import WorkerNotificationManager
 
-from app.parallel import horovodrun, replicas
+from app.launch import horovodrun
+from app.parallel import replicas
 from app.parallel.topology import Topology
 
 

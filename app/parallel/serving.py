@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from app import straggler
 from app.errors import UsageError
+from app.launch import private_network
+from app.parallel import straggler
 from app.parallel.cluster import Cluster
-from app.recovery import private
 from app.reporting import chatter
 
 
@@ -42,7 +42,7 @@ def must_be_unreachable(port: int, is_trusted: bool, name: str) -> None:
     Raises:
         UsageError: it would be open to others, or the port is taken.
     """
-    others = private.reachable_interfaces()
+    others = private_network.reachable_interfaces()
     if others and not is_trusted:
         raise UsageError(
             f"a {name} obeys whoever reaches it, and {', '.join(others)} can be reached from "

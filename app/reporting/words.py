@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from app import kernels
 from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
+from app.training import kernels
 from app.training.state import State
 from input.batches import DataSet
 

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from app import importing
+from app.cli import loading
 from app.errors import DataError
 from app.reporting import chatter
 from app.serving.refusals import RequestError
@@ -39,7 +39,7 @@ def hold_threads(cores: int) -> None:
     shapes, copies). With all cores inside an operator too, MiniLM was seen to answer 102 requests a
     second instead of 121, on 2 cores without AVX-512. So a lone request has one core.
     """
-    importing.tensorflow()
+    loading.tensorflow()
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # there was an operation: it stays as it is

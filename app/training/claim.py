@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 
-from app import config, kernels, workdir
+from app import config
+from app.cli import workdir
 from app.config import Layout
 from app.errors import UsageError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.recovery import lock, manifest
-from app.training import meaning
+from app.training import kernels, meaning
 from app.training.opening import Opened
 from app.training.session import Run
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import tensorflow as tf
 
-from app import config, kernels, validation
+from app import config
+from app.cli import validation
 from app.config import Experiment, Layout
 from app.errors import DataError, UsageError, UserError
 from app.parallel import replicas, topology
@@ -20,7 +21,7 @@ from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
 from app.recovery import heartbeat
 from app.reporting import chatter
-from app.training import meaning, stages, strategy
+from app.training import kernels, meaning, stages, strategy
 from app.training.state import State
 from input import InputError, packages
 from input.batches import DataSet

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app import config, kernels
+from app import config
 from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.reporting.clock import Clock
-from app.training import exchange
+from app.training import exchange, kernels
 from app.training.opening import Opened
 
 

@@ -19,12 +19,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from app import config, straggler
+from app import config
 from app.config import Experiment, Layout
 from app.errors import MembershipChangedError, NumbersError, PreemptedError, UserError
-from app.parallel import replicas
+from app.launch import private_network
+from app.parallel import replicas, straggler
 from app.parallel.topology import Topology
-from app.recovery import heartbeat, manifest, preemption, private
+from app.recovery import heartbeat, manifest, preemption
 from app.reporting import words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
@@ -142,7 +143,7 @@ class Session:
         """Makes what steps from `first` on need, and says so."""
         opening.together(self.checkpoints.set_aside)
         self.first = first
-        self._sent = private.traffic()
+        self._sent = private_network.traffic()
         missing = self.checkpoints.missing
         rest = range(first + len(missing), self.last)
         order = [*missing, *rest] if missing else rest
@@ -303,7 +304,7 @@ class Session:
             self.report.say(line)
         heartbeat.beat("reporting")
         found: dict[str, Any] = {"metrics": metrics, "stages": table}
-        sent = private.traffic() - self._sent
+        sent = private_network.traffic() - self._sent
         found |= {"bytes_sent_per_step": self.step.bytes_sent, "network_bytes": sent or None}
         found |= self.step.results()
         result = outcome.compose(self.opened, self.layout, self.clock, done, found)

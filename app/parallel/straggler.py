@@ -1,0 +1,38 @@
+"""Slows a process down, as a machine that is shared, hot or old: stopped and continued in turns.
+
+python -m app.parallel.straggler PID FACTOR      until the process that started it ends
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from app.launch import processes
+
+VARIABLE = "SCALEPROOF_STRAGGLER"  # "1:3": rank or worker 1 takes 3 times as long
+PERIOD = 0.06  # seconds of a turn
+
+
+def start(place: int) -> None:
+    """Slows this process, if it is the rank or worker that the environment names."""
+    index, _, factor = os.environ.get(VARIABLE, "").partition(":")
+    if factor and int(index) == place:
+        command = [sys.executable, "-m", "app.parallel.straggler", str(os.getpid()), factor]
+        subprocess.Popen(command, preexec_fn=processes.die_with_parent)
+
+
+def main(pid: int, factor: float) -> None:
+    """Lets a process run for 1 / factor of the time."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(PERIOD * (1 - 1 / factor))
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(PERIOD / factor)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""What measures, compares, diagnoses and disturbs. Training works without this folder."""

@@ -1,0 +1,189 @@
+"""Versions against those that were tried, and Horovod's build.
+
+Horovod is imported by another process: an import that crashes or hangs is found, and hurts
+nobody.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from app.launch import processes
+from app.tools.diagnosis.finding import Finding, ok, problem, warning
+
+CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+PACKAGES = (
+    "horovod", "tensorflow", "tensorflow-text", "tensorboard", "keras", "numpy", "h5py", "protobuf",
+    "tensorflow-datasets", "tensorflow-metadata",
+)  # fmt: skip
+ANEW = "rm -f .venv/.done && ./run.sh setup"
+COMPILE = (
+    "build Horovod anew: rm -rf ~/.cache/scaleproof/horovod-* .venv/.done && ./run.sh setup (the "
+    "wheels are in $XDG_CACHE_HOME/scaleproof if that is set)"
+)
+IMPORT_SECONDS = 180  # 3 on an idle machine, 40 were seen on a busy one
+LOOK = """
+import json
+import horovod.tensorflow as hvd
+built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
+print(json.dumps({name: bool(is_built) for name, is_built in built.items()}))
+"""
+
+
+class Pair(NamedTuple):
+    """Versions of one package that do not go together with versions of another."""
+
+    package: str
+    versions: str
+    other: str
+    other_versions: str
+    reason: str
+
+
+KNOWN_BAD = (
+    Pair(
+        "horovod", "===0.28.1", "tensorflow", ">=2.19",
+        "it runs there with the patches of third_party/horovod only, and was built without them",
+    ),
+    Pair("protobuf", "<6.31.1", "tensorflow", ">=2.21", "TensorFlow 2.21 needs 6.31.1 or newer"),
+    Pair("h5py", ">=3.15", "tensorflow", ">=2.21", "TensorFlow 2.21 needs one below 3.15"),
+    Pair("tensorflow-text", "<2.21", "tensorflow", ">=2.21", "its operators are those of another"),
+    Pair("tensorflow-text", ">=2.22", "tensorflow", "<2.22", "its operators are those of another"),
+)  # fmt: skip
+
+
+def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:
+    """Version by package; empty if there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = [line.partition("#")[0].strip().split("==") for line in lines if "==" in line]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def found() -> dict[str, str]:
+    """Version by package, of those that are installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    """Whether the Python that runs is one that was tried."""
+    text = ".".join(map(str, version))
+    if version[:2] in PYTHONS:
+        return ok("python", text)
+    return problem(
+        "python",
+        f"{text}, but TensorFlow 2.21 with Horovod 0.28.1 was tried on 3.11, 3.12 and 3.13 only",
+        "rm -rf .venv && PYTHON=/path/to/python3.11 ./run.sh setup",
+    )
+
+
+def versions(has: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Finding]:
+    """Compares what is installed with what is pinned, and looks for pairs known as bad."""
+    if not wanted:
+        yield warning(
+            "versions",
+            f"nothing to compare them with: {CONSTRAINTS} is missing or pins nothing",
+            "run from a whole clone of scaleproof",
+        )
+    bad = {pair.package: pair for pair in KNOWN_BAD if _holds(pair, has)}
+    right = []
+    for package in PACKAGES:
+        version, pin = has.get(package), wanted.get(package)
+        if version is None:
+            yield problem("versions", f"{package} is not installed", ANEW)
+        elif package in bad:
+            pair = bad[package]
+            with_other = f"{pair.other} {has[pair.other]}"
+            told = f"{package} {version} does not go with {with_other}: {pair.reason}"
+            yield problem("versions", told, _install(package, pin))
+        elif pin and Version(version).public != pin:
+            told = f"{package} {version} was not tried, {pin} was (constraints.txt)"
+            yield warning("versions", told, _install(package, pin))
+        else:
+            right.append(f"{package} {version}")
+    if right:
+        yield ok("versions", ", ".join(right))
+
+
+def horovod(limit: float = IMPORT_SECONDS) -> Iterator[Finding]:
+    """Whether Horovod can be imported, what is built into it, and for which TensorFlow."""
+    has, target = found(), built_for()
+    if target and has.get("tensorflow") not in (None, target):
+        told = f"built for TensorFlow {target}, but {has['tensorflow']} is installed"
+        yield problem("horovod", told, COMPILE)
+    command = [sys.executable, "-c", LOOK]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=limit,
+            stdin=subprocess.DEVNULL, preexec_fn=processes.die_with_parent,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        fix = f"see where it hangs: {sys.executable} -X faulthandler -c 'import horovod.tensorflow'"
+        yield problem("horovod", f"its import takes longer than {limit:.0f} s", fix)
+        return
+    if done.returncode:
+        yield problem("horovod", f"it cannot be imported: {_cause(done)}", COMPILE)
+        return
+    built: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
+    told = ", ".join(f"{name} {'yes' if is_built else 'no'}" for name, is_built in built.items())
+    told = f"{told}; built for TensorFlow {target or '(it does not say which)'}"
+    if not built["Gloo"]:
+        yield problem("horovod", f"built without Gloo, which joins the ranks ({told})", COMPILE)
+    elif not built["NCCL"] and has_gpus():
+        fix = f"GPU=1 HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_HOME=... in front, {COMPILE}"
+        yield warning("horovod", f"there are GPUs, but gradients pass through memory: {told}", fix)
+    else:
+        yield ok("horovod", told)
+
+
+def built_for() -> str | None:
+    """The TensorFlow that Horovod was compiled for, as its build wrote down."""
+    try:
+        path = importlib.metadata.distribution("horovod").locate_file("horovod/metadata.json")
+        return str(json.loads(Path(str(path)).read_text())["tensorflow"])
+    except (importlib.metadata.PackageNotFoundError, OSError, ValueError, KeyError):
+        return None
+
+
+def has_gpus() -> bool:
+    """Whether this process may see one of NVIDIA's."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not is_hidden and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _holds(pair: Pair, has: Mapping[str, str]) -> bool:
+    both = ((pair.package, pair.versions), (pair.other, pair.other_versions))
+    return all(
+        name in has and SpecifierSet(versions).contains(has[name], prereleases=True)
+        for name, versions in both
+    )
+
+
+def _install(package: str, pin: str | None) -> str:
+    if package == "horovod" or not pin:
+        return ANEW
+    return f"{sys.executable} -m pip install {package}=={pin}"
+
+
+def _cause(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"the process was killed by {signal.Signals(-done.returncode).name}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}, without a word"

@@ -1,0 +1,56 @@
+"""The environment of the other side's packages: made on demand beside the main one, never in it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from app.errors import UsageError
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / ".venv-peers"
+CONSTRAINTS = ROOT / "constraints-peers.txt"
+
+
+def python(log: Path, folder: Path = FOLDER) -> Path:
+    """The interpreter of an environment that holds what extra `peers` names; makes it once.
+
+    Args:
+        log: what pip prints.
+        folder: of the environment.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages: list[str] = project["optional-dependencies"]["peers"]
+    wanted = hashlib.sha256(CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
+    done, interpreter = folder / ".done", folder / "bin/python"
+    if done.is_file() and done.read_text() == wanted:
+        return interpreter
+    print(f"{', '.join(packages)} into {folder}, once ...", flush=True)
+    install = ["-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
+    with log.open("w") as output:
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(folder)],
+            [str(interpreter), *install, *packages],
+        ):
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            if code.returncode:
+                raise UsageError(refusal(folder, log))
+    done.write_text(wanted)
+    return interpreter
+
+
+def refusal(folder: Path, log: Path) -> str:
+    """Why it cannot be made, and what to do."""
+    words = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
+    reason = words[0].removeprefix("ERROR: ").rstrip(".") if words else "pip or venv failed"
+    return (
+        f"the packages of extra `peers` do not install into {folder} ({reason}; see {log}): let "
+        "pip find them, in a registry (PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS; a "
+        "build of PyTorch for CPUs is enough), and call it again."
+    )

@@ -1,0 +1,76 @@
+"""Our side: the compiled step of `app/training/single_stage.py` on one batch in memory.
+
+python -m app.tools.peers.ours <case> <socket>       started as a job's ranks are
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import sys
+from collections.abc import Callable
+
+from app.cli import loading
+from app.tools.peers import child
+from app.tools.peers.cases import RATE, Case, case
+from app.training import kernels
+
+kernels.choose()
+loading.tensorflow()
+
+import tensorflow as tf
+
+from app.config import Layout
+from app.parallel.topology import Topology
+from app.training import opening
+from app.training.single_stage import SingleStageStep
+from app.training.state import State
+
+
+def main(name: str, path: str) -> None:
+    """Joins the job, builds the step of a case, and takes its turns."""
+    where, _ = opening.join(Layout())
+    state, run = make(case(name, where.size, 1), where)
+    facts = {
+        "rank": where.rank,
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "sizes": sizes(state),
+        "version": f"TensorFlow {importlib.metadata.version('tensorflow')}",
+        "settings": f"kernels: {kernels.text(kernels.names())}",
+    }
+    child.serve(path, facts, run)
+
+
+def make(given: Case, where: Topology) -> tuple[State, Callable[[int], None]]:
+    """The state, and what takes so many steps."""
+    experiment = given.experiment
+    inputs = random_inputs(given)
+    spec = tf.TensorSpec([None, *given.inputs[1:]], inputs.dtype)
+    state = State(experiment, spec, given.classes)
+    layout, mine = Layout(processes=where.size), where.micro_batches(where.size)
+    step = SingleStageStep(experiment, layout, state, mine)
+    labels = tf.random.uniform(given.inputs[:1], maxval=given.classes, dtype=tf.int32)
+    batch = (inputs, tf.one_hot(labels, given.classes), None)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
+
+    return state, run
+
+
+def random_inputs(given: Case) -> tf.Tensor:
+    """Pixels [b, H, W, 3], or ids of tokens [b, T] without padding."""
+    if len(given.inputs) == 4:
+        return tf.random.normal(given.inputs)
+    vocabulary = given.experiment.model.vocabulary  # type: ignore[attr-defined]
+    return tf.random.uniform(given.inputs, 1, vocabulary, tf.int32)
+
+
+def sizes(state: State) -> list[int]:
+    """Elements of every trained weight, sorted."""
+    return sorted(int(variable.shape.num_elements()) for variable in state.trainable)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,179 @@
+"""`app benchmark serving`: answers a second and their latency, by clients and kernels.
+
+    one by one   1 client, --max_batch=1      each with TensorFlow's own kernels, and with oneDNN's
+    batches      --clients, --max_batch
+
+All servers run from the start and are asked in turn, as machines change their speed within minutes.
+Every answer is compared with what the same request got alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.errors import DataError
+from app.launch import processes
+from app.serving import server
+from app.serving.versions import Found
+from app.tools.serving import clients, report
+from app.tools.serving.clients import Answer
+from app.tools.serving.report import Setting
+from input import InputError
+from input.items import Items
+
+ROUNDS = 5
+MOST = 512  # items that are asked about
+KERNELS = (False, True)  # oneDNN's?
+OWN = ("input", "format", "field", "clients", "seconds", "output", "max_batch")  # serve has others
+
+
+class Load(NamedTuple):
+    """What is to be measured.
+
+    Attributes:
+        found: the model.
+        items: what clients ask about.
+        clients: of the servers that batch.
+        max_batch: of these.
+        seconds: of a round.
+        flags: of `serve`, for all servers.
+    """
+
+    found: Found
+    items: Items
+    clients: Sequence[int]
+    max_batch: int
+    seconds: float
+    flags: Sequence[str]
+
+
+def main(load: Load, folder: Path) -> int:
+    """Measures every setting; prints and writes the report. Returns the exit code.
+
+    Raises:
+        InputError: no item can be read, or none is answered.
+        DataError: a server does not start, or stops.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    requests = readable(load)
+    every = settings(load.max_batch, load.clients)
+    lasts = len(every) * (ROUNDS * load.seconds + 1)
+    print(f"{len(requests)} requests, {len(every)} settings: about {lasts:.0f} s", flush=True)
+    with running({s.server for s in every}, load.flags, folder) as ports, told_if_closed(folder):
+        requests, alone = answered_alone(ports[every[0].server], requests)
+        answers = asked(every, ports, requests, load.seconds)
+    rows = [report.measured(s, answers[s], load.seconds, alone) for s in every]
+    lines = [report.heading(), *map(report.line, rows), "", *report.advice(rows)]
+    print("\n".join(lines))
+    (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "serving.txt").write_text("\n".join(lines) + "\n")
+    print(f"report: {folder / 'serving.txt'}, serving.json")
+    return report.verdict(rows)
+
+
+def readable(load: Load) -> list[bytes]:
+    """The requests, at most MOST, evenly from all items.
+
+    Raises:
+        InputError: no item can be read.
+    """
+    items, requests = load.items, []
+    for i in range(0, len(items), -(-len(items) // MOST)):
+        with contextlib.suppress(ValueError, OSError):
+            raw, _ = items.fetch(i)
+            requests.append(clients.written(load.found.name, raw, str(load.found.about.kind)))
+    if not requests:
+        raise InputError("--input holds nothing that can be read.")
+    return requests
+
+
+def answered_alone(port: int, requests: Sequence[bytes]) -> tuple[list[bytes], list[Any]]:
+    """The requests that are not refused, and what each is told when nobody else asks.
+
+    Raises:
+        InputError: all are refused.
+    """
+    answers = clients.each_once(port, requests)
+    fine = [answer for answer in answers if answer.status == 200]
+    if not fine:
+        reason = json.loads(answers[0].body)["error"]
+        raise InputError(f"the server refused all of --input, and said: {reason}")
+    return [requests[answer.request] for answer in fine], [report.told(answer) for answer in fine]
+
+
+def settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
+    """One by one, and batches for each number of clients, on both kinds of kernels."""
+    return [
+        Setting(onednn, *rest)
+        for onednn in KERNELS
+        for rest in [(1, 1), *((max_batch, count) for count in sorted(set(counts)))]
+    ]
+
+
+def asked(
+    every: Sequence[Setting],
+    ports: dict[tuple[bool, int], int],
+    requests: Sequence[bytes],
+    seconds: float,
+) -> dict[Setting, list[list[Answer]]]:
+    """The answers of each round, for each setting.
+
+    Raises:
+        ConnectionError: a server closed a connection.
+    """
+    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in every}
+    for setting in every:
+        clients.for_a_while(ports[setting.server], requests, setting.clients, min(1, seconds), -1)
+    for turn in range(ROUNDS):
+        for setting in every if turn % 2 else every[::-1]:
+            port = ports[setting.server]
+            found = clients.for_a_while(port, requests, setting.clients, seconds, turn)
+            answers[setting].append(found)
+    return answers
+
+
+@contextlib.contextmanager
+def running(
+    kinds: set[tuple[bool, int]], flags: Sequence[str], folder: Path
+) -> Iterator[dict[tuple[bool, int], int]]:
+    """A server each of (oneDNN's kernels, max_batch); gives their ports.
+
+    Raises:
+        DataError: one does not start.
+    """
+    ports = {}
+    with contextlib.ExitStack() as stack:
+        for onednn, max_batch in sorted(kinds):
+            with server.listening("127.0.0.1", 0) as free:
+                port = ports[onednn, max_batch] = free.getsockname()[1]
+            command = [sys.executable, "-m", "app", "serve", *flags, f"--port={port}"]
+            variables = os.environ | {"TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
+            log = folder / f"serve-{int(onednn)}-{max_batch}.log"
+            process = subprocess.Popen(
+                [*command, f"--max_batch={max_batch}"], env=variables, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=stack.enter_context(log.open("w")),
+                preexec_fn=processes.die_with_parent,
+            )  # fmt: skip
+            stack.enter_context(process)  # left last: waits for it, and closes its pipe
+            stack.callback(process.terminate)
+            assert process.stdout
+            if not process.stdout.readline():
+                reason = "\n".join(log.read_text().splitlines()[-1:])
+                raise DataError(f"the server did not start ({reason}): see {log}.")
+        yield ports
+
+
+@contextlib.contextmanager
+def told_if_closed(folder: Path) -> Iterator[None]:
+    """A connection that the server closes is an error for people."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise DataError(f"a server stopped answering ({error}): see its log in {folder}.") from None

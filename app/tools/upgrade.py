@@ -1,0 +1,170 @@
+"""Tries this project on another TensorFlow, in a copy with an environment of its own.
+
+    resolve      pip chooses the packages: all of constraints.txt but TensorFlow's own family stay
+                 as they are, or, where that does not go together, none
+    set up       ./run.sh setup in the copy: installs them, patches and compiles Horovod
+    collectives  every operation of Horovod on 1, 2 and 3 ranks, against NumPy
+    fast tests   those that train nothing
+    all tests    lint, types and the rest
+
+A stage that fails ends it, but for the tests, which are all run. The copy keeps what was tried: its
+constraints.txt is the one to take over, its logs say what broke. See docs/upgrading.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from app import errors
+
+ROOT = Path(__file__).parents[2]
+LEFT_OUT = (
+    ".git", ".venv*", ".cache", ".*_cache", ".hypothesis", "__pycache__", "runs", "exports",
+    "tensorflow_datasets",
+)  # fmt: skip
+# These follow TensorFlow's version; every other pin is kept if it can be.
+FAMILY = re.compile(
+    r"tensorflow(-text|-metadata|-io-gcs-filesystem)?|tensorboard|keras|numpy|h5py|protobuf|"
+    r"ml-dtypes|nvidia-.*"
+)
+PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
+
+
+class Outcome(NamedTuple):
+    """How a stage ended."""
+
+    stage: str
+    seconds: float
+    broken: Sequence[str]  # what it broke, one line each; empty: nothing
+
+
+def main(version: str, folder: Path) -> int:
+    """Tries a TensorFlow, prints what breaks, and returns 0 if nothing did.
+
+    Args:
+        version: of TensorFlow.
+        folder: new or empty; the copy, of about 4 GB with its environment.
+
+    Raises:
+        UsageError: the folder holds something.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise errors.UsageError(f"{folder} is not empty: give --workdir a new one.")
+    copy = folder / "copy"
+    stages: list[tuple[str, bool, Callable[[Path], list[str]]]] = [
+        ("resolve", True, lambda log: resolve(version, copy, log)),
+        ("set up", True, lambda log: set_up(copy, log)),
+        ("collectives", False, lambda log: test(copy, log, "tests/test_collectives.py")),
+        ("fast tests", False, lambda log: test(copy, log, "-m", "fast")),
+        ("all tests", False, lambda log: test(copy, log)),
+    ]
+    print(f"TensorFlow {version} in {copy}", flush=True)
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
+    outcomes = []
+    for number, (name, is_needed, stage) in enumerate(stages, 1):
+        log = folder / f"{number}-{name.replace(' ', '-')}.log"
+        print(f"{name} ... ", end="", flush=True)
+        start, broken = time.monotonic(), stage(log)
+        outcome = Outcome(name, time.monotonic() - start, broken)
+        outcomes.append(outcome)
+        print("\n".join(describe(outcome, log)), flush=True)
+        if outcome.broken and is_needed:
+            break
+    return int(any(outcome.broken for outcome in outcomes))
+
+
+def describe(outcome: Outcome, log: Path) -> Iterator[str]:
+    """The rest of a stage's line, and a line for all that broke."""
+    state = f"{len(outcome.broken)} broken, see {log}" if outcome.broken else "passed"
+    yield f"{outcome.seconds:.0f} s, {state}"
+    yield from (f"  {line}" for line in outcome.broken)
+
+
+def resolve(version: str, copy: Path, log: Path) -> list[str]:
+    """Writes the copy's constraints.txt; what pip cannot put together."""
+    path = copy / "constraints.txt"
+    text, comments = path.read_text(), path.read_text().partition("horovod==")[0]
+    for kept in (pins(text, FAMILY), {}):
+        path.write_text("".join(f"{name}=={pin}\n" for name, pin in kept.items()))
+        log.unlink(missing_ok=True)
+        report = log.with_suffix(".json")
+        if not run(copy, log, sys.executable, "-m", "pip", "install", "--dry-run", "--quiet",
+                   "--ignore-installed", "--report", str(report), "-c", str(path),
+                   *requirements(copy, version)):  # fmt: skip
+            break
+    else:
+        return errors_of(log)[:1]  # pip's first says what, its last where to read
+    found = json.loads(report.read_text())["install"]
+    chosen = {f["metadata"]["name"]: f["metadata"]["version"] for f in found}
+    before = {canonical(name): pin for name, pin in pins(text).items()}
+    path.write_text(
+        comments + f"horovod=={before['horovod']}\n"
+        + "".join(f"{n}=={v}\n" for n, v in sorted(chosen.items(), key=lambda c: c[0].lower()))
+    )  # fmt: skip
+    for name, new in sorted(chosen.items()):
+        if (old := before.get(canonical(name))) != new:
+            print(f"\n  {name} {old or 'none'} -> {new}", end="")
+    print("\n  ", end="")
+    return []
+
+
+def pins(text: str, but: re.Pattern[str] | None = None) -> dict[str, str]:
+    """Version by package of a constraints file, without those that a pattern matches."""
+    found = dict(PIN.findall(text))
+    return {n: v for n, v in found.items() if not (but and but.fullmatch(canonical(n)))}
+
+
+def canonical(name: str) -> str:
+    """A package's name as registries compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(copy: Path, version: str) -> list[str]:
+    """All that set-up installs but for Horovod, with this version of TensorFlow."""
+    project = tomllib.loads((copy / "pyproject.toml").read_text())["project"]
+    extras: Mapping[str, list[str]] = project["optional-dependencies"]
+    named = [*project["dependencies"], *extras["build"], *extras["test"]]
+    return [f"tensorflow=={version}" if name == "tensorflow" else name for name in named]
+
+
+def set_up(copy: Path, log: Path) -> list[str]:
+    """Installs, patches and compiles."""
+    return errors_of(log)[-1:] if run(copy, log, "./run.sh", "setup") else []
+
+
+def test(copy: Path, log: Path, *arguments: str) -> list[str]:
+    """Runs tests of the copy; those that failed, with pytest's word for why."""
+    code = run(copy, log, "./run.sh", "test", *arguments, "-rfE")
+    lines = log.read_text(errors="replace").splitlines()
+    failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
+    return (failed or errors_of(log)[-1:]) if code else []
+
+
+def run(copy: Path, log: Path, *command: str) -> int:
+    """The exit code; what it prints goes to the log."""
+    # The environment that this runs in must not reach the copy's.
+    hidden = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment.setdefault("PYTHON", getattr(sys, "_base_executable", sys.executable))
+    with log.open("a") as output:
+        return subprocess.run(
+            command, cwd=copy, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=output,
+        ).returncode  # fmt: skip
+
+
+def errors_of(log: Path) -> list[str]:
+    """The lines of a log that are marked as errors, or else the last one."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    marked = [line for line in lines if re.match(r"error:", line, re.IGNORECASE)]
+    return marked or lines[-1:] or ["it ended without a word"]
