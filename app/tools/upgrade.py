@@ -64,7 +64,7 @@ def main(version: str, folder: Path) -> int:
     stages: list[tuple[str, bool, Callable[[Path], list[str]]]] = [
         ("resolve", True, lambda log: resolve(version, copy, log)),
         ("set up", True, lambda log: set_up(copy, log)),
-        ("collectives", False, lambda log: test(copy, log, "tests/test_collectives.py")),
+        ("collectives", False, lambda log: test(copy, log, "tests/parallel/test_collectives.py")),
         ("fast tests", False, lambda log: test(copy, log, "-m", "fast")),
         ("all tests", False, lambda log: test(copy, log)),
     ]

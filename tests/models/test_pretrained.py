@@ -14,7 +14,7 @@ from app.cli.overrides import override
 from app.config import Layout
 from app.errors import UsageError
 
-BERT = Path(__file__).parent / "fixtures" / "bert"
+BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 TEXTS = """
 from app.config import Experiment
 from input.text import Text

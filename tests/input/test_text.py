@@ -17,7 +17,7 @@ from input.order import split_of
 from input.text import Text
 from input.wordpiece import WordPiece
 
-BERT = Path(__file__).parent / "fixtures" / "bert"
+BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 
 
 def test_tokens_are_the_reference_s():

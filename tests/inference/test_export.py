@@ -11,10 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
-from served import Served
-from shallow import Shallow
-from test_decoding import (
+from pictures import (
     LARGE,
     OPAQUE,
     PHOTO,
@@ -26,6 +23,9 @@ from test_decoding import (
     saved,
     with_exif,
 )
+from PIL import Image
+from served import Served
+from shallow import Shallow
 
 from app.config import Layout
 from app.errors import NumbersError, UsageError

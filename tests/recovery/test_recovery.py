@@ -19,7 +19,7 @@ from app.recovery.manifest import DamageError
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # A rank in five lines: it beats, does what the test says in its n-th attempt, and leaves.
 RANK = """

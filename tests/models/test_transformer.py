@@ -13,7 +13,7 @@ from models import ModelError, blocks
 from models.packing import Packed, Padded, packing
 from models.transformer import Transformer
 
-BERT = Path(__file__).parent / "fixtures" / "bert"
+BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 SMALL = Transformer(layers=3, width=32, heads=4, vocabulary=50, positions=24)
 KEY = np.zeros(2, np.int32)  # no tensor: devices are named before the first
 

@@ -58,7 +58,7 @@ def test_all_stages_run_and_what_broke_is_said(project, tmp_path, capfd):
     assert "FAILED tests/test_step.py::test_one - assert 1 == 2" in printed
     assert printed.count("passed") == 4, printed
     assert (copy / "calls").read_text().splitlines() == [
-        "setup", "test tests/test_collectives.py -rfE", "test -m fast -rfE", "test -rfE"
+        "setup", "test tests/parallel/test_collectives.py -rfE", "test -m fast -rfE", "test -rfE"
     ]  # fmt: skip
     assert {path.name for path in copy.iterdir()} == {
         "app", "calls", "constraints.txt", "pyproject.toml", "run.sh"
