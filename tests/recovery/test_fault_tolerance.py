@@ -296,7 +296,7 @@ def test_a_stopped_rank_is_noticed_and_named(user):
     ("fault", "code", "told"),
     [
         ("loop", 7, "wait for rank 1 (reading"),
-        ("exit", 7, "left without a word"),
+        ("exit", 7, "exited without an error message"),
         ("crash", 7, "was killed by SIGSEGV"),
     ],
 )

@@ -20,16 +20,16 @@ SSH_SECONDS = 20  # a host that lets connect and then says nothing
 def here(np: int, hosts: str) -> int:
     """How many of `np` ranks will be on this machine; all of them if no host is named."""
     try:
-        slots = machines.given(hosts)
+        slots = machines.parse(hosts)
     except UsageError:  # `reachable` tells
         return np
-    if all(machines.is_here(name) for name, _ in slots):
+    if all(machines.is_local(name) for name, _ in slots):
         return np
     local, left = 0, np
     for name, number in slots:
         taken = min(left, number)
         left -= taken
-        local += taken if machines.is_here(name) else 0
+        local += taken if machines.is_local(name) else 0
     return local
 
 
@@ -63,7 +63,7 @@ def isolation() -> Finding:
 def reachable(np: int, hosts: str) -> Iterator[Finding]:
     """Whether HOSTS can be read, has room for `np` ranks, and each name in it can be reached."""
     try:
-        slots = machines.given(hosts)
+        slots = machines.parse(hosts)
     except UsageError as error:
         yield problem("hosts", str(error), "set HOSTS as a:4,b:4")
         return
@@ -71,7 +71,7 @@ def reachable(np: int, hosts: str) -> Iterator[Finding]:
     if slots and room < np:
         told = f"HOSTS={hosts} has {room} slots for {np} processes"
         yield problem("hosts", told, f"set NP={room}, or give more slots")
-    others = [name for name, _ in slots if not machines.is_here(name)]
+    others = [name for name, _ in slots if not machines.is_local(name)]
     if not others:
         return
     if not shutil.which(SSH[0]):

@@ -19,7 +19,7 @@ from app.errors import UsageError
 from app.launch import processes
 from app.launch.job import Job
 from app.launch.launcher import Start, ranks
-from app.launch.supervisor import POLL
+from app.launch.supervisor import POLL_SECONDS
 from app.tools.diagnosis.finding import Finding, ok, problem, warning
 from app.tools.diagnosis.installed import COMPILE
 
@@ -58,7 +58,7 @@ def all_reduce(start: Start, command: Sequence[str] = COMMAND, limit: float = SE
     try:
         end = time.monotonic() + limit
         while not job.has_ended() and time.monotonic() < end:
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
         is_done = job.process.poll() == 0
         cause = job.end().reason if job.has_ended() else _silence(job, limit)
     finally:
