@@ -1,4 +1,4 @@
-"""What was found, how bad it is, and what mends it."""
+"""Represents a finding of the doctor: what was found, how bad it is, and how to fix it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ INDENT = 24
 
 @dataclass(frozen=True)
 class Finding:
-    """One of them; made by `ok`, `warning` and `problem`, so that what is wrong has a fix.
+    """One finding; made by `ok`, `warning` and `problem`, so that each that is not ok has a fix.
 
     Attributes:
-        level: a warning lets training go on, a problem does not, or makes it wrong.
+        level: training works despite a warning; a problem prevents it, or makes it wrong.
         subject: one or two words.
+        found: what is so.
+        fix: what to do about it.
     """
 
     level: Level
@@ -31,17 +33,17 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> Finding:
-    """Nothing to do."""
+    """Returns a finding that needs no action."""
     return Finding("ok", subject, found)
 
 
 def warning(subject: str, found: str, fix: str) -> Finding:
-    """Training works, but slower, less safely or not for long."""
+    """Returns a finding with which training works, but slower, less safely or not for long."""
     return Finding("warning", subject, found, fix)
 
 
 def problem(subject: str, found: str, fix: str) -> Finding:
-    """Training does not work so."""
+    """Returns a finding with which training does not work."""
     return Finding("problem", subject, found, fix)
 
 

@@ -1,4 +1,4 @@
-"""The two models in PyTorch, as plain modules: the layers of `models/`, weight for weight.
+"""Builds the two models as PyTorch modules: the layers of `models/`, weight for weight.
 
 B  examples     H, W  pixels     T  tokens     D  width     K  classes
 """
@@ -16,7 +16,7 @@ from models.resnet import DEPTHS
 
 
 def build(model: Mapping[str, Any], classes: int) -> nn.Module:
-    """The model that a configuration describes, as `config.as_dict` gives it."""
+    """Returns the model of a configuration, given as by `config.as_dict`."""
     kinds = {"models.resnet.ResNet": ResNet, "models.transformer.Transformer": Encoder}
     return kinds[model["type"]](model, classes)
 
@@ -47,14 +47,14 @@ class Bottleneck(nn.Module):
 def normalized(
     channels: int, filters: int, size: int, stride: int, epsilon: float
 ) -> tuple[nn.Module, nn.Module]:
-    """A convolution without bias, and its normalisation."""
+    """Returns a convolution without bias, and its batch normalisation."""
     padding = (size - 1) // 2
     convolution = nn.Conv2d(channels, filters, size, stride, padding, bias=False)
     return convolution, nn.BatchNorm2d(filters, eps=epsilon, momentum=0.1)
 
 
 class ResNet(nn.Module):
-    """The depths that are made of bottlenecks, with the stem of ImageNet."""
+    """A ResNet of a depth that is made of bottlenecks, with the stem for ImageNet."""
 
     def __init__(self, model: Mapping[str, Any], classes: int) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class ResNet(nn.Module):
         ]  # fmt: skip
         channels = width
         for group, count in enumerate(DEPTHS[model["depth"]][0]):
-            for place in range(count):
-                stride = 2 if group and not place else 1
+            for position in range(count):
+                stride = 2 if group and not position else 1
                 layers.append(Bottleneck(channels, width * 2**group, stride, epsilon))
                 channels = 4 * width * 2**group
         self.layers = nn.Sequential(*layers)
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention and MLP, each normalised after its sum (BERT)."""
+    """Self-attention and MLP, each with normalisation after the residual sum (BERT)."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, the mean over the tokens, one logit a class."""
+    """A BERT encoder with a classifier on the mean over the tokens."""
 
     def __init__(self, model: Mapping[str, Any], classes: int) -> None:
         super().__init__()
