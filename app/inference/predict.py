@@ -4,7 +4,7 @@
     rank    0   1   2   0   1
 
 A batch has the same items on any number of ranks, and is padded to one size, so no number depends
-on the layout. An item that cannot be read gets its error in its place.
+on the layout. An item that cannot be read gets a row with its error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Puts files in the place of standard input and output, as ranks share, reread and join them."""
+"""Replaces standard input and output by files, which ranks can share, reread and join."""
 
 from __future__ import annotations
 

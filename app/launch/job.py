@@ -124,7 +124,7 @@ class Job:
             os.kill(beat.pid, signal.SIGKILL)
 
     def interrupt(self) -> None:
-        """Asks every rank to save and stop."""
+        """Has every rank save and stop, by SIGTERM."""
         for beat in self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(beat.pid, signal.SIGTERM)
