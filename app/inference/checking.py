@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an exported model agrees with the checkpoint.
+    """The agreement of an exported model with its checkpoint.
 
     Attributes:
         accuracy: its own, top-1.

@@ -41,7 +41,7 @@ SPLIT = "split:"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is predicted, and what is written.
+    """A prediction: what is read, with which weights, and what is written.
 
     Attributes:
         source: a folder, a file or split:<name>.

@@ -215,9 +215,8 @@ class Wide(tf.saved_model.experimental.TrackableResource):
         super().__init__()
         self._small, self._scale = small, scale
         self._name = f"wide_{uuid.uuid4().hex}"  # a process may load several models
-        with (
-            tf.init_scope()
-        ):  # the handle is made when it is first read, which a function must not do
+        # The first read makes the handle, which must not happen inside a function.
+        with tf.init_scope():
             assert self.resource_handle is not None
             self._initialize()
 

@@ -25,7 +25,7 @@ SETTLING_SECONDS = 2.0  # for survivors to report what they saw
 
 @dataclass(frozen=True)
 class End:
-    """How a job ended.
+    """The end of a job.
 
     Attributes:
         code: the exit code of the job, that of the cause (`app.errors`).

@@ -28,7 +28,7 @@ def processes() -> int:
 
 @dataclass(frozen=True)
 class Start:
-    """How the ranks of a job are started.
+    """The way in which the ranks of a job are started.
 
     Attributes:
         processes: ranks.

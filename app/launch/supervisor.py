@@ -33,7 +33,7 @@ TRANSIENT = (errors.LOST_PEER, errors.DIVERGED)  # codes of errors that need not
 
 @dataclass(frozen=True)
 class Limits:
-    """When the supervisor gives up.
+    """The limits at which the supervisor gives up.
 
     Attributes:
         restarts: restarts in a row without a new checkpoint, before it gives up.
@@ -54,7 +54,7 @@ class Supervisor:
     Args:
         make_job: starts an attempt.
         workdir: of the run; its checkpoints show progress, and recovery.jsonl is written there.
-        limits: when it gives up.
+        limits: at which it gives up.
     """
 
     def __init__(self, make_job: Callable[[], Job], workdir: Path, limits: Limits) -> None:

@@ -26,7 +26,7 @@ HOSTS = (1, 3, 2)  # a host list that shrinks, grows and shrinks again, over and
 
 @dataclass(frozen=True)
 class Plan:
-    """Which faults are injected, and how often.
+    """A plan of the faults to inject.
 
     Attributes:
         faults: how many in all.
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass
 class Tally:
-    """What came of the faults, over all disturbed runs.
+    """The results of the faults, over all disturbed runs.
 
     Attributes:
         injected: number of faults by kind.
@@ -80,7 +80,7 @@ class DisturbedRun:
         command: that trains, but for its workdir.
         folder: the workdir.
         plan: of the faults.
-        tally: receives what comes of them.
+        tally: to which their results are added.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, plan: Plan, tally: Tally) -> None:

@@ -12,7 +12,7 @@ from app.recovery import heartbeat, manifest
 
 
 class Progress:
-    """What a run that is hit by faults has done so far.
+    """The progress of a run into which faults are injected.
 
     Args:
         workdir: of the run; it holds the heartbeats too (TMPDIR).

@@ -41,7 +41,7 @@ PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
 
 
 class Outcome(NamedTuple):
-    """How a stage ended."""
+    """The result of a stage."""
 
     stage: str
     seconds: float

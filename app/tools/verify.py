@@ -36,7 +36,7 @@ FLOOR = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What training on a layout resulted in.
+    """The result of training on a layout.
 
     Attributes:
         losses: of each step.

@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 4 width, H / stride, W / stride]."""
+        """Maps [B, C, H, W] to [B, 4 width, H / stride, W / stride]."""
         y: Tensor = self.branch(x)
         y += self.shortcut(x)
         return functional.relu(y, inplace=True)
@@ -72,7 +72,7 @@ class ResNet(nn.Module):
         self.dense = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, K]."""
+        """Maps images [B, 3, H, W] to logits [B, K]."""
         y: Tensor = self.dense(self.layers(x).mean((2, 3)))
         return y
 
@@ -88,7 +88,7 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, model["epsilon"]) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D], bool [B, 1, 1, T] -> [B, T, D]."""
+        """Maps [B, T, D], with a mask bool [B, 1, 1, T], to [B, T, D]."""
         shape = (*x.shape[:2], 3, self.heads, -1)
         q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind()
         mixed = functional.scaled_dot_product_attention(
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B, T], 0 where padded -> [B, K]."""
+        """Maps ids [B, T], 0 where padded, to logits [B, K]."""
         x = self.words(ids) + self.positions[: ids.shape[1]] + self.segments[0]
         x, mask = self.dropout(self.norm(x)), ids > 0
         for layer in self.layers:

@@ -105,9 +105,8 @@ def side(
         facts = [json.loads(each.readline()) for each in lines]
         order = sorted(range(size), key=lambda i: facts[i]["rank"])
         ready = Side([lines[i] for i in order], [facts[i] for i in order], started, log)
-        stack.callback(
-            ready.signal, signal.SIGCONT
-        )  # before the sockets are closed, so that all can exit
+        # Called before the sockets are closed, so that all can exit.
+        stack.callback(ready.signal, signal.SIGCONT)
         yield ready
 
 
