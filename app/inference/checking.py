@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from app.errors import NumbersError
 from app.inference import isolated, litert
+from app.inference.forward import preprocessor
 from app.reporting import chatter
 from app.training.trained import Trained
 from input.batches import DataSet
@@ -57,10 +58,7 @@ def examples(data: DataSet) -> Iterator[tuple[list[bytes], list[int]]]:
 
 def checkpoint_logits(run: Trained, data: DataSet, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """Returns the checkpoint's own logits [N, K], and the labels [N]."""
-    preprocess = tf.function(
-        lambda raw: data.preprocess(raw, limits),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-    )
+    preprocess = preprocessor(data, limits)
     forward: Callable[..., Any] = tf.function(
         run.opened.state.logits, input_signature=[data.input_spec]
     )
@@ -74,7 +72,7 @@ def checkpoint_logits(run: Trained, data: DataSet, limits: Limits) -> tuple[np.n
 def litert_logits(folder: Path, data: DataSet, limits: Limits) -> np.ndarray:
     """Returns the logits [N, K] of a LiteRT model, whose inputs this process prepares."""
     interpreter = litert.Interpreter(folder)
-    preprocess = tf.function(lambda raw: data.preprocess(raw, limits))
+    preprocess = preprocessor(data, limits)
     every = (raw for raws, _ in examples(data) for raw in raws)
     with chatter.kept():
         return np.concatenate([interpreter.logits(preprocess(tf.constant([raw]))) for raw in every])

@@ -17,6 +17,8 @@ from app.parallel import placement, schedule
 from app.parallel.pipeline import Pipeline, StageStoppedError
 from app.parallel.schedule import Task
 from app.training.state import Part, State
+from input.batches import DataSet
+from input.raw import Limits
 from models import blocks
 
 Read = Callable[[int], Any]  # returns the inputs of a batch by its number; None if it has none
@@ -51,6 +53,16 @@ class Forward:
         """
         orders = schedule.forward_only(len(self.parts), self.lanes, count)
         Pipeline(orders, len(self.parts))(_Work(self, read, done))
+
+
+def preprocessor(data: DataSet, limits: Limits) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the compiled function from what clients have, string [b], to inputs [b, ...]."""
+    function = tf.function(
+        lambda raw: data.preprocess(raw, limits),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    function.get_concrete_function()  # traced now, not while it is timed
+    return function
 
 
 def _compiled(part: Part, spec: Any, is_last: bool) -> Any:

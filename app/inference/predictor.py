@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from app.inference.forward import Forward
+from app.inference.forward import Forward, preprocessor
 from app.inference.shards import Row, Shards
 from input import failures
 from input.batches import DataSet
@@ -56,11 +56,7 @@ class Reader:
 
     def __init__(self, items: Items, data: DataSet, shards: Shards, limits: Limits) -> None:
         self.items, self.kind, self.shards, self.limits = items, data.kind, shards, limits
-        strings = [tf.TensorSpec([None], tf.string)]
-        self.preprocess = tf.function(
-            lambda raw: data.preprocess(raw, limits), input_signature=strings
-        )
-        self.preprocess.get_concrete_function()  # traced now, not while it is timed
+        self.preprocess = preprocessor(data, limits)
 
     def count(self, todo: Sequence[int]) -> int:
         """Returns the number of batches of these shards."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -27,6 +29,21 @@ def bound(command: Sequence[str]) -> list[str]:
     To be started by a thread that lives as long as the process: the kernel watches the thread.
     """
     return [sys.executable, "-I", "-S", program.__file__, str(os.getpid()), *command]
+
+
+def run(command: Sequence[str], log: Path, **variables: str) -> int:
+    """Runs a command that ends with this process, its output in a log; returns its exit code.
+
+    Args:
+        command: what to run.
+        log: the file for all that it prints.
+        variables: of its environment, beside this process's own.
+    """
+    with log.open("w") as output:
+        return subprocess.run(
+            bound(command), env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output,
+        ).returncode  # fmt: skip
 
 
 def adopt_orphans() -> None:

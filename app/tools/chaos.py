@@ -81,9 +81,10 @@ def undisturbed(command: Sequence[str], folder: Path) -> dict[str, Any]:
     workdir = folder / "undisturbed"
     path = workdir / "result.json"
     if not path.exists():
-        with (folder / "undisturbed.log").open("w") as log:
-            bound = processes.bound([*command, f"--workdir={workdir}"])
-            subprocess.run(bound, stdout=log, stderr=log, check=True)
+        command = [*command, f"--workdir={workdir}"]
+        code = processes.run(command, folder / "undisturbed.log")
+        if code:
+            raise subprocess.CalledProcessError(code, command)
     result: dict[str, Any] = json.loads(path.read_text())
     return result
 

@@ -11,7 +11,6 @@ same command with --workdir continues, or adds a rule.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -113,17 +112,9 @@ def train(
     shutil.rmtree(workdir, ignore_errors=True)
     settings = [f"--set={setting}" for setting in rule.settings]
     command = [sys.executable, "-m", "app", "launch", "train", *flags, *settings]
-    command += [
-        f"--workdir={workdir}",
-        f"--evaluate_every={every}",
-        "--log_every=1",
-        "--max_restarts=0",
-    ]
-    with Path(f"{workdir}.log").open("w") as log:
-        return subprocess.run(
-            processes.bound(command), env=os.environ | conditions.environment,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        ).returncode  # fmt: skip
+    command += [f"--workdir={workdir}", f"--evaluate_every={every}", "--log_every=1"]
+    command += ["--max_restarts=0"]
+    return processes.run(command, Path(f"{workdir}.log"), **conditions.environment)
 
 
 def check_conditions(folder: Path, ours: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import textwrap
 from dataclasses import dataclass
 from typing import Literal
@@ -45,6 +47,14 @@ def warning(subject: str, found: str, fix: str) -> Finding:
 def problem(subject: str, found: str, fix: str) -> Finding:
     """Returns a finding with which training does not work."""
     return Finding("problem", subject, found, fix)
+
+
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    """Returns why a process failed: its signal, its last line of stderr, or its exit code."""
+    if done.returncode < 0:
+        return f"the process was killed by {signal.Signals(-done.returncode).name}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}, without a message"
 
 
 def _wrapped(start: str, text: str) -> list[str]:

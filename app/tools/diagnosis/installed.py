@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from app.launch import processes
-from app.tools.diagnosis.finding import Finding, ok, problem, warning
+from app.tools.diagnosis.finding import Finding, failure, ok, problem, warning
 
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -138,7 +137,7 @@ def horovod(limit: float = IMPORT_SECONDS) -> Iterator[Finding]:
         yield problem("horovod", f"its import takes longer than {limit:.0f} s", fix)
         return
     if done.returncode:
-        yield problem("horovod", f"it cannot be imported: {_cause(done)}", REBUILD)
+        yield problem("horovod", f"it cannot be imported: {failure(done)}", REBUILD)
         return
     built: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
     found = ", ".join(f"{name} {'yes' if is_built else 'no'}" for name, is_built in built.items())
@@ -179,10 +178,3 @@ def _install(package: str, pin: str | None) -> str:
     if package == "horovod" or not pin:
         return REINSTALL
     return f"{sys.executable} -m pip install {package}=={pin}"
-
-
-def _cause(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"the process was killed by {signal.Signals(-done.returncode).name}"
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {done.returncode}, without a message"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from app.errors import UsageError
 from app.launch import hosts as machines
 from app.launch import private_network
-from app.tools.diagnosis.finding import Finding, ok, problem, warning
+from app.tools.diagnosis.finding import Finding, failure, ok, problem, warning
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
 SSH_SECONDS = 20  # for a host that accepts the connection and then sends nothing
@@ -102,8 +102,6 @@ def unreachable(name: str) -> Finding | None:
         return problem("hosts", f"ssh {name} does not answer in {SSH_SECONDS} s", fix)
     if not done.returncode:
         return None
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    cause = lines[-1] if lines else f"exit code {done.returncode}"
     if "Host key verification failed" in done.stderr:
         return warning(
             "hosts",
@@ -113,7 +111,7 @@ def unreachable(name: str) -> Finding | None:
         )
     if "Permission denied" in done.stderr:
         fix = f"ssh-copy-id {name}"
-    return problem("hosts", f"ssh {name} fails: {cause}", fix)
+    return problem("hosts", f"ssh {name} fails: {failure(done)}", fix)
 
 
 def _addresses(name: str) -> list[str]:

@@ -9,8 +9,6 @@ batch       --batch_sizes
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,11 +76,7 @@ def measure(flags: Sequence[str], cell: Cell, folder: Path, log: Path) -> int:
     """Measures a layout in a job of its own; returns its exit code."""
     command = [sys.executable, "-m", "app", "launch", "benchmark", "inference", *flags]
     command += [f"--threads={cell.threads}", f"--stages={cell.stages}", f"--output={folder}"]
-    with log.open("w") as output:
-        return subprocess.run(
-            processes.bound(command), env=os.environ | {"NP": str(cell.processes)},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        ).returncode  # fmt: skip
+    return processes.run(command, log, NP=str(cell.processes))
 
 
 def heading() -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.inference.forward import Forward
+from app.inference.forward import Forward, preprocessor
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.training import trained
@@ -46,10 +46,7 @@ def measure(opened: Opened, forward: Forward, where: Topology, size: int) -> dic
     data = opened.data
     raws = data.held_out.fetch([i % data.num_evaluation for i in range(4 * size)])[0]
     batches = [tf.constant(raws[i * size : (i + 1) * size]) for i in range(4)]
-    preprocess = tf.function(
-        lambda raw: data.preprocess(raw, Limits()),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-    )
+    preprocess = preprocessor(data, Limits())
 
     def run(count: int) -> tuple[float, list[float]]:
         began: dict[int, float] = {}
