@@ -34,29 +34,29 @@ class Start:
         processes: ranks.
         hosts: names and slots, as `a:4,b:4`; empty for this machine.
         is_trusted: whether only trusted people reach the ports of the machines.
-        most: ranks that an elastic job may grow to; 0 for a job of a fixed number.
+        max_processes: ranks that an elastic job may grow to; 0 for a job of a fixed number.
         discovery_script: prints the hosts of an elastic job.
     """
 
     processes: int
     hosts: str = ""
     is_trusted: bool = False
-    most: int = 0
+    max_processes: int = 0
     discovery_script: str | None = None
 
     @property
     def is_elastic(self) -> bool:
         """Whether ranks may come and go."""
-        return self.most > 0
+        return self.max_processes > 0
 
 
 def start(flags: FlagValues) -> Start:
     """Returns how ranks are to be started, from the flags, NP and HOSTS."""
-    np, most, script = processes(), 0, None
+    np, limit, script = processes(), 0, None
     if "elastic" in flags and flags.elastic:
         script = flags.host_discovery_script
-        most = selection.experiment(flags).num_micro_batches if script else np  # one a rank
-    return Start(np, os.environ.get("HOSTS", ""), flags.trusted_network, most, script)
+        limit = selection.experiment(flags).num_micro_batches if script else np  # one a rank
+    return Start(np, os.environ.get("HOSTS", ""), flags.trusted_network, limit, script)
 
 
 def run(flags: FlagValues, command: list[str], folder: Path | None = None) -> int:
@@ -157,10 +157,10 @@ def parameter_server(start: Start, servers: int, variables: dict[str, str]) -> l
 
 
 def _on_this_machine(start: Start, variables: dict[str, str]) -> list[str]:
-    np, most = start.processes, max(start.processes, start.most)
+    np, limit = start.processes, max(start.processes, start.max_processes)
     is_private = not start.is_trusted and private_network.is_allowed()
     # A rank of an elastic job needs a name of its own, as Horovod drops a name that failed.
-    names = [f"127.0.0.{i + 1}" for i in range(most)] if is_private else ["localhost", "127.0.0.1"]
+    names = [f"127.0.0.{i + 1}" for i in range(limit)] if is_private else ["localhost", "127.0.0.1"]
     variables["SCALEPROOF_LOOPBACK"] = "1"
     if is_private:
         addresses = names if start.is_elastic else names[:1]
@@ -198,5 +198,5 @@ def elastic(start: Start, hosts: str, variables: dict[str, str]) -> list[str]:
     if start.discovery_script:
         script = shlex.quote(start.discovery_script)  # Horovod passes it to a shell
         launcher = [*launcher[:-2], "--host-discovery-script", script]
-    launcher += ["--min-np", "1", "--max-np", str(start.most)]
+    launcher += ["--min-np", "1", "--max-np", str(start.max_processes)]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]

@@ -62,7 +62,7 @@ class Supervisor:
         self._stop_time = 0.0  # of the last signal to stop; 0: none came
 
     def run(self) -> int:
-        """Returns the exit code of the last attempt."""
+        """Attempts the job until it is done or given up; returns the last exit code."""
         processes.adopt_orphans()
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
@@ -97,8 +97,8 @@ class Supervisor:
                     self.report(f"{loss}; the others go on.")
                     self.note("loss", reason=loss)
                 silence = job.hang(self.limits.hang)
-                if silence and not self._is_evicted(job, silence):
-                    return self._hung(job, silence)
+                if silence and not self._evict(job, silence):
+                    return self._report_hang(job, silence)
             return job.end()
         finally:
             job.kill()
@@ -126,6 +126,7 @@ class Supervisor:
         return is_broken and not self._stop_time and self.limits.restarts > 0
 
     def _conclude(self, end: End, num_futile: int) -> int:
+        """Reports the end of the job; returns its exit code."""
         if end.reason:
             given_up = f" Given up after {num_futile} restarts." if num_futile else ""
             self.report(f"{end.reason}.{given_up}")
@@ -147,7 +148,7 @@ class Supervisor:
             "after the newest checkpoint is lost; --grace_seconds gives more time",
         )
 
-    def _is_evicted(self, job: Job, silence: float) -> bool:
+    def _evict(self, job: Job, silence: float) -> bool:
         """Kills the rank of an elastic job that all others wait for; returns whether it did."""
         suspect = job.suspect()
         if not job.is_elastic or suspect is None:
@@ -157,8 +158,8 @@ class Supervisor:
         time.sleep(SETTLING_SECONDS)  # until the others have noticed
         return True
 
-    def _hung(self, job: Job, silence: float) -> End:
-        """Writes where all ranks hang; returns that as the end of the job."""
+    def _report_hang(self, job: Job, silence: float) -> End:
+        """Writes the stacks of all ranks to a file; returns the hang as the end of the job."""
         suspect = job.suspect()
         who = f"rank {suspect.rank}" if suspect else "a rank"
         where = f" ({suspect.doing} after step {suspect.step})" if suspect else ""
