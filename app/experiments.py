@@ -1,6 +1,6 @@
-"""The named runs. A docstring is a recipe card: source, hardware, time, result, command.
+"""Defines the named experiments. A docstring is a recipe card: source, hardware, time, result.
 
-To make your own, write a function that returns an Experiment, here or in a file of yours
+To add your own, write a function that returns an Experiment, in this file or in one of yours
 (`--experiment=path/to/file.py:function` or `module:function`).
 """
 
@@ -15,6 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from traceback import extract_tb
+from typing import get_type_hints
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
@@ -28,11 +29,12 @@ from models.transformer import Transformer
 def resnet50_digits() -> Experiment:
     """ResNet-50 on scikit-learn's 1,797 scanned digits: the first run on a new machine.
 
-    Scans of 8x8 pixels are resized to 32x32; the stem brings them back to 8x8. LARS, as the
-    146 steps are few: with SGD the loss rose first (of 73 steps at global batch 256 the 20th had
-    5.2 at a rate of 0.1, 4.1 at 0.05 with Nesterov's momentum, and 1.0 with LARS). Chosen on a
-    fifth of the training images: 0.983, 0.979 and 0.979 there for seeds 0 to 2, against 0.962,
-    0.976 and 0.969 at global batch 256. The result on the test images is in README.
+    Scans of 8x8 pixels are resized to 32x32; the stem brings them back to 8x8. The optimizer is
+    LARS, as there are only 146 steps: with SGD the loss rose at first (at global batch 256, after
+    20 of 73 steps, it was 5.2 at rate 0.1, 4.1 at 0.05 with Nesterov momentum, and 1.0 with LARS).
+    Settings were chosen on a fifth of the training images: accuracy 0.983, 0.979 and 0.979 for
+    seeds 0 to 2, against 0.962, 0.976 and 0.969 at global batch 256. README has the result on the
+    test images.
 
         ./run.sh
     """
@@ -51,8 +53,8 @@ def resnet50_digits() -> Experiment:
 def resnet18_fashion() -> Experiment:
     """A narrow ResNet-18 on Fashion-MNIST, 10 epochs: test accuracy 0.925.
 
-    One run, seed 0, 1,395 s on 2 cores of a Xeon with AMX (2 processes of 1 thread, other
-    work beside it): 488 images/s. Nothing was chosen on the test images.
+    One run with seed 0 took 1,395 s on 2 cores of a Xeon with AMX (2 processes of 1 thread, on a
+    busy machine): 488 images/s. No setting was chosen on the test images.
 
     ./run.sh prepare --experiment=resnet18_fashion
     NP=2 ./run.sh train --experiment=resnet18_fashion
@@ -70,7 +72,7 @@ def resnet18_fashion() -> Experiment:
 
 
 def resnet50_cifar10() -> Experiment:
-    """ResNet-50 with the CIFAR stem on CIFAR-10 (TFDS fetches it). Not run to its end yet.
+    """ResNet-50 with the CIFAR stem on CIFAR-10 (TFDS downloads it). Not yet run to the end.
 
     ./run.sh prepare --experiment=resnet50_cifar10
     NP=8 ./run.sh train --experiment=resnet50_cifar10
@@ -88,11 +90,11 @@ def resnet50_cifar10() -> Experiment:
 def resnet50_imagenet() -> Experiment:
     """ResNet-50 on ImageNet by 128 processes, global batch 8,192 (Goyal et al., 1706.02677).
 
-    Published: 76.3 % top-1 in one hour on 256 P100; 1 h 23 at 23.97 % error on 128 P100
-    with Horovod and this batch (tensorpack's ResNet-Horovod). 128 micro-batches of 64, the
-    rate 3.2 = 0.1 x 8192 / 256 after 5 epochs, divided by 10 after 30, 60 and 80. The
-    result does not depend on the number of processes: 1 to 128 of them run this recipe.
-    TFDS needs the two ILSVRC2012 archives in `<data_dir>/downloads/manual`.
+    Published results: 76.3 % top-1 in one hour on 256 P100; 23.97 % error in 1 h 23 on 128 P100
+    with Horovod and this batch (tensorpack's ResNet-Horovod). A step has 128 micro-batches of 64;
+    the rate is 3.2 = 0.1 x 8192 / 256 after 5 epochs, divided by 10 after 30, 60 and 80. The
+    result does not depend on the number of processes, which may be 1 to 128. TFDS needs the two
+    ILSVRC2012 archives in `<data_dir>/downloads/manual`.
 
         ./run.sh prepare --experiment=resnet50_imagenet
         horovodrun -np 128 -H a:8,b:8,... python -m app train --experiment=resnet50_imagenet
@@ -110,8 +112,8 @@ def resnet50_imagenet() -> Experiment:
 def resnet50_imagenet_lars() -> Experiment:
     """ResNet-50 on ImageNet at global batch 32,768 with LARS (1708.03888), mixed precision.
 
-    Not run to its end yet: no accuracy is claimed. bfloat16, label smoothing, and a moving
-    average of the weights, evaluated beside them.
+    Not yet run to the end: no accuracy is claimed. It trains in bfloat16, with label smoothing and
+    a moving average of the weights, which is evaluated too.
 
         horovodrun -np 128 -H a:8,b:8,... python -m app train --experiment=resnet50_imagenet_lars
     """
@@ -133,7 +135,7 @@ def resnet50_imagenet_lars() -> Experiment:
 
 
 def resnet50_synthetic() -> Experiment:
-    """ResNet-50 on random 224-pixel JPEGs: measures a machine, learns nothing.
+    """ResNet-50 on random 224-pixel JPEGs: measures a machine, and learns nothing.
 
     ./run.sh benchmark
     """
@@ -148,10 +150,10 @@ def resnet50_synthetic() -> Experiment:
 
 
 def sentiment_reviews() -> Experiment:
-    """MiniLM (6 layers, width 384) fine-tuned to tell good reviews of films from bad ones.
+    """MiniLM (6 layers, width 384) fine-tuned to classify film reviews as positive or negative.
 
-    10,568 sentences rated by people (`movie_sentences`), binary, a tenth each held out for
-    validation and test. A linear model on TF-IDF is printed beside the result.
+    The data are 10,568 sentences rated by people (`movie_sentences`), of which a tenth each is held
+    out for validation and test. A linear model on TF-IDF is trained for comparison.
 
     ./run.sh prepare --experiment=sentiment_reviews
     NP=1 ./run.sh train --experiment=sentiment_reviews
@@ -168,9 +170,9 @@ def sentiment_reviews() -> Experiment:
 
 
 def sentiment_scratch() -> Experiment:
-    """A small encoder on the movie sentences with no pretraining: what pretraining is worth.
+    """A small encoder on the movie sentences without pretraining: shows what pretraining is worth.
 
-    Not run to its end yet.
+    Not yet run to the end.
 
     ./run.sh prepare --experiment=sentiment_scratch
     NP=2 ./run.sh train --experiment=sentiment_scratch --stages=2
@@ -186,7 +188,7 @@ def sentiment_scratch() -> Experiment:
 
 
 def sentiment_imdb() -> Experiment:
-    """MiniLM fine-tuned on 25,000 whole reviews of films (TFDS fetches them). Not run yet.
+    """MiniLM fine-tuned on 25,000 whole film reviews (TFDS downloads them). Not yet run.
 
     ./run.sh prepare --experiment=sentiment_imdb
     NP=4 ./run.sh train --experiment=sentiment_imdb --stages=2
@@ -202,16 +204,16 @@ def sentiment_imdb() -> Experiment:
 
 
 def sentiment_16gpu() -> Experiment:
-    r"""BERT-large on 560,000 Yelp reviews by 16 GPUs: 4 replicas of 4 stages. Not run yet.
+    r"""BERT-large on 560,000 Yelp reviews by 16 GPUs: 4 replicas of 4 stages. Not yet run.
 
-    24 layers of width 1,024: 335 million parameters, of which weights, gradients and AdamW's
-    two moments are 5.4 GB in float32 before any activation; in 4 stages 1.3 GB a GPU. Why 4
-    replicas of 4 stages, and not one of 16: both have 128 micro-batches a step. Each of 4
-    replicas takes 32, a bubble of (P - 1) / (M + P - 1) = 3 / 35 = 9 %; the one takes all, a
-    bubble of 15 / 143 = 10 %. But 24 layers are 6 for each of 4 stages, and not the same for
-    each of 16: the slowest has 2 where 1.5 would be fair, and a quarter of all time is lost.
-    What 4 replicas pay for it is an all-reduce, of a quarter of the gradients for each GPU; a
-    stage starts its own when its last backward is done.
+    The 24 layers of width 1,024 have 335 million parameters. Weights, gradients and AdamW's two
+    moments take 5.4 GB in float32 before any activation, and in 4 stages 1.3 GB a GPU. Why 4
+    replicas of 4 stages, and not 1 replica of 16? Both have 128 micro-batches a step. Each of 4
+    replicas takes 32, with a bubble of (P - 1) / (M + P - 1) = 3 / 35 = 9 %; one replica would take
+    all, with a bubble of 15 / 143 = 10 %. But 24 layers are 6 for each of 4 stages, and cannot be
+    divided by 16: the slowest stage would have 2 layers instead of 1.5, and a quarter of the time
+    would be lost. The price of 4 replicas is an all-reduce of a quarter of the gradients on each
+    GPU; a stage starts it when its last backward pass is done.
 
     ./run.sh prepare --experiment=sentiment_16gpu --set model.init_from=<folder of BERT-large>
     horovodrun -np 4 -H a:1,b:1,c:1,d:1 python -m app train --experiment=sentiment_16gpu \
@@ -229,7 +231,7 @@ def sentiment_16gpu() -> Experiment:
 
 
 def fine_tuning(learning_rate: float, global_batch: int, epochs: float) -> Optimization:
-    """BERT's recipe (arXiv:1810.04805, A.3): AdamW, a tenth of warm-up, linear decay."""
+    """Returns BERT's recipe (arXiv:1810.04805, A.3): AdamW, a tenth of warm-up, linear decay."""
     return Optimization(
         optimizer="adamw",
         learning_rate=learning_rate,
@@ -242,25 +244,24 @@ def fine_tuning(learning_rate: float, global_batch: int, epochs: float) -> Optim
 
 
 def named() -> dict[str, Callable[[], Experiment]]:
-    """The experiments of this file, by name."""
-    here = sys.modules[__name__]
-    functions = inspect.getmembers(here, inspect.isfunction)
+    """Returns the functions of this file that return an experiment, by name."""
+    functions = inspect.getmembers(sys.modules[__name__], inspect.isfunction)
     return {
         name: function
         for name, function in functions
         if function.__module__ == __name__
-        and inspect.signature(function).return_annotation == "Experiment"
         and not inspect.signature(function).parameters
+        and get_type_hints(function)["return"] is Experiment
     }
 
 
 def load(reference: str) -> Experiment:
-    """The experiment `NAME`, `module:function` or `path/to/file.py:function`.
+    """Returns the experiment `NAME`, `module:function` or `path/to/file.py:function`.
 
     Raises:
-        UsageError: there is no such one (names the nearest), or its code fails.
+        UsageError: it does not exist (the message names the nearest), or its code fails.
     """
-    place, separator, name = reference.rpartition(":")
+    source, separator, name = reference.rpartition(":")
     if not separator:
         functions = named()
         if reference not in functions:
@@ -272,13 +273,13 @@ def load(reference: str) -> Experiment:
             )
         return functions[reference]()
     with _own_code(reference):
-        module = _module(place)
+        module = _module(source)
         function = getattr(module, name, None)
         if not callable(function):
             functions = {n: f for n, f in vars(module).items() if callable(f)}
             near = difflib.get_close_matches(name, functions, n=1)
             hint = f" (nearest: {near[0]})" if near else ""
-            raise UsageError(f"--experiment={reference}: {place} has no function {name!r}{hint}.")
+            raise UsageError(f"--experiment={reference}: {source} has no function {name!r}{hint}.")
         experiment = function()
     if not isinstance(experiment, Experiment):
         raise UsageError(
@@ -290,40 +291,41 @@ def load(reference: str) -> Experiment:
 
 @contextlib.contextmanager
 def _own_code(reference: str) -> Iterator[None]:
-    """What a person's own file raises is that person's to mend: one message, and its line."""
+    """Turns an exception of the user's own file into one message that names its line."""
     try:
         yield
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
-        here = (__file__, importlib.__file__, "<")
-        frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+        loaders = (__file__, importlib.__file__, "<")
+        frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith(loaders)]
         own = [f for f in frames if f.filename == frames[0].filename]
-        place = f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""
+        line = f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""
         raise UsageError(
-            f"--experiment={reference} fails{place} with {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; mend it, or give another."
+            f"--experiment={reference} fails{line} with {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; fix it, or give another."
         ) from None
 
 
-def _module(place: str) -> object:
-    if not place.endswith(".py"):
+def _module(source: str) -> object:
+    """Imports a module, by its name or by the path of its file."""
+    if not source.endswith(".py"):
         try:
-            return importlib.import_module(place)
+            return importlib.import_module(source)
         except (ModuleNotFoundError, ValueError, TypeError) as error:
             raise UsageError(
-                f"--experiment: cannot import {place!r} ({error}): give a path to a .py file, or a "
-                "module on PYTHONPATH."
+                f"--experiment: cannot import {source!r} ({error}): give a path to a .py file, or "
+                "a module on PYTHONPATH."
             ) from None
-    path = paths.of_user(place).resolve()
+    path = paths.of_user(source).resolve()
     if not path.is_file():
         raise UsageError(f"--experiment: there is no file {path}.")
-    # A name of its own: the file may be called as a package here or in the library is.
+    # Under a name of its own: the file may be named as a package of this project or a library.
     name = f"experiment_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # dataclasses look themselves up
+    sys.modules[name] = module  # dataclasses look up their module
     sys.path.insert(0, str(path.parent))  # the file's own imports
     specification.loader.exec_module(module)
     return module

@@ -1,9 +1,10 @@
-"""How TensorFlow comes into a process: without chatter, and alone."""
+"""Imports TensorFlow quietly, and without the packages that Keras imports beside it."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.abc
 import os
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ from app.reporting import chatter
 def tensorflow() -> None:
     """Imports TensorFlow, and Keras with it.
 
-    Keras imports scikit-learn and Matplotlib wherever they are installed, for wrappers and
-    pictures that nobody asks for here: 2 of the 5 s of CPU time that it took every rank.
+    Keras imports scikit-learn and Matplotlib wherever they are installed, for wrappers and plots
+    that nothing of this project uses: 2 of the 5 s of CPU time that it took every rank.
     """
-    gc.disable()  # nothing of it is garbage, and looking for some takes a tenth of the time
+    gc.disable()  # there is no garbage yet, and looking for some takes a tenth of the time
     with chatter.kept(), hidden("matplotlib", "sklearn"):
         import tensorflow
     gc.freeze()
@@ -26,14 +27,24 @@ def tensorflow() -> None:
         tensorflow.get_logger().setLevel("ERROR")
 
 
+class _Hide(importlib.abc.MetaPathFinder):
+    """Finds some packages missing; Python asks it before its own finders."""
+
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        """Raises ModuleNotFoundError for a hidden package; leaves others to the next finder."""
+        if name in self.packages:
+            raise ModuleNotFoundError(f"{name} is hidden by app.cli.loading", name=name)
+
+
 @contextlib.contextmanager
 def hidden(*packages: str) -> Iterator[None]:
-    """Inside, packages that were not imported before cannot be; afterwards they can."""
-    names = [name for name in packages if name not in sys.modules]
-    for name in names:
-        sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
+    """Hides packages inside: they seem not to be installed, unless they were imported before."""
+    finder = _Hide(packages)
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        for name in names:
-            del sys.modules[name]
+        sys.meta_path.remove(finder)

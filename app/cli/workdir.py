@@ -13,6 +13,7 @@ from typing import Any
 
 from app.config import Experiment, Layout, as_dict, differences, plain
 from app.errors import UsageError
+from app.recovery import atomic_file
 
 SHAPE = {"reference": str, "set": list, "experiment": dict, "layout": dict}  # of config.json
 
@@ -128,6 +129,4 @@ def claim(
         "layout": layout,
         **about,
     }
-    partial = workdir / ".config.json"
-    partial.write_text(json.dumps(config, indent=1) + "\n")
-    partial.replace(workdir / "config.json")
+    atomic_file.write_text(workdir / "config.json", json.dumps(config, indent=1) + "\n")

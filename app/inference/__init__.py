@@ -1,1 +1,1 @@
-"""Trained models at work: prediction and export."""
+"""Uses trained models: batch prediction and export."""

@@ -1,7 +1,7 @@
-"""The forward pass of a trained model: batches stream through its stages, several at once.
+"""Computes the forward pass of a trained model: batches stream through its stages.
 
-An operator has one thread, and a process keeps its cores busy with a batch each (a lane). So the
-numbers depend on neither cores, processes nor stages: a batch meets the same operators everywhere.
+An operator runs on one thread; a process keeps its cores busy with a batch each (a lane). So the
+numbers depend neither on cores, processes nor stages: a batch meets the same operators everywhere.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from app.parallel import placement, schedule
 from app.parallel.pipeline import Pipeline, StageStoppedError
 from app.parallel.schedule import Task
 from app.training.state import Part, State
+from input.batches import DataSet
+from input.raw import Limits
 from models import blocks
 
-Read = Callable[[int], Any]  # from a batch's number to inputs; None: there are none
-Done = Callable[[int, np.ndarray | None], None]  # takes its probabilities [B, K]
+Read = Callable[[int], Any]  # returns the inputs of a batch by its number; None if it has none
+Done = Callable[[int, np.ndarray | None], None]  # takes the probabilities [B, K] of a batch
 
 
 class Forward:
-    """Compiled, a function a stage.
+    """A model's forward pass, compiled to a function for each stage.
 
     Args:
-        state: the model on its devices.
+        state: holds the model on its devices.
         spec: of a batch of inputs.
-        lanes: batches at once on a stage.
+        lanes: batches that a stage computes at once.
     """
 
     def __init__(self, state: State, spec: tf.TensorSpec, lanes: int) -> None:
@@ -42,15 +44,25 @@ class Forward:
             self.functions.append(function)
 
     def __call__(self, count: int, read: Read, done: Done) -> None:
-        """Runs `count` batches.
+        """Computes batches.
 
         Args:
-            count: of them.
-            read: called once for each, in about their order, by as many threads as lanes.
+            count: their number.
+            read: called once for each, roughly in their order, by as many threads as lanes.
             done: called once for each, by as many threads.
         """
         orders = schedule.forward_only(len(self.parts), self.lanes, count)
         Pipeline(orders, len(self.parts))(_Work(self, read, done))
+
+
+def preprocessor(data: DataSet, limits: Limits) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the compiled function from what clients have, string [b], to inputs [b, ...]."""
+    function = tf.function(
+        lambda raw: data.preprocess(raw, limits),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    function.get_concrete_function()  # traced now, not while it is timed
+    return function
 
 
 def _compiled(part: Part, spec: Any, is_last: bool) -> Any:
@@ -63,7 +75,7 @@ def _compiled(part: Part, spec: Any, is_last: bool) -> Any:
 
 
 class _Work:
-    """Batches on their way; so many that no stage waits, and no more are held."""
+    """The work of a pipeline's threads; limits how many batches are under way at once."""
 
     def __init__(self, model: Forward, read: Read, done: Done) -> None:
         self.model, self.read, self.done = model, read, done
@@ -75,7 +87,7 @@ class _Work:
             return self._forward(task, x)
         except BaseException:
             self.failed = True
-            self.room.release()  # who waits for room learns of it too
+            self.room.release()  # a thread that waits for room stops too
             raise
 
     def _forward(self, task: Task, x: Any) -> Any:
@@ -95,7 +107,7 @@ class _Work:
         return x
 
     def backward(self, task: Task, gradient: Any) -> Any:
-        raise AssertionError("nothing is trained here")
+        raise AssertionError("prediction has no backward pass")
 
     def finish(self, stage: int) -> None:
-        """Nothing is summed."""
+        """Does nothing: prediction has no gradients to sum."""

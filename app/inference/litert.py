@@ -1,4 +1,4 @@
-"""A trained model for LiteRT (TensorFlow Lite), by TensorFlow's own converter."""
+"""Converts a trained model for LiteRT (TensorFlow Lite), and runs the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from app.inference.servable import Model
+from app.inference.saved_model import Model
 from app.reporting import chatter
 from input.batches import DataSet
 
@@ -18,8 +18,8 @@ FILE = "model.tflite"
 def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
     """Writes a model from inputs [1, ...] to logits [1, K], and the names of the classes.
 
-    Decoding and tokenisation are left to the caller: LiteRT has no operators for them. With
-    `is_int8` weights are int8, and activations where an operator can, as they come (dynamic range).
+    Decoding and tokenisation are left to the caller, as LiteRT has no operators for them. With
+    `is_int8` weights are int8, and so are activations where an operator can (dynamic range).
     """
     spec = tf.TensorSpec([1, *data.input_spec.shape[1:]], data.input_spec.dtype, "inputs")
     function = tf.function(model.logits, input_signature=[spec]).get_concrete_function()
@@ -33,11 +33,11 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
 
 
 class Interpreter:
-    """Runs what `save` wrote."""
+    """Runs a model that `save` wrote."""
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings(), chatter.kept():
-            warnings.simplefilter("ignore")  # that a later TensorFlow will have it in a package
+            warnings.simplefilter("ignore")  # of its move to another package in a later TensorFlow
             self._lite = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())
             self._lite.allocate_tensors()
         (self._input,), (self._output,) = (
@@ -45,14 +45,14 @@ class Interpreter:
         )  # fmt: skip
 
     def logits(self, inputs: tf.Tensor) -> np.ndarray:
-        """Of a batch of inputs, one after the other, float32 [b, K]."""
+        """Returns the logits of a batch of inputs, computed one by one, float32 [b, K]."""
         return np.concatenate([self._one(x) for x in inputs.numpy()])
 
     def _one(self, x: np.ndarray) -> np.ndarray:
-        place = self._input["index"]
+        index = self._input["index"]
         if tuple(self._lite.get_input_details()[0]["shape"]) != (1, *x.shape):
-            self._lite.resize_tensor_input(place, (1, *x.shape))
+            self._lite.resize_tensor_input(index, (1, *x.shape))
             self._lite.allocate_tensors()
-        self._lite.set_tensor(place, x[np.newaxis])
+        self._lite.set_tensor(index, x[np.newaxis])
         self._lite.invoke()
         return np.array(self._lite.get_tensor(self._output["index"]))

@@ -1,10 +1,10 @@
-"""`app predict`: batch prediction over the ranks of a job, and over stages.
+"""Implements `app predict`: predicts a batch of items over the ranks of a job, and over stages.
 
-    shard   0 | 1 | 2 | 3 | 4 ...      of the items in order, whoever does them
+    shard   0 | 1 | 2 | 3 | 4 ...      of the items in order
     rank    0   1   2   0   1
 
-A batch has the same items on any number of ranks, and always as many: no number depends on the
-layout. An item that cannot be read gets its error in its place.
+A batch has the same items on any number of ranks, and is padded to one size, so no number depends
+on the layout. An item that cannot be read gets a row with its error.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from tqdm import tqdm
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.inference import standard
-from app.inference.answers import Answers
 from app.inference.forward import Forward
-from app.inference.reading import Reader
+from app.inference.predictor import Predictor, Reader
 from app.inference.shards import Shards
 from app.parallel import replicas
 from app.parallel.topology import Topology
@@ -42,15 +41,15 @@ SPLIT = "split:"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is predicted, and what is told.
+    """A prediction: what is read, with which weights, and what is written.
 
     Attributes:
         source: a folder, a file or split:<name>.
         output: .jsonl or .csv.
         form, field: of a file (`input/items.py`).
-        top: classes told of an item.
+        top: classes written for an item.
         weights: best, trained or average.
-        batch: items at once.
+        batch: items computed at once.
         threads: cores of this process.
         limits: of an item.
     """
@@ -67,17 +66,17 @@ class Job:
 
     @property
     def is_standard(self) -> bool:
-        """Whether the output goes on to standard output."""
+        """Whether the output is passed on to standard output."""
         return self.output.name == standard.OUTPUT
 
 
 def main(
     experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str, job: Job
 ) -> None:
-    """Predicts every item once, and writes the output in their order.
+    """Predicts every item once, and writes the rows in the order of the items.
 
     Raises:
-        UserError: the same on every rank.
+        UserError: on every rank, the same.
     """
     run = trained.restore(experiment, layout, where, folder, data_dir)
     data = run.opened.data
@@ -90,32 +89,32 @@ def main(
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
         forward = Forward(run.opened.state, data.input_spec, lanes)
-        reader = Reader(items, data, job.batch, job.limits)
+        reader = Reader(items, data, shards, job.limits)
         opening.together(
             lambda: claim(shards, job, run, items, weights, stack) if where.is_chief else None
         )
-        # As rank 0 finds them: others may look when the first is done already.
+        # As rank 0 finds them: another rank may look when one has been written since.
         todo = json.loads(replicas.broadcast_text(json.dumps(shards.todo())))
         mine = todo[where.rank :: where.size]
         begin = time.monotonic()
         with progress(where, len(mine)) as bar:
-            answers = Answers(shards, reader, data.classes, top, bar)
-            opening.together(lambda: answers.run(forward, mine, lanes))
-        # Still with the lock: another job would join what this one removes.
+            predictor = Predictor(reader, data.classes, top, bar)
+            opening.together(lambda: predictor.run(forward, mine))
+        # While the lock is held: another job would join what this one removes.
         counts = opening.together(lambda: shards.join() if where.is_chief else None)
     if counts:
-        now = sum(len(shards.places(shard)) for shard in todo)
-        line = closing(counts, now, time.monotonic() - begin)
-        place = "" if job.is_standard else f"; written to {job.output}"
-        print(f"{line}{place}", file=sys.stderr, flush=True)
+        new = sum(len(shards.indices(shard)) for shard in todo)
+        line = summary(counts, new, time.monotonic() - begin)
+        target = "" if job.is_standard else f"; written to {job.output}"
+        print(f"{line}{target}", file=sys.stderr, flush=True)
 
 
 def open_items(job: Job, experiment: Experiment, data: DataSet, data_dir: str) -> Items:
-    """What --input names.
+    """Opens what --input names.
 
     Raises:
-        InputError: nothing that can be predicted.
-        UsageError: data that clients cannot have.
+        InputError: it cannot be predicted.
+        UsageError: the data are not of a kind that clients have.
     """
     trained.must_be_servable(data)
     if not job.source.startswith(SPLIT):
@@ -128,8 +127,8 @@ def open_items(job: Job, experiment: Experiment, data: DataSet, data_dir: str) -
             other = dataclasses.replace(experiment.data, evaluation_split=name)  # type: ignore[type-var]
         except (TypeError, ValueError):
             raise UsageError(
-                f"--input={job.source}: these data have the split {data.evaluation_split} alone; "
-                "others are of TFDS sets."
+                f"--input={job.source}: these data have only the split {data.evaluation_split}; "
+                "only TFDS sets have others."
             ) from None
         source = other.open(data_dir).held_out
     return inputs.Split(source, f"{name} {len(source)} {data.digest}")
@@ -138,10 +137,10 @@ def open_items(job: Job, experiment: Experiment, data: DataSet, data_dir: str) -
 def claim(
     shards: Shards, job: Job, run: Trained, items: Items, weights: str, stack: contextlib.ExitStack
 ) -> None:
-    """Takes the shards' folder for as long as `stack` lasts, and says what they are of.
+    """Claims the shards' folder for as long as `stack` lasts, and records what is predicted.
 
     Raises:
-        UsageError: it is another job's, or cannot be written.
+        UsageError: the folder is another job's, or cannot be written.
     """
     about = {"input": items.digest, "items": len(items), **dataclasses.asdict(job.limits)}
     about |= {"top": job.top, "batch": job.batch, "weights": weights, "step": run.step}
@@ -149,24 +148,23 @@ def claim(
 
 
 def progress(where: Topology, shards: int) -> Any:
-    """A bar over rank 0's shards; the others have as many, or one fewer."""
+    """Returns a progress bar over rank 0's shards; other ranks have as many, or one fewer."""
     file = terminal() if where.is_chief else None
     return tqdm(total=shards, unit="shard", file=file, leave=False, disable=file is None)
 
 
-def closing(counts: Sequence[int], now: int, seconds: float) -> str:
-    """The last line.
+def summary(counts: Sequence[int], new: int, seconds: float) -> str:
+    """Returns the last line that is printed.
 
     Args:
-        counts: of all rows (`shards.counted`).
-        now: items that were predicted just now; others were done before.
+        counts: of all rows (`shards.count`).
+        new: items that this command predicted; others were done before.
         seconds: that it took.
     """
     items, errors, labelled, right = counts
-    told = f"{items:,} items"
-    told += f", {items - now:,} of them done before," if now < items else ""
-    told += f" in {seconds:.1f} s ({now / seconds:.1f} a second)"
-    told += f"; {errors:,} could not be read" if errors else ""
-    return told + (
-        f"; accuracy {right / labelled:.4f} of {labelled:,} with labels" if labelled else ""
-    )
+    line = f"{items:,} items"
+    line += f", {items - new:,} of them done before," if new < items else ""
+    line += f" in {seconds:.1f} s ({new / seconds:.1f} a second)"
+    line += f"; {errors:,} could not be read" if errors else ""
+    line += f"; accuracy {right / labelled:.4f} of {labelled:,} with labels" if labelled else ""
+    return line

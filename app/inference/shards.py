@@ -1,13 +1,13 @@
-"""The output of a prediction: shards, each done by one rank, joined in the input's order.
+"""Keeps the output of a prediction in shards, which are joined in the input's order at the end.
 
-    out.jsonl.partial/job.json      what is predicted, by which weights
-                     /00000.jsonl   shard 0: renamed to this name when all of it was written
-                     /00000.counts  what its rows come to
+    out.jsonl.partial/job.json      what is predicted, with which weights
+                     /00000.jsonl   shard 0; it has this name once it is complete
+                     /00000.counts  what its rows add up to
                      /00002.jsonl
-    out.jsonl                       all of them, at the end; the folder is gone then
+    out.jsonl                       all of them, at the end; the folder is removed then
 
-A shard is a run of items whose place does not depend on the number of ranks: one that is done need
-not be done again, whoever did it.
+A shard is a run of items that does not depend on the number of ranks. One that is complete need
+not be predicted again, whichever rank wrote it.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from app import config
 from app.errors import UsageError
-from app.recovery import lock
+from app.recovery import atomic_file, lock
 
-SHARDS = 64  # about so many a job
-MOST_BATCHES = 64  # of a shard
+SHARDS = 64  # of a job, about
+MAX_BATCHES = 64  # of a shard
 
 Row = Mapping[str, Any]  # of one item
 
 
 class Shards:
-    """Of one job.
+    """The shards of one job.
 
     Args:
         output: the file at the end, .jsonl or .csv.
-        items: how many.
+        items: their number.
         batch: items computed at once; a shard is whole batches.
         columns: of a .csv.
     """
 
     def __init__(self, output: Path, items: int, batch: int, columns: Sequence[str]) -> None:
-        self.output, self.items, self.columns = output, items, list(columns)
+        self.output, self.items, self.batch, self.columns = output, items, batch, list(columns)
         self.folder = output.with_name(f"{output.name}.partial")
+        self.is_csv = output.suffix == ".csv"
         batches = -(-items // batch)
-        self.size = batch * min(MOST_BATCHES, -(-batches // SHARDS))
+        self.size = batch * min(MAX_BATCHES, -(-batches // SHARDS))
         self.count = -(-items // self.size)
 
     def claim(self, job: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
-        """Begins the job, or goes on with it; has the folder for as long as `stack` lasts.
+        """Begins or continues a job, and locks its folder for as long as `stack` lasts.
 
         Raises:
-            UsageError: the output exists, cannot be written, was begun as another job, or one
-                is at work on it.
+            UsageError: the output exists or cannot be written, the folder is another job's, or
+                another process is at work on it.
         """
         if self.output.exists():
             raise UsageError(f"{self.output} exists: give another --output, or move it away.")
@@ -64,69 +65,61 @@ class Shards:
             lines = config.differences(ours, theirs)
             if lines:
                 raise UsageError(
-                    f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same, "
-                    "or another --output."
+                    f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same "
+                    "values, or another --output."
                 )
-            partial = path.with_name(".job.json")
-            partial.write_text(json.dumps(ours, indent=1) + "\n")
-            partial.replace(path)
+            atomic_file.write_text(path, json.dumps(ours, indent=1) + "\n")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"cannot use {self.folder} ({error}): give another --output."
             ) from None
 
     def todo(self) -> list[int]:
-        """Shards that are not done."""
+        """Returns the shards that are not complete."""
         return [i for i in range(self.count) if not self._path(i).exists()]
 
-    def places(self, shard: int) -> range:
-        """Its items."""
+    def indices(self, shard: int) -> range:
+        """Returns the indices of a shard's items."""
         return range(shard * self.size, min((shard + 1) * self.size, self.items))
 
     def write(self, shard: int, rows: Sequence[Row]) -> None:
-        """Keeps a shard that is done, and beside it what its rows come to.
+        """Writes a complete shard, and beside it what its rows add up to.
 
         Raises:
             UsageError: it cannot be written.
         """
         path = self._path(shard)
-        partial = path.with_name(f".{path.name}")
         try:
-            self._counts(shard).write_text(json.dumps(counted(rows)))
-            partial.write_text(self._text(rows), encoding="utf-8")
-            partial.replace(path)
+            self._counts(shard).write_text(json.dumps(count(rows)))
+            atomic_file.write_text(path, self._text(rows))
         except OSError as error:
             raise UsageError(
-                f"cannot write {path} ({error.strerror}): make room, or let it be written; the "
-                "same command goes on with what is missing."
+                f"cannot write {path} ({error.strerror}): make room, or permit it; the same "
+                "command goes on with what is missing."
             ) from None
 
     def join(self) -> list[int]:
-        """Writes the output, and removes the shards; returns what all rows come to.
+        """Writes the output and removes the shards; returns what all rows add up to (`count`).
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: the output cannot be written.
         """
-        partial = self.folder / "joined"
         try:
-            with partial.open("wb") as file:
-                if self._is_csv:
-                    file.write(self._line(self.columns).encode())
-                for shard in range(self.count):
-                    file.write(self._path(shard).read_bytes())
+            atomic_file.write(self.output, self._parts())
             counts = [json.loads(self._counts(i).read_text()) for i in range(self.count)]
-            partial.replace(self.output)
         except OSError as error:
             raise UsageError(
-                f"cannot write {self.output} ({error.strerror}): make room, or let it be written; "
-                "all machines of a job must share its folder."
+                f"cannot write {self.output} ({error.strerror}): make room, or permit it; all "
+                "machines of a job must share its folder."
             ) from None
         shutil.rmtree(self.folder)
         return [sum(column) for column in zip(*counts, strict=True)]
 
-    @property
-    def _is_csv(self) -> bool:
-        return self.output.suffix == ".csv"
+    def _parts(self) -> Iterator[bytes]:
+        if self.is_csv:
+            yield _line(self.columns).encode()
+        for shard in range(self.count):
+            yield self._path(shard).read_bytes()
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}{self.output.suffix}"
@@ -135,19 +128,19 @@ class Shards:
         return self.folder / f"{shard:05d}.counts"
 
     def _text(self, rows: Iterable[Row]) -> str:
-        if not self._is_csv:
+        if not self.is_csv:
             return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        return "".join(self._line([row.get(c, "") for c in self.columns]) for row in rows)
-
-    @staticmethod
-    def _line(values: Sequence[Any]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(values)
-        return text.getvalue()
+        return "".join(_line([row.get(c, "") for c in self.columns]) for row in rows)
 
 
-def counted(rows: Sequence[Row]) -> list[int]:
-    """Items, those that could not be read, those with a label, and the right ones of these."""
+def count(rows: Sequence[Row]) -> list[int]:
+    """Returns how many rows there are, with errors, with labels, and with the right class."""
     labelled = [row for row in rows if "label" in row and "error" not in row]
     right = sum(row["label"] == row.get("class", row.get("class_1")) for row in labelled)
     return [len(rows), sum("error" in row for row in rows), len(labelled), right]
+
+
+def _line(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""Standard input and output as files, which several ranks can share, read again and join."""
+"""Replaces standard input and output by files, which ranks can share, reread and join."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STANDARD = "-"
-OUTPUT = "standard_output.jsonl"  # the file in its place
+OUTPUT = "standard_output.jsonl"  # the name of the file for standard output
 
 
 @contextlib.contextmanager
 def as_files(source: str, output: str, form: str | None) -> Iterator[tuple[str, str]]:
-    """Yields `source` and `output`, with a file in the place of each `-`.
+    """Yields `source` and `output`, with a temporary file for each that is `-`.
 
-    What was written for standard output is written there at the end.
+    The file for standard output is written to it at the end.
     """
     if STANDARD not in (source, output):
         yield source, output
@@ -35,5 +35,5 @@ def as_files(source: str, output: str, form: str | None) -> Iterator[tuple[str, 
                 with written.open("rb") as file:
                     shutil.copyfileobj(file, sys.stdout.buffer)
                 sys.stdout.flush()
-            except BrokenPipeError:  # who reads has seen enough, as `head` does
+            except BrokenPipeError:  # the reader has stopped, as `head` does
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

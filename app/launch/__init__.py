@@ -1,1 +1,1 @@
-"""The parent processes of a job: they start its ranks, watch them, and start them again."""
+"""Starts the ranks of a job, watches them, and starts them again."""

@@ -1,10 +1,10 @@
-"""`horovodrun`, safer: the launcher of Horovod 0.28.1 with three things changed.
+"""Runs `horovodrun` more safely: the launcher of Horovod 0.28.1 with three changes.
 
-* Its servers listen on loopback alone when no other machine takes part; Horovod's listen on
-  every interface, whatever `--network-interface` says (CVE-2024-10190, CVE-2026-31234).
-* The environment is inherited, not written on command lines where `ps` shows it. Other machines
-  get what `is_needed_elsewhere` names, and nothing that looks like a secret.
-* It does not import TensorFlow to see whether Gloo was built: set-up has looked.
+* Its servers listen only on loopback when no other machine takes part; Horovod's listen on every
+  interface, whatever `--network-interface` says (CVE-2024-10190, CVE-2026-31234).
+* Ranks inherit the environment; it is not written on command lines, where `ps` shows it. Other
+  machines get the variables that `is_exported` admits, and none that looks like a secret.
+* It does not import TensorFlow to see whether Gloo was built: set-up has checked that.
 
     python -m app.launch.horovodrun <arguments of horovodrun>
 """
@@ -30,13 +30,13 @@ SEARCHED = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 
 
-def is_needed_elsewhere(name: str) -> bool:
-    """Whether an environment variable goes onto the command line for another machine."""
+def is_exported(name: str) -> bool:
+    """Returns whether an environment variable goes on the command line of another machine."""
     return bool(NEEDED.match(name) or name in SEARCHED) and not SECRET.search(name)
 
 
 def listen_on_loopback() -> None:
-    """Makes Horovod's servers, in this process, listen on loopback alone."""
+    """Makes Horovod's servers, in this process, listen only on loopback."""
     find_port = network.find_port
 
     def on_loopback(make_server):  # type: ignore[no-untyped-def]
@@ -47,14 +47,14 @@ def listen_on_loopback() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the job; returns 1 if a process of it failed (the ranks say why)."""
+    """Runs the job; returns 1 if one of its processes failed (the ranks print why)."""
     processes.die_with_parent()
     private_network.enter()
     is_local = bool(os.environ.get(LOOPBACK))
     if is_local:
         listen_on_loopback()
-    environment.is_exportable = (lambda name: False) if is_local else is_needed_elsewhere
-    # What flags of horovodrun set, ranks inherit like the rest.
+    environment.is_exportable = (lambda name: False) if is_local else is_exported
+    # Ranks inherit what flags of horovodrun set, like the rest of the environment.
     set_env = config_parser.set_env_from_args
 
     def set_both(env, args):  # type: ignore[no-untyped-def]

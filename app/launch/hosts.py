@@ -1,4 +1,4 @@
-"""Host names and their slots: as HOSTS gives them, or as a discovery script prints them."""
+"""Reads host names and their slots, from HOSTS or from the output of a discovery script."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Slots = list[tuple[str, int]]  # (host name, processes that it takes)
 DISCOVERY_SECONDS = 20
 
 
-def given(hosts: str) -> Slots:
-    """Those of `a:4,b:4`.
+def parse(hosts: str) -> Slots:
+    """Returns the hosts of `a:4,b:4`.
 
     Raises:
-        UsageError: not as horovodrun's -H has it.
+        UsageError: the text is not as horovodrun's -H takes it.
     """
     items = [item.strip() for item in hosts.split(",")] if hosts else []
     for item in items:
@@ -28,17 +28,17 @@ def given(hosts: str) -> Slots:
     return [(name, int(slots)) for name, _, slots in (item.partition(":") for item in items)]
 
 
-def discovered(script: str) -> Slots:
-    """Those that a host discovery script prints now, a line `name:slots` or `name` each.
+def discover(script: str) -> Slots:
+    """Runs a host discovery script; returns what it prints, a line `name:slots` or `name` a host.
 
     Raises:
-        UsageError: it cannot be run, or fails.
+        UsageError: the script cannot be run, or fails.
     """
     path = shutil.which(script)
     if not path:
         raise UsageError(
-            f"--host_discovery_script={script} must be a file that can be executed: mend the "
-            "path, or chmod +x it."
+            f"--host_discovery_script={script} must be an executable file: fix the path, or "
+            "chmod +x it."
         )
     try:
         done = subprocess.run(
@@ -52,6 +52,6 @@ def discovered(script: str) -> Slots:
     return [(name, int(slots or 1)) for name, _, slots in lines]
 
 
-def is_here(name: str) -> bool:
-    """Whether a host is this machine."""
+def is_local(name: str) -> bool:
+    """Returns whether a host is this machine."""
     return name in ("localhost", socket.gethostname()) or name.startswith("127.")

@@ -1,4 +1,4 @@
-"""`launch COMMAND`: the ranks of a job on NP processes, and a supervisor over them."""
+"""Implements `launch COMMAND`: starts the ranks of a job on NP processes, and supervises them."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def processes() -> int:
 
 @dataclass(frozen=True)
 class Start:
-    """How the ranks of a job are started.
+    """The way in which the ranks of a job are started.
 
     Attributes:
         processes: ranks.
         hosts: names and slots, as `a:4,b:4`; empty for this machine.
         is_trusted: whether only trusted people reach the ports of the machines.
-        most: ranks that an elastic job may grow to; 0 for a job of a fixed number.
+        max_processes: ranks that an elastic job may grow to; 0 for a job of a fixed number.
         discovery_script: prints the hosts of an elastic job.
     """
 
     processes: int
     hosts: str = ""
     is_trusted: bool = False
-    most: int = 0
+    max_processes: int = 0
     discovery_script: str | None = None
 
     @property
     def is_elastic(self) -> bool:
         """Whether ranks may come and go."""
-        return self.most > 0
+        return self.max_processes > 0
 
 
 def start(flags: FlagValues) -> Start:
-    """Returns how the flags, NP and HOSTS say that ranks are started."""
-    np, most, script = processes(), 0, None
+    """Returns how ranks are to be started, from the flags, NP and HOSTS."""
+    np, limit, script = processes(), 0, None
     if "elastic" in flags and flags.elastic:
         script = flags.host_discovery_script
-        most = selection.experiment(flags).num_micro_batches if script else np  # one each
-    return Start(np, os.environ.get("HOSTS", ""), flags.trusted_network, most, script)
+        limit = selection.experiment(flags).num_micro_batches if script else np  # one a rank
+    return Start(np, os.environ.get("HOSTS", ""), flags.trusted_network, limit, script)
 
 
 def run(flags: FlagValues, command: list[str], folder: Path | None = None) -> int:
-    """Runs the ranks of a checked command that is not started again; returns its exit code."""
+    """Runs the ranks of a checked command, without restarts; returns its exit code."""
     name = folder or flags.workdir or workdir.named(selection.reference(flags))
     limits = Limits(restarts=0, hang=float("inf"), grace=flags.grace_seconds)
     variables = terminal()
@@ -76,14 +76,14 @@ def supervise(
     command: list[str], launcher: list[str], variables: dict[str, str], folder: Path,
     limits: Limits, is_elastic: bool = False,
 ) -> int:  # fmt: skip
-    """Runs a command to its end, again after it breaks if `limits` allow it.
+    """Runs a command to its end, and restarts it after a failure if `limits` allow it.
 
     Args:
         command: of each rank.
         launcher: the command that starts the ranks, empty for one.
         variables: of the ranks' environment, beside this one's.
-        folder: of the run, where the supervisor looks for checkpoints and keeps its notes.
-        limits: restarts and seconds.
+        folder: the run's, where the supervisor looks for checkpoints and keeps its log.
+        limits: of restarts and of seconds.
         is_elastic: whether ranks may come and go.
 
     Returns:
@@ -93,23 +93,23 @@ def supervise(
 
 
 def ranks(start: Start, variables: dict[str, str]) -> list[str]:
-    """Returns the launcher of ranks, empty for one; adds to `variables` what it must know.
+    """Returns the launcher of ranks, empty for one rank; adds to `variables` what it needs.
 
-    Ranks of one machine meet in a network of their own, if the kernel allows one.
+    Ranks of one machine get a private network, if the kernel allows one.
 
     Raises:
-        UsageError: hosts without a slot for each rank; other machines, and nobody said that the
-            network can be trusted; an elastic job without a name for each rank.
+        UsageError: the hosts have too few slots; there are other machines and the network is not
+            declared as trusted; an elastic job has too few host names.
     """
-    slots = machines.given(start.hosts)
+    slots = machines.parse(start.hosts)
     if slots and start.processes > sum(n for _, n in slots):
         raise UsageError(
             f"NP={start.processes} processes need as many slots, but HOSTS={start.hosts} has "
-            f"{sum(n for _, n in slots)}: set a smaller NP, or name more."
+            f"{sum(n for _, n in slots)}: set a smaller NP, or name more slots."
         )
     script = start.discovery_script
-    named = slots + (machines.discovered(script) if script else [])
-    others = sorted({name for name, _ in named if not machines.is_here(name)})
+    named = slots + (machines.discover(script) if script else [])
+    others = sorted({name for name, _ in named if not machines.is_local(name)})
     if others and not start.is_trusted:
         source = f"--host_discovery_script={script}" if script else f"HOSTS={start.hosts}"
         raise UsageError(
@@ -132,14 +132,14 @@ def parameter_server(start: Start, servers: int, variables: dict[str, str]) -> l
     Args:
         start: its processes are the workers.
         servers: processes that hold weights.
-        variables: gets what the job must know.
+        variables: receives what the job needs.
 
     Raises:
-        UsageError: other machines.
+        UsageError: HOSTS is set, or the kernel allows no private network.
     """
     if start.hosts:
         raise UsageError(
-            f"HOSTS={start.hosts} is of Horovod's jobs: start the tasks of a parameter-server job "
+            f"HOSTS={start.hosts} is for Horovod's jobs: start the tasks of a parameter-server job "
             "on each machine, with TF_CONFIG (docs/update_rules.md)."
         )
     launcher = [sys.executable, "-m", "app.launch.tfrun", "-np", str(start.processes)]
@@ -157,10 +157,10 @@ def parameter_server(start: Start, servers: int, variables: dict[str, str]) -> l
 
 
 def _on_this_machine(start: Start, variables: dict[str, str]) -> list[str]:
-    np, most = start.processes, max(start.processes, start.most)
+    np, limit = start.processes, max(start.processes, start.max_processes)
     is_private = not start.is_trusted and private_network.is_allowed()
     # A rank of an elastic job needs a name of its own, as Horovod drops a name that failed.
-    names = [f"127.0.0.{i + 1}" for i in range(most)] if is_private else ["localhost", "127.0.0.1"]
+    names = [f"127.0.0.{i + 1}" for i in range(limit)] if is_private else ["localhost", "127.0.0.1"]
     variables["SCALEPROOF_LOOPBACK"] = "1"
     if is_private:
         addresses = names if start.is_elastic else names[:1]
@@ -186,17 +186,17 @@ def _on_this_machine(start: Start, variables: dict[str, str]) -> list[str]:
 
 
 def horovodrun(np: int, hosts: str) -> list[str]:
-    """Returns `horovodrun -np NP -H HOSTS`, made safer."""
+    """Returns `horovodrun -np NP -H HOSTS`, by the safer launcher."""
     return [sys.executable, "-m", "app.launch.horovodrun", "--gloo", "-np", str(np), "-H", hosts]
 
 
 def elastic(start: Start, hosts: str, variables: dict[str, str]) -> list[str]:
-    """Returns the same for a job that goes on with one rank, and takes back a host that failed."""
+    """Returns the launcher of a job that survives with one rank, and takes failed hosts back."""
     variables["PYTHONHASHSEED"] = "0"  # Horovod orders hosts by hash
     variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
-    launcher = horovodrun(1, hosts)  # so many slots are waited for; all there are take part
+    launcher = horovodrun(1, hosts)  # it waits for one slot, and then uses all there are
     if start.discovery_script:
-        script = shlex.quote(start.discovery_script)  # Horovod gives it to a shell
+        script = shlex.quote(start.discovery_script)  # Horovod passes it to a shell
         launcher = [*launcher[:-2], "--host-discovery-script", script]
-    launcher += ["--min-np", "1", "--max-np", str(start.most)]
+    launcher += ["--min-np", "1", "--max-np", str(start.max_processes)]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]

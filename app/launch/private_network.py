@@ -1,8 +1,8 @@
-"""A network of the job's own: the loopback interface and nothing else.
+"""Gives a job a network of its own: a loopback interface and nothing else.
 
-Horovod's servers listen on every interface and believe whoever reaches them (CVE-2024-10190,
-CVE-2026-31234); TensorFlow's have no authentication. In a network namespace of its own, nobody
-outside the job reaches them, not even other users of the machine.
+Horovod's servers listen on every interface and trust whoever reaches them (CVE-2024-10190,
+CVE-2026-31234); TensorFlow's have no authentication. In a network namespace, nobody outside the
+job reaches them, not even other users of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IFF_UP = 1
 
 
 def is_allowed() -> bool:
-    """Whether this kernel lets this user have one (containers often forbid it)."""
+    """Returns whether this kernel allows this user a private network (containers often do not)."""
     if not shutil.which(INSIDE[0]):
         return False
     try:
@@ -34,7 +34,7 @@ def is_allowed() -> bool:
 
 
 def enter() -> None:
-    """Makes the network ready, if this process is the first inside one."""
+    """Sets the network up, if this process is the first inside a private one."""
     addresses = os.environ.get(ADDRESSES)
     if addresses:
         bring_up(addresses.split(","))
@@ -43,21 +43,21 @@ def enter() -> None:
 
 
 def bring_up(addresses: list[str]) -> None:
-    """Inside: starts the loopback interface, and gives it further 127.0.0.x addresses."""
+    """Starts the loopback interface of a private network, and adds 127.0.0.x addresses to it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         _up(control, "lo")
         for i, address in enumerate(addresses):
             if address != "127.0.0.1":
                 name = f"lo:{i}".encode()
-                place = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
-                fcntl.ioctl(control, SIOCSIFADDR, struct.pack("16s16s", name, place))
+                packed = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+                fcntl.ioctl(control, SIOCSIFADDR, struct.pack("16s16s", name, packed))
 
 
 def shape(mbit: float) -> None:
-    """Inside: lets so many megabits a second pass between all processes together.
+    """Limits the traffic of a private network, of all processes together, to `mbit` Mbit/s.
 
     Raises:
-        OSError: there is no `tc`, or this kernel has no token bucket.
+        OSError: there is no `tc`, or this kernel has no token bucket filter.
     """
     rule = ["tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "5s"]
     command = ["tc", "qdisc", "replace", "dev", "lo", "root", *rule]
@@ -67,7 +67,7 @@ def shape(mbit: float) -> None:
 
 
 def traffic() -> int:
-    """Bytes sent between the processes of a private network; 0 outside of one."""
+    """Returns the bytes sent so far between processes of a private network; 0 outside of one."""
     return int(psutil.net_io_counters().bytes_sent) if ADDRESSES in os.environ else 0
 
 
@@ -78,5 +78,5 @@ def _up(control: socket.socket, interface: str) -> None:
 
 
 def reachable_interfaces() -> list[str]:
-    """Network interfaces of this process that are up, but for loopback."""
+    """Returns the network interfaces of this process that are up, except loopback."""
     return [n for n, state in psutil.net_if_stats().items() if state.isup and n != "lo"]

@@ -1,33 +1,58 @@
-"""Processes end with whoever started them: no orphan, whatever is killed."""
+"""Keeps processes from outliving the one that started them: no orphans, whatever is killed."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from app.launch import die_with_parent as program
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent() -> None:
-    """The kernel kills this process when its parent ends, however it ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended in between
-        os._exit(1)
+    """Has the kernel kill this process when its parent ends, in any way."""
+    program.die_with(os.getppid())
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """Returns a command that does the same, and that the kernel kills when this process ends.
+
+    To be started by a thread that lives as long as the process: the kernel watches the thread.
+    """
+    return [sys.executable, "-I", "-S", program.__file__, str(os.getpid()), *command]
+
+
+def run(command: Sequence[str], log: Path, **variables: str) -> int:
+    """Runs a command that ends with this process, its output in a log; returns its exit code.
+
+    Args:
+        command: what to run.
+        log: the file for all that it prints.
+        variables: of its environment, beside this process's own.
+    """
+    with log.open("w") as output:
+        return subprocess.run(
+            bound(command), env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output,
+        ).returncode  # fmt: skip
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends become children of this process, so that it can end them."""
+    """Makes descendants whose parent ends children of this process, so that it can end them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants() -> dict[int, psutil.Process]:
-    """All living processes below this one, by pid."""
+    """Returns all living processes below this one, by pid."""
     below = psutil.Process().children(recursive=True)
     return {process.pid: process for process in below if _lives(process)}
 

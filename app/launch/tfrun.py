@@ -1,13 +1,13 @@
-"""Starts the processes of a parameter-server job on this machine: `horovodrun`'s counterpart.
+"""Starts the processes of a parameter-server job on this machine, as `horovodrun` starts ranks.
 
     chief     one; the job ends when it does
-    ps        servers; if one is lost, so are its weights: the job ends, to be started again
-    worker    one that dies is started again, and takes up work where it is
+    ps        the servers; with one its weights are lost: the job ends, to be started again
+    worker    one that dies is started again, and takes up work where the others are
 
     python -m app.launch.tfrun -np 2 -servers 1 -- <command of each>
 
-All run the same command, told by TF_CONFIG what they are. Only the chief beats and leaves an
-exit code, as it alone knows how the run goes.
+All run the same command; TF_CONFIG says what each is. Only the chief writes heartbeats and an exit
+code, as only it knows how the run goes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import time
 from collections.abc import Sequence
 
 from app.launch import private_network, processes
-from app.launch.job import ENDED, EXIT_FILE, LOST, how
+from app.launch.job import EXIT_FILE, describe_exit
+from app.launch.output import ENDED, LOST
 from app.parallel.cluster import PATIENCE, Cluster
 from app.recovery import heartbeat
 
-POLL = 0.2  # seconds
-PAUSE = 1.0  # seconds before a worker is started again
+POLL_SECONDS = 0.2
+PAUSE_SECONDS = 1.0  # before a worker is started again
 Task = tuple[str, int]
 CHIEF: Task = ("chief", 0)
 
@@ -58,54 +59,55 @@ class Tasks:
         self.running = {task: self.start(task) for task in tasks}
 
     def run(self) -> int:
-        """Watches them to the end, and leaves none."""
+        """Watches the processes until the job ends, and leaves none; returns 0 if the chief did."""
         while True:
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
             chief = self.running[CHIEF].poll()
             if chief:
-                time.sleep(POLL)  # it may have lost a server whose end is seen only now
+                time.sleep(POLL_SECONDS)  # a server that it lost may be seen to have ended only now
             if chief == 0 or self.is_broken():
                 break
             if chief:
                 code = chief if chief > 0 else 128 - chief
-                line = f"Process 0 exit with status code {code}."  # as horovodrun says it
+                line = f"Process 0 exit with status code {code}."  # as horovodrun prints it
                 print(line, file=sys.stderr, flush=True)
                 break
         self.end()
         return int(chief != 0)
 
     def is_broken(self) -> bool:
-        """Whether a server or a worker ended the job; starts workers again that were killed."""
+        """Starts killed workers again; returns whether a server or a worker ended the job."""
         for task, process in self.running.items():
             status = process.poll()
             if status is None or task == CHIEF:
                 continue
-            if task[0] == "ps" or status > 0:  # a worker with an exit code would leave again
-                self.tell(ENDED, task)
+            if task[0] == "ps" or status > 0:  # a worker with an exit code would exit again
+                self.report(ENDED, task)
                 return True
-            self.tell(LOST, task, " and is started again")
-            time.sleep(PAUSE)
+            self.report(LOST, task, " and is started again")
+            time.sleep(PAUSE_SECONDS)
             self.running[task] = self.start(task)
         return False
 
     def start(self, task: Task) -> subprocess.Popen[bytes]:
-        """A process of the job."""
+        """Starts the process of a task."""
         env = {**os.environ, **self.cluster.environment(*task)}
-        env[PATIENCE] = "60"  # they start together, and one that ends is seen here
+        env[PATIENCE] = "60"  # they start together, and `run` notices one that ends
         if task[0] != "chief":
             for name in (heartbeat.FOLDER, EXIT_FILE):
                 env.pop(name, None)
-        return subprocess.Popen(self.command, env=env, preexec_fn=processes.die_with_parent)
+        return subprocess.Popen(processes.bound(self.command), env=env)
 
-    def tell(self, prefix: str, task: Task, more: str = "") -> None:
-        """What became of a server or a worker, for whoever watches the job."""
+    def report(self, prefix: str, task: Task, more: str = "") -> None:
+        """Prints how a server or a worker ended, for the supervisor of the job."""
         process = self.running[task]
         name = {"ps": "parameter server", "worker": "worker"}[task[0]]
-        line = f"{prefix}{name} {task[1]} (pid {process.pid}) {how(process.returncode)}{more}"
+        exit = describe_exit(process.returncode)
+        line = f"{prefix}{name} {task[1]} (pid {process.pid}) {exit}{more}"
         print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Kills what is left: servers and workers hold nothing that is not elsewhere."""
+        """Kills what is left: servers and workers hold nothing that is not in the checkpoints."""
         for process in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -114,7 +116,7 @@ class Tasks:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has now."""
+    """Returns ports of loopback that are free now."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -22,7 +22,7 @@ def start(place: int) -> None:
     index, _, factor = os.environ.get(VARIABLE, "").partition(":")
     if factor and int(index) == place:
         command = [sys.executable, "-m", "app.parallel.straggler", str(os.getpid()), factor]
-        subprocess.Popen(command, preexec_fn=processes.die_with_parent)
+        subprocess.Popen(processes.bound(command))
 
 
 def main(pid: int, factor: float) -> None:

@@ -1,1 +1,1 @@
-"""What measures, compares, diagnoses and disturbs. Training works without this folder."""
+"""Measures, compares, diagnoses and disturbs training, which works without this folder."""

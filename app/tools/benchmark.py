@@ -1,13 +1,11 @@
-"""`app benchmark`: what this machine gives, as ratios measured in one run.
+"""Implements `app benchmark`: measures training on this machine, as ratios within one run.
 
-    step        examples a second of the bare compiled step, on one batch that stays
-    loop        the same with reading, decoding and augmenting
-    processes   under horovodrun: against the same processes at work without a job
-    all-reduce  seconds and bus bandwidth by message size
-    stages      with --stages=P or --tensor=T: P x T devices against one, and start-up by
-                micro-batches
-
-Run it with plain Python for the first two, under horovodrun for the rest too.
+step        examples a second of the bare compiled step, on the same batch again and again
+loop        the same with reading, decoding and augmenting
+processes   under horovodrun: against the same processes that train independently
+all-reduce  under horovodrun: seconds and bus bandwidth by message size
+stages      with --stages=P or --tensor=T: P x T devices against one, and start-up by
+            micro-batches
 """
 
 from __future__ import annotations
@@ -31,23 +29,23 @@ from app.training import opening, strategy
 from app.training.single_stage import SingleStageStep
 from app.training.state import State
 
-ROUNDS = 3  # each figure is the median of the rounds; figures compared take turns
+ROUNDS = 3  # a figure is the median of the rounds; figures that are compared take turns
 STEPS = 2  # timed in a round
 WARM_STEPS = 2  # before them
-RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
-# Of a pipeline's step: timed, and to see tracing not grow.
+RATE = 1e-6  # a learning rate so small that the weights stay ordinary numbers
+# Of a pipeline's step: a number that is timed, and a larger one that should be traced as fast.
 MICRO_BATCHES = (MEASURED_MICRO_BATCHES, 8 * MEASURED_MICRO_BATCHES)
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 
 
-# A step, and what gives it the batches of a round.
+# By name, a step and a function that returns its batches of a round.
 Kinds = Mapping[str, tuple[Any, Callable[[], Iterator[Any]]]]
 
 
 def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
-    """Prints a line a figure, on rank 0.
+    """Prints a line for each figure, on rank 0.
 
-    The experiment's micro-batch is kept, one for each process and step.
+    The experiment's micro-batch is kept; a process has one of them in a step.
     """
     if layout.devices > 1:
         return pipeline(experiment, layout, where, data_dir)
@@ -56,19 +54,19 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     )
     data = opening.open_data(experiment, data_dir)
     state = State(experiment, data.input_spec, data.num_classes)
-    alone = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
-    whole = SingleStageStep(experiment, layout, state, where.micro_batches(where.size))
-    lonely = SingleStageStep(alone, Layout(), state, range(1))
+    single = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
+    joint = SingleStageStep(experiment, layout, state, where.micro_batches(where.size))
+    independent = SingleStageStep(single, Layout(), state, range(1))
 
     def read() -> Iterator[tuple[Any, ...]]:
-        # Anew each round: no batch was read while something else was measured.
+        # Opened in each round, so that no batch is read while something else is measured.
         return opening.training_batches(experiment, data, where, range(WARM_STEPS + STEPS))
 
     same = next(read())
     kinds = {
-        "bare step": (whole, lambda: itertools.repeat(same)),
-        "full loop": (whole, read),
-        "independent processes": (lonely, lambda: itertools.repeat(same)),
+        "bare step": (joint, lambda: itertools.repeat(same)),
+        "full loop": (joint, read),
+        "independent processes": (independent, lambda: itertools.repeat(same)),
     }
     if where.size == 1:
         del kinds["independent processes"]
@@ -94,10 +92,10 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
 
 def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
-    """One device against several in the same process, each with as many cores.
+    """Compares one device with several in the same process, each with as many cores.
 
-    The ideal is T M P / (M + P - 1): all devices but for the bubble. One device alone is held
-    to its share of the cores: operators that do not depend on each other would take them all
+    The ideal speed-up is T M P / (M + P - 1): all devices, less the bubble. The single device is
+    confined to its part of the cores: operators that do not depend on each other would use all
     (one stage of an encoder was seen to keep 1.4 of 2 cores busy with one thread an operator).
     """
     own = topology.cores(os.sched_getaffinity(0), where.local_size, where.local_rank)
@@ -123,8 +121,8 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] -= time.perf_counter() - begin
             if count == MICRO_BATCHES[0]:
-                held = functools.partial(on_cores, few if some.devices == 1 else own, step)
-                kinds[name] = (held, functools.partial(itertools.repeat, batch))
+                confined = functools.partial(on_cores, few if some.devices == 1 else own, step)
+                kinds[name] = (confined, functools.partial(itertools.repeat, batch))
     m = MICRO_BATCHES[0]
     speeds = measure(kinds, m * micro_batch)
     totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
@@ -146,26 +144,26 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
 
 
 def on_cores(cores: Sequence[int], step: Callable[..., Any], *arguments: Any) -> Any:
-    """Takes a step with every thread of this process on these cores."""
+    """Takes a step with all threads of this process confined to these cores."""
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
+        with contextlib.suppress(ProcessLookupError):  # the thread has just ended
             os.sched_setaffinity(int(thread), cores)
     return step(*arguments)
 
 
 def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
-    """Examples a second of this process, a value a round; the kinds take turns.
+    """Returns examples a second of this process, by name and round; the kinds take turns.
 
     Args:
-        kinds: a step, and what gives it the batches of a round.
-        examples: in a step.
+        kinds: by name, a step and a function that returns its batches of a round.
+        examples: of this process in a step.
     """
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     for name, (step, read) in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
         batches = read()
         for _ in range(WARM_STEPS):  # the first of all compiles
             step(0, batches, RATE)["loss"].numpy()
-        replicas.each(0)  # a barrier: all processes measure the same thing at the same time
+        replicas.each(0)  # a barrier: all processes measure the same kind at the same time
         begin = time.perf_counter()
         for _ in range(STEPS):
             step(0, batches, RATE)["loss"].numpy()
@@ -174,7 +172,7 @@ def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
 
 
 def all_reduce(where: Topology) -> None:
-    """Median seconds of an all-reduce; bus bandwidth is 2 (n - 1) / n x bytes / seconds."""
+    """Prints the median time of an all-reduce; bus bandwidth is 2 (n - 1) / n x bytes / seconds."""
     if where.size == 1:
         return
     for size in SIZES:

@@ -1,17 +1,16 @@
-"""`compare`: one experiment under several update rules, on the same data and seed, in one report.
+"""Implements `compare`: trains an experiment under several update rules, and reports on all.
 
     sync        ................ result.json, metrics.jsonl  \
     async       ............                                  > compare.html, compare.png, .svg
     bounded:4   .............                                /
 
-The runs follow each other, each alone on the machine. One that is done is not run again: the same
-command with --workdir goes on, or adds a rule.
+The runs have the same data and seed, and follow each other. One that is done is not repeated: the
+same command with --workdir continues, or adds a rule.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,14 +29,14 @@ from app.tools.rules import Rule
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all rules run under.
+    """The conditions under which all rules are run.
 
     Attributes:
         workers: processes that compute.
-        slowdown: of the last of them; 1: none.
-        mbit: of the link that all share; 0: as it is.
-        price: of a worker's device, an hour; 0: not asked.
-        target: the accuracy whose time is looked for; 0: a point below the synchronous one.
+        slowdown: how many times slower the last of them is made; 1: none.
+        mbit: Mbit/s of the link that all share; 0: unlimited.
+        price: of a worker's device for an hour; 0: not reported.
+        target: the accuracy whose time is reported; 0: a point below the synchronous rule's.
         evaluations: of each run, at equal distances.
     """
 
@@ -50,7 +49,7 @@ class Conditions:
 
     @property
     def of_runs(self) -> dict[str, float]:
-        """What a run depends on; price and target are the report's."""
+        """The conditions that change a run; price and target change only the report."""
         return {
             "NP": self.workers, "slowdown": self.slowdown, "link_mbit": self.mbit,
             "evaluations": self.evaluations,
@@ -58,7 +57,7 @@ class Conditions:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes it so."""
+        """The environment variables of a run under these conditions."""
         found = {"NP": str(self.workers)}
         if self.slowdown > 1:
             found[straggler.VARIABLE] = f"{self.workers - 1}:{self.slowdown}"
@@ -80,53 +79,49 @@ def main(
         folder: below which each run has its workdir.
     """
     if conditions.mbit:
-        must_shape(conditions.mbit)
+        check_link(conditions.mbit)
     folder.mkdir(parents=True, exist_ok=True)
-    must_be_alike(folder, {"flags": list(flags), **conditions.of_runs})
+    check_conditions(folder, {"flags": list(flags), **conditions.of_runs})
     every = max(1, steps // conditions.evaluations)
     for rule in rules:
         begin = time.monotonic()
-        place = folder / comparison.place(rule)
-        if not (place / "result.json").exists():
-            code = train(flags, rule, conditions, every, place)
+        workdir = folder / comparison.folder_name(rule)
+        if not (workdir / "result.json").exists():
+            code = train(flags, rule, conditions, every, workdir)
             if code != DONE:
-                told = f"failed with exit code {code}; {place}.log says why"
-                print(f"{rule.name}: {told}.", flush=True)
+                print(
+                    f"{rule.name}: failed with exit code {code}; {workdir}.log says why.",
+                    flush=True,
+                )
                 return code
-        told = comparison.line(comparison.read(rule, folder))
-        print(f"{rule.name:12} {told} ({time.monotonic() - begin:.0f} s)", flush=True)
+        figures = comparison.line(comparison.read(rule, folder))
+        print(f"{rule.name:12} {figures} ({time.monotonic() - begin:.0f} s)", flush=True)
     runs = [comparison.read(rule, folder) for rule in rules]
     comparison.write(runs, conditions, folder)
     print(f"report: {folder / 'compare.html'}, {folder / 'compare.png'}, .svg")
     return DONE
 
 
-def train(flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, place: Path) -> int:
-    """One run from its beginning, its output beside its workdir.
+def train(
+    flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, workdir: Path
+) -> int:
+    """Trains under one rule, with the output in a log beside its workdir; returns the exit code.
 
-    It is not restarted: its counters would be those of the last attempt.
+    The run is not restarted: its counters would be those of the last attempt only.
     """
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(workdir, ignore_errors=True)
     settings = [f"--set={setting}" for setting in rule.settings]
     command = [sys.executable, "-m", "app", "launch", "train", *flags, *settings]
-    command += [
-        f"--workdir={place}",
-        f"--evaluate_every={every}",
-        "--log_every=1",
-        "--max_restarts=0",
-    ]
-    with Path(f"{place}.log").open("w") as log:
-        return subprocess.run(
-            command, env=os.environ | conditions.environment, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, preexec_fn=processes.die_with_parent,
-        ).returncode  # fmt: skip
+    command += [f"--workdir={workdir}", f"--evaluate_every={every}", "--log_every=1"]
+    command += ["--max_restarts=0"]
+    return processes.run(command, Path(f"{workdir}.log"), **conditions.environment)
 
 
-def must_be_alike(folder: Path, ours: dict[str, Any]) -> None:
-    """Remembers what all runs of a folder were run under.
+def check_conditions(folder: Path, ours: dict[str, Any]) -> None:
+    """Checks that the runs of a folder have these conditions, and records them there.
 
     Raises:
-        UsageError: those that are there were run under something else.
+        UsageError: runs in the folder have other conditions.
     """
     path = folder / "conditions.json"
     theirs = json.loads(path.read_text()) if path.exists() else ours
@@ -140,8 +135,8 @@ def must_be_alike(folder: Path, ours: dict[str, Any]) -> None:
     path.write_text(json.dumps(ours) + "\n")
 
 
-def must_shape(mbit: float) -> None:
-    """Tries it, before anything is run.
+def check_link(mbit: float) -> None:
+    """Tries to limit the rate of a link, before anything is run.
 
     Raises:
         UsageError: this machine cannot.

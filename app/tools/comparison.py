@@ -1,4 +1,4 @@
-"""Runs side by side: their curves and figures, as pictures and as one HTML page."""
+"""Draws and tabulates runs side by side, as pictures and as one HTML page."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from app.tools.compare import Conditions
 
 Points = list[tuple[float, float]]
-POINTS_BEHIND = 0.02  # of accuracy: more than this is explained
-WARM_STEPS = 10  # compiling is not throughput, nor is a round's first mean
+POINTS_BEHIND = 0.02  # of accuracy; the page explains a rule that is further behind
+WARM_STEPS = 10  # not counted in the throughput: compiling, and a round's first mean
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2",
           "#7f7f7f", "#bcbd22")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One run.
+    """A finished run.
 
     Attributes:
         rule: of its updates.
-        result: what result.json holds.
+        result: the content of result.json.
         train: lines of metrics.jsonl, a step each.
-        evaluated: likewise, an evaluation each, with the seconds of training before it.
+        evaluated: the same for evaluations, with the seconds of training before each.
     """
 
     rule: Rule
@@ -42,12 +42,12 @@ class Trained:
 
     @property
     def accuracy(self) -> float:
-        """At the end."""
+        """The accuracy at the end."""
         return float(self.evaluated[-1]["accuracy"])
 
     @property
     def throughput(self) -> float:
-        """Examples a second, once everything is compiled."""
+        """The examples a second, once everything is compiled."""
         first, last = self.train[min(WARM_STEPS, len(self.train) // 2)], self.train[-1]
         seconds = last["seconds"] - first["seconds"]
         batch = self.result["experiment"]["global_batch"]
@@ -55,33 +55,33 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Of training steps, from the first that was begun; evaluations are not counted."""
+        """The seconds of training, without evaluations."""
         return float(self.train[-1]["seconds"])
 
     @property
     def wire(self) -> float | None:
-        """Bytes between all processes, a step; None where nobody could count them."""
+        """The bytes sent between all processes in a step; None if they could not be counted."""
         sent = self.result["network_bytes"]
         return sent / self.result["steps"] if sent else None
 
     @property
     def staleness(self) -> dict[int, int]:
-        """How many updates were how stale; none where none can be."""
+        """The number of updates by staleness; empty if the rule has none."""
         return {int(n): count for n, count in self.result.get("staleness", {}).items()}
 
     def time_to(self, target: float) -> float | None:
-        """Seconds of training before the first evaluation of this accuracy or more."""
+        """Returns the seconds of training before the first evaluation that reaches `target`."""
         return next((e["seconds"] for e in self.evaluated if e["accuracy"] >= target), None)
 
 
-def place(rule: Rule) -> str:
-    """The name of a rule's folder."""
+def folder_name(rule: Rule) -> str:
+    """Returns the name of a rule's folder."""
     return rule.name.replace(":", "-")
 
 
 def read(rule: Rule, folder: Path) -> Trained:
-    """A run that is done, below the folder of all."""
-    workdir = folder / place(rule)
+    """Reads a finished run, below the folder of all."""
+    workdir = folder / folder_name(rule)
     result = json.loads((workdir / "result.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     split = next(iter(result["metrics"]))
@@ -96,7 +96,7 @@ def read(rule: Rule, folder: Path) -> Trained:
 
 
 def line(run: Trained) -> str:
-    """A run's figures, for a terminal."""
+    """Returns a run's figures as a line."""
     wire = f", {run.wire / 1e6:.1f} MB a step" if run.wire else ""
     return (
         f"accuracy {run.accuracy:.4f}, {run.throughput:.1f} examples/s, "
@@ -105,7 +105,7 @@ def line(run: Trained) -> str:
 
 
 def write(runs: Sequence[Trained], conditions: Conditions, folder: Path) -> None:
-    """compare.html, compare.json, and the picture as compare.png and compare.svg."""
+    """Writes compare.html, compare.json, compare.png and compare.svg."""
     rows = table(runs, conditions)
     (folder / "compare.json").write_text(json.dumps(rows, indent=1) + "\n")
     picture = curves(runs)
@@ -114,26 +114,26 @@ def write(runs: Sequence[Trained], conditions: Conditions, folder: Path) -> None
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True).get_template("comparison.html")
     first = runs[0].result
-    config = json.loads((folder / place(runs[0].rule) / "config.json").read_text())
+    config = json.loads((folder / folder_name(runs[0].rule) / "config.json").read_text())
     (folder / "compare.html").write_text(
         page.render(
             runs=runs, rows=rows, conditions=conditions, experiment=first["experiment"],
             steps=first["steps"], split=next(iter(first["metrics"])),
             target=target_of(runs, conditions), curves=svg(picture), bars=svg(bars(runs)),
             behind=[row for row in rows if row["behind"] > POINTS_BEHIND], colors=COLORS,
-            words=findings(rows), limit=POINTS_BEHIND, warm=WARM_STEPS,
+            findings=findings(rows), limit=POINTS_BEHIND, warm=WARM_STEPS,
             versions=config["versions"],
         )
     )  # fmt: skip
 
 
 def target_of(runs: Sequence[Trained], conditions: Conditions) -> float:
-    """The accuracy whose time is looked for: as given, or a point below the first rule's."""
+    """Returns the accuracy whose time is reported: as given, or a point below the first rule's."""
     return conditions.target or runs[0].accuracy - 0.01
 
 
 def table(runs: Sequence[Trained], conditions: Conditions) -> list[dict[str, Any]]:
-    """A row a rule; the first is what the others are compared with."""
+    """Returns a row for each rule; the others are compared with the first."""
     base, target, rows = runs[0], target_of(runs, conditions), []
     for run in runs:
         seconds = run.time_to(target)
@@ -161,22 +161,22 @@ def table(runs: Sequence[Trained], conditions: Conditions) -> list[dict[str, Any
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table says, in sentences."""
+    """Returns in sentences what the table shows."""
 
-    def best(name: str, way: Any) -> dict[str, Any] | None:
+    def best(name: str, choose: Any) -> dict[str, Any] | None:
         known = [row for row in rows if row[name] is not None]
-        return way(known, key=lambda row: row[name]) if known else None
+        return choose(known, key=lambda row: row[name]) if known else None
 
     fastest, base = best("examples_per_second", max), rows[0]
     assert fastest is not None
-    words = [
+    sentences = [
         f"{fastest['rule']} has the highest throughput, {fastest['examples_per_second']:.1f} "
         "examples a second"
         + (f", {fastest['speed']:.2f} times that of {base['rule']}" if fastest != base else "")
         + "."
     ]
     soonest = best("seconds_to_target", min)
-    words.append(
+    sentences.append(
         f"{soonest['rule']} reaches the target accuracy first, after "
         f"{soonest['seconds_to_target']:.0f} s of training."
         if soonest
@@ -185,16 +185,16 @@ def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
     least = best("bytes_per_step", min)
     if least and base["bytes_per_step"]:
         share = least["bytes_per_step"] / base["bytes_per_step"]
-        words.append(
+        sentences.append(
             f"{least['rule']} moves the fewest bytes, {least['bytes_per_step'] / 1e6:.2f} MB a step"
             + (f", {share:.2f} of {base['rule']}'s" if least != base else "")
             + "."
         )
-    return words
+    return sentences
 
 
 def curves(runs: Sequence[Trained]) -> Any:
-    """Loss and accuracy, against examples and against seconds."""
+    """Draws loss and accuracy, over examples and over seconds."""
     figure = _figure(12, 7.5)
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for i, run in enumerate(runs):
@@ -202,12 +202,12 @@ def curves(runs: Sequence[Trained]) -> Any:
         wide = max(1, len(run.train) // 25)
         for column, (name, unit) in enumerate((("step", batch), ("seconds", 1))):
             losses = _smooth([line["loss"] for line in run.train], wide)
-            places = [line[name] * unit for line in run.train]
+            xs = [line[name] * unit for line in run.train]
             style = {"color": COLORS[i % len(COLORS)], "label": run.rule.name}
-            axes[0, column].plot(places, losses, linewidth=1.4, **style)
-            places = [line[name] * unit for line in run.evaluated]
+            axes[0, column].plot(xs, losses, linewidth=1.4, **style)
+            xs = [line[name] * unit for line in run.evaluated]
             scores = [line["accuracy"] for line in run.evaluated]
-            axes[1, column].plot(places, scores, linewidth=1.4, marker="o", markersize=3.5, **style)
+            axes[1, column].plot(xs, scores, linewidth=1.4, marker="o", markersize=3.5, **style)
     axes[0, 0].set_ylabel("training loss (moving mean)")
     axes[1, 0].set_ylabel("accuracy of the evaluation split")
     axes[1, 0].set_xlabel("training examples")
@@ -219,7 +219,7 @@ def curves(runs: Sequence[Trained]) -> Any:
 
 
 def bars(runs: Sequence[Trained]) -> Any:
-    """Throughput, bytes on the wire and staleness."""
+    """Draws throughput, bytes on the wire and staleness."""
     figure = _figure(12, 3.4)
     speed, wire, stale = figure.subplots(1, 3)
     names, colors = (
@@ -234,26 +234,26 @@ def bars(runs: Sequence[Trained]) -> Any:
         ax.invert_yaxis()
         ax.bar_label(ax.containers[0], fmt="%.3g", padding=3)
         ax.margins(x=0.18)
-    served = [(i, run) for i, run in enumerate(runs) if run.staleness]
-    width = 0.8 / max(1, len(served))
-    for place, (i, run) in enumerate(served):
+    stale_runs = [(i, run) for i, run in enumerate(runs) if run.staleness]
+    width = 0.8 / max(1, len(stale_runs))
+    for bar, (i, run) in enumerate(stale_runs):
         total = sum(run.staleness.values())
-        left = [n + (place - len(served) / 2 + 0.5) * width for n in run.staleness]
+        left = [n + (bar - len(stale_runs) / 2 + 0.5) * width for n in run.staleness]
         heights = [100 * count / total for count in run.staleness.values()]
         stale.bar(left, heights, width, color=colors[i], label=run.rule.name)
     stale.set_xlabel("staleness: updates by others meanwhile")
     stale.set_ylabel("% of updates")
     stale.xaxis.get_major_locator().set_params(integer=True)
     stale.margins(y=0.25)
-    if served:
+    if stale_runs:
         stale.legend(loc="upper right")
     else:
-        stale.text(0.5, 0.5, "no rule here has any", ha="center", transform=stale.transAxes)
+        stale.text(0.5, 0.5, "none of these rules has any", ha="center", transform=stale.transAxes)
     return figure
 
 
 def svg(figure: Any) -> str:
-    """As it can stand in a page."""
+    """Returns a figure as an SVG element for a page."""
     text = io.StringIO()
     figure.savefig(text, format="svg")
     return text.getvalue()[text.getvalue().index("<svg") :]
@@ -269,7 +269,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _smooth(values: Sequence[float | None], wide: int) -> list[float]:
-    """The mean of each value and up to `wide` - 1 before it; what is not finite is left out."""
+    """Returns means of each value and up to `wide` - 1 before it; None is left out."""
     means = []
     for i in range(len(values)):
         known = [v for v in values[max(0, i + 1 - wide) : i + 1] if v is not None]

@@ -1,9 +1,9 @@
-"""`app doctor`: what is wrong for training on this machine, a line a finding, each with its fix.
+"""Implements `app doctor`: finds what keeps a machine from training, and how to fix it.
 
     ok      memory          20.9 GB available, 1.0 GB taken by 2 processes before any model
 
-Environment: NP processes (2 if not given), HOSTS as for training. It imports no TensorFlow itself,
-so that one that crashes is a finding too.
+The environment is that of training: NP processes (2 if not given), HOSTS. This process does not
+import TensorFlow, so that a TensorFlow that crashes is a finding too.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from app.tools.diagnosis.finding import Finding, warning
 
 
 def main(start: Start, workdir: Path, data_dir: Path) -> None:
-    """Prints what is found, when it is found.
+    """Prints each finding as soon as it is found.
 
     Raises:
-        UserError: there is a problem.
+        UserError: one of them is a problem.
     """
     if trial.is_rank():
         from app.tools.diagnosis import rank
 
         return rank.main()
-    for number in (signal.SIGINT, signal.SIGTERM):  # what was started is ended first
+    for number in (signal.SIGINT, signal.SIGTERM):  # ends what was started first
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    tell(look(start, workdir, data_dir))
+    report(examine(start, workdir, data_dir))
 
 
-def look(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
-    """All there is to find; what takes long comes last."""
+def examine(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
+    """Yields all findings; what takes long comes last."""
     np, hosts = start.processes, start.hosts
-    local = network.here(np, hosts)
+    local = network.local_ranks(np, hosts)
     yield installed.python()
-    yield from installed.versions(installed.found(), installed.pinned())
+    yield from installed.versions(installed.installed(), installed.pinned())
     if local:
         yield machine.cores(local)
         yield machine.memory(local)
@@ -56,15 +56,15 @@ def look(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
     if is_sound:
         yield trial.all_reduce(start)
     else:
-        told = "not tried while there is a problem with Horovod or HOSTS"
-        yield warning("all-reduce", told, "mend that first")
+        found = "not tried while there is a problem with Horovod or HOSTS"
+        yield warning("all-reduce", found, "fix that first")
 
 
-def tell(findings: Iterable[Finding]) -> None:
-    """Prints them one by one.
+def report(findings: Iterable[Finding]) -> None:
+    """Prints findings one by one.
 
     Raises:
-        UserError: names those that are a problem.
+        UserError: names the problems among them.
     """
     counts = {"warning": 0, "problem": 0}
     subjects: dict[str, None] = {}  # in order, each once
@@ -77,7 +77,8 @@ def tell(findings: Iterable[Finding]) -> None:
     if subjects:
         raise UserError(
             f"training needs a machine without a problem, and this one has {counts['problem']} "
-            f"({'; '.join(subjects)}): do what is told as fix, and call doctor again."
+            f"({'; '.join(subjects)}): apply each fix, and run doctor again."
         )
-    some = f"{counts['warning']} warning{'s' * (counts['warning'] > 1)}"
-    print(f"no problem{f', {some}' if counts['warning'] else ''}: training can start here")
+    number = counts["warning"]
+    warnings = f", {number} warning{'s' * (number > 1)}" if number else ""
+    print(f"no problem{warnings}: training can start on this machine")

@@ -1,14 +1,14 @@
-"""`app overhead`: what it costs to be watched, compared and saved, when nothing breaks.
+"""Implements `app overhead`: measures what fault tolerance costs when nothing breaks.
 
     bare      a step and its metrics, nothing else
-    watched   the same as training does it: heartbeats, votes, reports; every PERIOD chunks a
+    watched   with all that training adds: heartbeats, votes, reports; every PERIOD chunks a
               comparison of the replicas and a checkpoint
-    elastic   the same with commits to memory
+    elastic   as watched, with commits to memory
 
     bare .....|watched ..S..|elastic ..S..|watched .....|elastic .....|bare .....|elastic ...
 
-Chunks of CHUNK steps take turns, in one run, so that a machine that slows down slows all three. A
-chunk ends when its checkpoint is on the disk, so that its whole cost is in it; one every
+Chunks of CHUNK steps take turns in one run, so that a machine that slows down slows all three. A
+chunk ends when its checkpoint is on the disk, so that it has its whole cost. A checkpoint every
 PERIOD * CHUNK steps is more than training writes (one every ten minutes).
 """
 
@@ -30,7 +30,7 @@ from app.training import opening, vote
 from app.training.session import Run, Session
 
 CHUNK = 10  # steps
-PERIOD, ROUNDS = 5, 5  # chunks to a comparison and checkpoint; those to a median
+PERIOD, ROUNDS = 5, 5  # chunks in a period, which has one checkpoint; periods in a median
 KINDS = ("bare", "watched", "elastic")
 
 
@@ -40,11 +40,11 @@ def main(
     """Prints seconds a step of each kind and their ratios, on rank 0.
 
     Args:
-        experiment: whose steps are taken.
+        experiment: whose steps are measured.
         layout: of the job.
         where: this rank.
         data_dir: of prepared data.
-        folder: where the checkpoints go; on the disk that training would use.
+        folder: for the checkpoints; on the disk that training would use.
     """
     endless = dataclasses.replace(experiment, steps=10**6, epochs=None)
     opened = opening.open_run(endless, layout, where, data_dir)
@@ -55,11 +55,11 @@ def main(
     session.begin(0)
     commit = Commit(opened.state, session.clock)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    done = CHUNK // 2  # a multiple of CHUNK is in the middle of a chunk
+    done = CHUNK // 2  # so that a multiple of CHUNK is in the middle of a chunk
     chunk(session, "watched", range(done))  # the first step compiles
     for turn in range(ROUNDS * PERIOD):
         session.run = never if turn % PERIOD else often
-        for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # each is first in its turn
+        for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # they take turns to be first
             session.commit = commit.take if kind == "elastic" else None
             seconds[kind].append(chunk(session, kind, range(done, done + CHUNK)))
             done += CHUNK
@@ -69,7 +69,7 @@ def main(
 
 
 def chunk(session: Session, kind: str, steps: range) -> float:
-    """Takes steps of a kind; returns seconds until all ranks have, and rank 0's disk too."""
+    """Takes steps of a kind; returns the seconds until all ranks and rank 0's disk are done."""
     replicas.each(0)  # a barrier
     begin = time.perf_counter()
     for s in steps:
@@ -86,7 +86,7 @@ def chunk(session: Session, kind: str, steps: range) -> float:
 
 
 def report(processes: int, seconds: Mapping[str, np.ndarray]) -> None:
-    """Prints the table of seconds by kind, [rounds, chunks of a period]."""
+    """Prints a table of seconds, given by kind as [rounds, chunks of a period]."""
     rounds = {kind: each.sum(axis=1) / (PERIOD * CHUNK) for kind, each in seconds.items()}
     print(f"{processes} processes, medians of {ROUNDS} rounds of {PERIOD * CHUNK} steps of each")
     for kind in KINDS:

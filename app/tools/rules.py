@@ -1,4 +1,4 @@
-"""Update rules by short names, as `compare --updates=sync,async,bounded:4,local:8` has them."""
+"""Defines update rules by short names, as for `compare --updates=sync,async,bounded:4,local:8`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.errors import UsageError
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to keep workers together.
+    """A way in which workers update the weights.
 
     Attributes:
-        name: as it was given.
-        settings: of the experiment, beside its own.
-        about: what is done, for a reader who knows none of it.
+        name: as the user gave it.
+        settings: for --set, beside the user's.
+        about: what is done, for a reader who does not know the rule.
         risk: why its accuracy may fall behind, and what helps.
     """
 
@@ -25,14 +25,15 @@ class Rule:
     risk: str
 
 
-# By name: settings and words; {} is the number after the colon, with its default and type.
-_SERVED, _LOCAL = "update.kind=parameter_server", "update.kind=local_sgd"
+# By name: settings, the default of the number after the colon (its type too), about, risk. {} is
+# the number.
+_SERVER, _LOCAL = "update.kind=parameter_server", "update.kind=local_sgd"
 _STALE = (
     "gradients are computed on weights that others have changed meanwhile, the staler the more "
     "workers there are: a lower learning rate or a longer warm-up helps"
 )
 _APART = (
-    "the replicas walk apart between averagings, and an average of them is not where one of them "
+    "the replicas move apart between averagings, and an average of them is not where one of them "
     "would be: fewer local steps, or a lower learning rate"
 )
 _CUT = (
@@ -43,30 +44,31 @@ _EQUAL = "the same sums in another order: the difference is rounding, as another
 RULES: dict[str, tuple[tuple[str, ...], float | None, str, str]] = {
     "sync": ((), None, "every step, gradients are summed over all workers (all-reduce)", _EQUAL),
     "ps": (
-        (_SERVED, "update.staleness=0"), None,
+        (_SERVER, "update.staleness=0"), None,
         "a parameter server holds the weights; all workers share each step and wait for each other",
         _EQUAL,
     ),
     "async": (
-        (_SERVED, "update.staleness=none"), None,
-        "a parameter server holds the weights; each worker takes a step and waits for nobody",
+        (_SERVER, "update.staleness=none"), None,
+        "a parameter server holds the weights; each worker takes steps without waiting for others",
         _STALE,
     ),
     "bounded": (
-        (_SERVED, "update.staleness={}"), 4,
+        (_SERVER, "update.staleness={}"), 4,
         "as async, but no step begins more than {} ahead of the oldest that is not applied", _STALE,
     ),
     "local": (
         (_LOCAL, "update.local_steps={}"), 8,
-        "each worker trains alone for {} steps, then all take the mean of their weights", _APART,
+        "each worker trains by itself for {} steps, then all take the mean of their weights",
+        _APART,
     ),
     "diloco": (
         (_LOCAL, "update.local_steps={}", "update.outer_rate=0.7", "update.outer_momentum=0.9"), 8,
         "as local with {} steps, and the mean move of a round is a gradient for an outer Nesterov "
         "momentum of 0.9 at rate 0.7 (DiLoCo)",
-        "the outer momentum lengthens rounds that move alike up to 0.7 / (1 - 0.9) = 7 times, and "
-        "needs tens of rounds to settle: a lower learning rate, more rounds, or a smaller "
-        "update.outer_momentum",
+        "the outer momentum lengthens rounds that move the same way, up to 0.7 / (1 - 0.9) = 7 "
+        "times, and needs tens of rounds to settle: a lower learning rate, more rounds, or a "
+        "smaller update.outer_momentum",
     ),
     "adasum": (
         ("update.kind=adasum",), None,
@@ -88,10 +90,10 @@ RULES: dict[str, tuple[tuple[str, ...], float | None, str, str]] = {
 
 
 def parse(names: Sequence[str]) -> list[Rule]:
-    """The rules that these names mean.
+    """Returns the rules of these names.
 
     Raises:
-        UsageError: an unknown one, one that is given twice, or a number that is none.
+        UsageError: a name is unknown or given twice, or its number is not one.
     """
     if len(names) < 2:
         raise UsageError(
@@ -112,8 +114,8 @@ def _rule(name: str) -> Rule:
     if default is None and separator:
         raise UsageError(f"--updates: {kind} takes no number, but {name!r} gives it one.")
     number = _number(name, text, default) if separator and default is not None else default
-    words = f"{number:.2%}" if kind == "topk" else str(number)
-    return Rule(name, tuple(s.format(number) for s in settings), about.format(words), risk)
+    shown = f"{number:.2%}" if kind == "topk" else str(number)
+    return Rule(name, tuple(s.format(number) for s in settings), about.format(shown), risk)
 
 
 def _number(name: str, text: str, default: float) -> float:

@@ -1,4 +1,4 @@
-"""`app trace`: a picture of one step of a pipeline, and its bubble, measured and by formula."""
+"""Implements `app trace`: draws one step of a pipeline, with its bubble measured and by formula."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.strategies.pipelined import PipelinedStep
 from app.training import opening
 from app.training.state import State
 
-WARM_STEPS = 2  # compiled in; the step after them is drawn
+WARM_STEPS = 2  # that compile; the step after them is drawn
 
 
 def main(
     experiment: Experiment, layout: Layout, where: Topology, data_dir: str, folder: Path
 ) -> None:
-    """Writes trace.png and trace.svg, and prints a line; rank 0's pipeline is shown."""
+    """Writes trace.png and trace.svg of rank 0's pipeline, and prints a summary."""
     data = opening.open_data(experiment, data_dir)
     placement = opening.placed(experiment, layout, where, data)
     state = opening.together(
@@ -26,7 +26,7 @@ def main(
     )
     mine = where.micro_batches(experiment.num_micro_batches)
     step = PipelinedStep(experiment, layout, state, mine)
-    # The same examples each time: nothing is compiled anew for the length of a text.
+    # The same examples each time, so that no other length of a text is compiled.
     batches = list(opening.training_batches(experiment, data, where, range(1)))
     for s in range(WARM_STEPS + 1):
         step.spans = []

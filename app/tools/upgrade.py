@@ -1,14 +1,14 @@
-"""Tries this project on another TensorFlow, in a copy with an environment of its own.
+"""Implements `app upgrade`: tests this project on another TensorFlow, in a copy of it.
 
-    resolve      pip chooses the packages: all of constraints.txt but TensorFlow's own family stay
-                 as they are, or, where that does not go together, none
+    resolve      pip chooses the packages: pins of constraints.txt are kept, except those of
+                 TensorFlow's own family, or all are dropped if they conflict
     set up       ./run.sh setup in the copy: installs them, patches and compiles Horovod
     collectives  every operation of Horovod on 1, 2 and 3 ranks, against NumPy
     fast tests   those that train nothing
     all tests    lint, types and the rest
 
-A stage that fails ends it, but for the tests, which are all run. The copy keeps what was tried: its
-constraints.txt is the one to take over, its logs say what broke. See docs/upgrading.md.
+The first two stages must succeed; all tests are run. The copy has an environment of its own, and is
+kept: its constraints.txt is the one to adopt, its logs say what broke. See docs/upgrading.md.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import NamedTuple
 from app import errors
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = (
+NOT_COPIED = (
     ".git", ".venv*", ".cache", ".*_cache", ".hypothesis", "__pycache__", "runs", "exports",
     "tensorflow_datasets",
 )  # fmt: skip
-# These follow TensorFlow's version; every other pin is kept if it can be.
+# These follow TensorFlow's version; other pins are kept if they can be.
 FAMILY = re.compile(
     r"tensorflow(-text|-metadata|-io-gcs-filesystem)?|tensorboard|keras|numpy|h5py|protobuf|"
     r"ml-dtypes|nvidia-.*"
@@ -41,22 +41,22 @@ PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
 
 
 class Outcome(NamedTuple):
-    """How a stage ended."""
+    """The result of a stage."""
 
     stage: str
     seconds: float
-    broken: Sequence[str]  # what it broke, one line each; empty: nothing
+    broken: Sequence[str]  # a line for each failure
 
 
 def main(version: str, folder: Path) -> int:
-    """Tries a TensorFlow, prints what breaks, and returns 0 if nothing did.
+    """Tests a version of TensorFlow, and prints what breaks; returns 0 if nothing does.
 
     Args:
         version: of TensorFlow.
-        folder: new or empty; the copy, of about 4 GB with its environment.
+        folder: new or empty, for the copy (about 4 GB with its environment).
 
     Raises:
-        UsageError: the folder holds something.
+        UsageError: the folder is not empty.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise errors.UsageError(f"{folder} is not empty: give --workdir a new one.")
@@ -69,7 +69,7 @@ def main(version: str, folder: Path) -> int:
         ("all tests", False, lambda log: test(copy, log)),
     ]
     print(f"TensorFlow {version} in {copy}", flush=True)
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
     outcomes = []
     for number, (name, is_needed, stage) in enumerate(stages, 1):
         log = folder / f"{number}-{name.replace(' ', '-')}.log"
@@ -84,14 +84,14 @@ def main(version: str, folder: Path) -> int:
 
 
 def describe(outcome: Outcome, log: Path) -> Iterator[str]:
-    """The rest of a stage's line, and a line for all that broke."""
+    """Yields the rest of a stage's line, and a line for each failure."""
     state = f"{len(outcome.broken)} broken, see {log}" if outcome.broken else "passed"
     yield f"{outcome.seconds:.0f} s, {state}"
     yield from (f"  {line}" for line in outcome.broken)
 
 
 def resolve(version: str, copy: Path, log: Path) -> list[str]:
-    """Writes the copy's constraints.txt; what pip cannot put together."""
+    """Writes the copy's constraints.txt; returns what pip cannot resolve."""
     path = copy / "constraints.txt"
     text, comments = path.read_text(), path.read_text().partition("horovod==")[0]
     for kept in (pins(text, FAMILY), {}):
@@ -103,7 +103,7 @@ def resolve(version: str, copy: Path, log: Path) -> list[str]:
                    *requirements(copy, version)):  # fmt: skip
             break
     else:
-        return errors_of(log)[:1]  # pip's first says what, its last where to read
+        return errors_of(log)[:1]  # pip's first error says what, its last where to read
     found = json.loads(report.read_text())["install"]
     chosen = {f["metadata"]["name"]: f["metadata"]["version"] for f in found}
     before = {canonical(name): pin for name, pin in pins(text).items()}
@@ -118,19 +118,19 @@ def resolve(version: str, copy: Path, log: Path) -> list[str]:
     return []
 
 
-def pins(text: str, but: re.Pattern[str] | None = None) -> dict[str, str]:
-    """Version by package of a constraints file, without those that a pattern matches."""
+def pins(text: str, excluded: re.Pattern[str] | None = None) -> dict[str, str]:
+    """Returns the version by package of a constraints file, without the excluded names."""
     found = dict(PIN.findall(text))
-    return {n: v for n, v in found.items() if not (but and but.fullmatch(canonical(n)))}
+    return {n: v for n, v in found.items() if not (excluded and excluded.fullmatch(canonical(n)))}
 
 
 def canonical(name: str) -> str:
-    """A package's name as registries compare it (PEP 503)."""
+    """Returns a package's name as registries compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements(copy: Path, version: str) -> list[str]:
-    """All that set-up installs but for Horovod, with this version of TensorFlow."""
+    """Returns all that set-up installs except Horovod, with this version of TensorFlow."""
     project = tomllib.loads((copy / "pyproject.toml").read_text())["project"]
     extras: Mapping[str, list[str]] = project["optional-dependencies"]
     named = [*project["dependencies"], *extras["build"], *extras["test"]]
@@ -138,12 +138,12 @@ def requirements(copy: Path, version: str) -> list[str]:
 
 
 def set_up(copy: Path, log: Path) -> list[str]:
-    """Installs, patches and compiles."""
+    """Installs, patches and compiles in the copy; returns what failed."""
     return errors_of(log)[-1:] if run(copy, log, "./run.sh", "setup") else []
 
 
 def test(copy: Path, log: Path, *arguments: str) -> list[str]:
-    """Runs tests of the copy; those that failed, with pytest's word for why."""
+    """Runs tests of the copy; returns those that failed, with pytest's reason."""
     code = run(copy, log, "./run.sh", "test", *arguments, "-rfE")
     lines = log.read_text(errors="replace").splitlines()
     failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
@@ -151,8 +151,8 @@ def test(copy: Path, log: Path, *arguments: str) -> list[str]:
 
 
 def run(copy: Path, log: Path, *command: str) -> int:
-    """The exit code; what it prints goes to the log."""
-    # The environment that this runs in must not reach the copy's.
+    """Runs a command in the copy, with its output in the log; returns the exit code."""
+    # The copy must not use the environment that runs this.
     hidden = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment.setdefault("PYTHON", getattr(sys, "_base_executable", sys.executable))
@@ -164,7 +164,7 @@ def run(copy: Path, log: Path, *command: str) -> int:
 
 
 def errors_of(log: Path) -> list[str]:
-    """The lines of a log that are marked as errors, or else the last one."""
+    """Returns the lines of a log that are marked as errors, or else the last one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     marked = [line for line in lines if re.match(r"error:", line, re.IGNORECASE)]
-    return marked or lines[-1:] or ["it ended without a word"]
+    return marked or lines[-1:] or ["it ended without a message"]

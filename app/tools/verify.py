@@ -1,11 +1,11 @@
-"""`app verify`: an experiment on many layouts against the serial run of it.
+"""Implements `app verify`: compares an experiment on many layouts with its serial run.
 
-The serial run is one stage, every micro-batch on every process by itself. What is compared
-after a few steps, each as norm of the difference over norm: the loss of each step, the
-gradient of the first (read off the optimizer's first slot), and how far and where each weight
-(weighted with that gradient) and each moving statistic has moved. Of tensors the one counts that
-differs most, so that a small one cannot hide among large ones. Two layouts add in different
-orders, so agreement to rounding is required; with `--exact` the same bits.
+The serial run has one stage, and every process computes every micro-batch. After a few steps these
+are compared, each by the norm of the difference over the norm: the loss of each step, the gradient
+of the first (read from the optimizer's first slot), and how each weight (weighted with that
+gradient) and each moving statistic has moved. Of the tensors the one that differs most counts, so
+that a small one cannot hide among large ones. Layouts add in different orders, so agreement to
+rounding is required; with `--exact` the same bits.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ STEPS = 3
 # Of loss, gradient, movement.
 TOLERANCES = {"float32": (1e-4, 1e-3, 1e-1), "bfloat16": (2e-2, 1e-1, 5e-1)}
 TOLERANCES["float16"] = TOLERANCES["bfloat16"]
-# Of the whole gradient's norm: a tensor with less is rounding (a key's bias has none in truth).
+# Of the whole gradient's norm: a tensor with less is rounding (a key's bias has no gradient).
 FLOOR = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a layout trained.
+    """The result of training on a layout.
 
     Attributes:
         losses: of each step.
         gradients: of the first step, up to one factor, by weight.
         moves: of weights and moving statistics, in all steps, by name.
-        is_finite: every step was, and none was skipped.
+        is_finite: whether every step was, and none was skipped.
         sha256: of the weights.
     """
 
@@ -54,12 +54,11 @@ class Outcome:
 
 
 def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator[Layout]:
-    """The matrix: processes x stages x schedule, recomputation, shares; the serial run first."""
+    """Yields the layouts to compare: many combinations, the serial run first."""
     serial = Layout(exact=wanted.exact)
     yield serial
-    both = sorted({1, wanted.processes})
-    for processes in both:
-        share = num_micro_batches // processes
+    for processes in sorted({1, wanted.processes}):
+        micro_batches = num_micro_batches // processes
         for stages in sorted({1, 2, wanted.stages}):
             if stages > min(num_blocks, wanted.stages):
                 continue
@@ -73,13 +72,13 @@ def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator
             if stages > 1:
                 yield dataclasses.replace(one, schedule="gpipe")
             chunks = 2
-            fits = not num_micro_batches % processes and not share % stages
+            fits = not num_micro_batches % processes and not micro_batches % stages
             if stages > 1 and fits and stages * chunks <= num_blocks:
                 yield dataclasses.replace(one, chunks=chunks)
 
 
 def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str) -> None:
-    """Prints a line a layout, on rank 0.
+    """Prints a line for each layout, on rank 0.
 
     Raises:
         NumbersError: on every rank, if a layout does not agree with the serial run.
@@ -112,15 +111,15 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
             cause = f"most in {worst}" if found.is_finite else "not finite"
             verdict = "pass" if agrees else f"FAIL, {cause}"
             print(f"{describe(layout):44} {figures}  {verdict}{bits}", flush=True)
-    asked = "the same bits" if wanted.exact else "at most {:g}, {:g}, {:g}".format(*tolerances)
+    required = "the same bits" if wanted.exact else "at most {:g}, {:g}, {:g}".format(*tolerances)
     if failed:
         raise NumbersError(
-            f"{len(failed)} layouts differ from the serial run by more than is asked ({asked}): "
+            f"{len(failed)} layouts differ from the serial run by more than allowed ({required}): "
             f"{'; '.join(failed)}. A block that is not a function of (x, training, seed) is the "
             "usual cause."
         ).on_every_rank(speaker=where.is_chief)
     if where.is_chief:
-        print(f"every layout agrees with the serial run ({asked}), {STEPS} steps")
+        print(f"every layout agrees with the serial run ({required}), {STEPS} steps")
 
 
 def train(
@@ -131,14 +130,14 @@ def train(
     placement: Placement,
     source: Path | None,
 ) -> Outcome:
-    """Runs STEPS steps; with one process in the layout every rank does all of them."""
+    """Trains STEPS steps; in a layout of one process every rank computes all of them."""
     state = opening.together(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
     )
-    place = where if layout.processes > 1 else Topology()
-    mine = place.micro_batches(experiment.num_micro_batches)
+    own = where if layout.processes > 1 else Topology()
+    mine = own.micro_batches(experiment.num_micro_batches)
     step = strategy.make_step(experiment, layout, state, mine, range(STEPS))
-    batches = opening.training_batches(experiment, data, place, range(STEPS))
+    batches = opening.training_batches(experiment, data, own, range(STEPS))
     total = experiment.total_steps(data.num_train)
     before = {name: v.numpy() for name, v in state.weights.items()}
     losses, gradients, is_finite = [], {}, True
@@ -160,16 +159,16 @@ def train(
 
 
 def compare(serial: Outcome, found: Outcome) -> dict[str, float]:
-    """Returns how far the loss, the worst gradient and the worst movement differ, each named.
+    """Returns how much the loss, the worst gradient and the worst movement differ, by name.
 
-    The largest over the ranks; the names are those of this rank's worst.
+    Each is the maximum over the ranks; the names are of the worst tensors on this rank.
     """
     gradients, floor = serial.gradients, FLOOR * norm(*serial.gradients.values())
     rounding = {name for name, g in gradients.items() if norm(g) < floor}
 
     def effect(name: str, move: np.ndarray) -> np.ndarray:
         # On the loss, to first order: AdamW moves an element by the rate, whatever its gradient
-        # is, and where that is rounding alone the direction is too. A statistic has no gradient.
+        # is, and where that is only rounding so is the direction. A statistic has no gradient.
         return move * gradients.get(name, 1)
 
     own = [("the loss", distance(serial.losses, found.losses))]
@@ -187,24 +186,24 @@ def compare(serial: Outcome, found: Outcome) -> dict[str, float]:
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:
-    """Norm of the difference over norm, or over a floor; infinite if one is not finite."""
+    """Returns the norm of the difference over the norm or a floor; inf if one is not finite."""
     ratio = norm(ours - theirs) / max(norm(ours), floor, 1e-30)
     return ratio if np.isfinite(ratio) else float("inf")
 
 
 def norm(*arrays: np.ndarray) -> float:
-    """Of all of them together."""
+    """Returns the norm of all arrays together."""
     return float(sum(np.sum(np.square(a, dtype=np.float64)) for a in arrays) ** 0.5)
 
 
 def describe(layout: Layout) -> str:
-    """As `2 processes, 4 stages, gpipe, recompute`."""
+    """Describes a layout, as `2 processes, 4 stages, gpipe, recompute`."""
     words = [f"{layout.processes} process{'es' * (layout.processes > 1)}"]
     words.append(f"{layout.stages} stage{'s' * (layout.stages > 1)}")
     if layout.stages > 1:
         words.append(layout.schedule + (f" x {layout.chunks} chunks" if layout.chunks > 1 else ""))
     if layout.tensor > 1:
-        words.append(f"{layout.tensor} shares")
+        words.append(f"{layout.tensor} slices")
     if layout.recompute:
         words.append("recompute")
     return ", ".join(words)

@@ -11,6 +11,7 @@ from typing import Any
 from app import config
 from app.config import Experiment, Layout
 from app.parallel import replicas
+from app.recovery import atomic_file
 from app.reporting.clock import Clock
 from app.training import exchange, kernels
 from app.training.opening import Opened
@@ -47,9 +48,7 @@ def compose(
 
 def write(workdir: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json, all of it or nothing."""
-    partial = workdir / ".result.json"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(workdir / "result.json")
+    atomic_file.write_text(workdir / "result.json", json.dumps(result, indent=1) + "\n")
 
 
 def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[str]:

@@ -183,7 +183,7 @@ def test_flags_reach_other_processes_as_they_were_given():
     flags.parse(chaos.FLAGS, "chaos", [*given, script])
     passed = flags.to_arguments(chaos.FLAGS, ("host_discovery_script",))
     assert sorted(passed) == sorted(given)
-    start = Start(1, most=1, discovery_script="my hosts.sh")
+    start = Start(1, max_processes=1, discovery_script="my hosts.sh")
     assert "'my hosts.sh'" in launcher.elastic(start, "a:1", {})
 
 

@@ -30,7 +30,7 @@ from shallow import Shallow
 from app.commands import export as command
 from app.config import Layout
 from app.errors import NumbersError, UsageError
-from app.inference import export, litert, predict, servable, variants
+from app.inference import checking, export, litert, predict, saved_model
 from app.training import trained
 from input.raw import FIELDS, Limits
 
@@ -74,17 +74,17 @@ def signatures(folder):
 def in_this_process(monkeypatch):
     """Runs what is exported here: a process of its own takes its time to start."""
 
-    def here(folder, data):
+    def logits(folder, data):
         function = signatures(folder)["logits"]
         name = FIELDS[data.kind]
-        batches = [function(**{name: tf.constant(raws)}) for raws, _ in export.examples(data)]
+        batches = [function(**{name: tf.constant(raws)}) for raws, _ in checking.examples(data)]
         return np.concatenate([batch["logits"] for batch in batches])
 
-    monkeypatch.setattr(export, "elsewhere", here)
+    monkeypatch.setattr(checking, "saved_model_logits", logits)
 
 
 def test_the_command_line_knows_the_variants():
-    assert (*variants.VARIANTS, *export.LITERT) == command.VARIANTS
+    assert (*saved_model.VARIANTS, *export.LITERT) == command.VARIANTS
 
 
 def test_images(exported, shallow):
@@ -129,7 +129,7 @@ def test_images(exported, shallow):
     inputs = run.opened.data.preprocess(tf.constant(raws), LIMITS)
     assert np.allclose(lite.logits(inputs), wanted, atol=1e-4)
 
-    must_see_what_a_person_sees(s)
+    must_show_it_as_a_viewer_does(s)
     large = tf.io.encode_png(tf.zeros([400, 400, 3], tf.uint8)).numpy()
     for raw in (large, b"", b"no image"):
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -192,7 +192,7 @@ def test_every_kind_of_image_is_the_same_to_all(
     assert lying[0] != lying[1]  # else nothing was shown
 
 
-def must_see_what_a_person_sees(signatures):
+def must_show_it_as_a_viewer_does(signatures):
     """A photo that is stored lying, with transparent parts: upright, on white."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, [40, 64, 4], np.uint8))
     exif = Image.Exif()
@@ -245,7 +245,9 @@ def test_texts(exported, words, in_this_process):
 
 
 def test_a_model_that_needs_the_project_is_found_out(exported, shallow, monkeypatch):
-    monkeypatch.setattr(servable, "save", lambda model, data, limits, folder, about: folder.mkdir())
+    monkeypatch.setattr(
+        saved_model, "save", lambda model, data, limits, folder, about: folder.mkdir()
+    )
     with pytest.raises(NumbersError, match="does not run in a process of its own"):
         exported(shallow)
 
@@ -253,8 +255,8 @@ def test_a_model_that_needs_the_project_is_found_out(exported, shallow, monkeypa
 def test_a_model_that_computes_something_else_is_found_out(
     exported, shallow, tmp_path, monkeypatch, in_this_process
 ):
-    answers = servable.Model.logits
-    monkeypatch.setattr(servable.Model, "logits", lambda self, x: answers(self, x) * 1.01)
-    with pytest.raises(NumbersError, match="more than rounding does"):
+    answers = saved_model.Model.logits
+    monkeypatch.setattr(saved_model.Model, "logits", lambda self, x: answers(self, x) * 1.01)
+    with pytest.raises(NumbersError, match="more than rounding explains"):
         exported(shallow)
     assert not list((tmp_path / "exports/mine/float32").glob("[0-9]*"))

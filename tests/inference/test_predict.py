@@ -158,9 +158,9 @@ def test_finished_shards_are_not_done_again(predicted, shallow, tmp_path, monkey
         predicted(shallow, "split:test", limits=Limits(pixels=99))
     capfd.readouterr()
     assert predicted(shallow, "split:test") == whole
-    told = capfd.readouterr().err
+    printed = capfd.readouterr().err
     right = sum(row["class"] == row["label"] for row in whole) / 101
-    assert "101 items" in told and f"accuracy {right:.4f} of 101" in told
+    assert "101 items" in printed and f"accuracy {right:.4f} of 101" in printed
     assert sorted(written) == list(range(26))  # 101 items, 4 in each: once each
     with pytest.raises(UsageError, match="exists"):
         predicted(shallow, "split:test")
@@ -169,9 +169,9 @@ def test_finished_shards_are_not_done_again(predicted, shallow, tmp_path, monkey
 @pytest.mark.parametrize("items", [1, 31, 32, 33, 1000, 131_072, 131_073, 1_000_000])
 def test_shards_are_whole_batches_and_hold_every_item_once(items, tmp_path):
     shards = Shards(tmp_path / "out.jsonl", items, 32, [])
-    places = [shards.places(i) for i in range(shards.count)]
-    assert [p.start for p in places[1:]] == [p.stop for p in places[:-1]]
-    assert places[0].start == 0 and places[-1].stop == items and shards.size % 32 == 0
+    ranges = [shards.indices(i) for i in range(shards.count)]
+    assert [p.start for p in ranges[1:]] == [p.stop for p in ranges[:-1]]
+    assert ranges[0].start == 0 and ranges[-1].stop == items and shards.size % 32 == 0
     assert shards.size <= 32 * 64 and (items < 10_000 or shards.count >= 32)
 
 

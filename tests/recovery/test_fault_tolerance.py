@@ -19,7 +19,7 @@ from ranks import ROOT, SHALLOW, SHORT, app, forked
 
 from app.errors import DIVERGED, UsageError
 from app.recovery import heartbeat
-from app.tools import chaos
+from app.tools import chaos, faults
 
 pytestmark = [pytest.mark.ranks, pytest.mark.faults]
 STEPS = 60
@@ -296,7 +296,7 @@ def test_a_stopped_rank_is_noticed_and_named(user):
     ("fault", "code", "told"),
     [
         ("loop", 7, "wait for rank 1 (reading"),
-        ("exit", 7, "left without a word"),
+        ("exit", 7, "exited without an error message"),
         ("crash", 7, "was killed by SIGSEGV"),
     ],
 )
@@ -348,11 +348,11 @@ def test_two_jobs_and_one_workdir(user):
 
 
 def test_chaos_counts_what_it_did_and_compares(user):
-    (user / "mine.py").write_text(SHORT)  # whose writes last long enough to be struck
-    told = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
-    told += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
-    told += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]
-    done = app(1, user, "chaos", *told)
+    (user / "mine.py").write_text(SHORT)  # whose writes last long enough to be hit
+    arguments = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
+    arguments += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
+    arguments += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]
+    done = app(1, user, "chaos", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((user / "chaos/chaos.json").read_text())
     assert figures["faults"] == figures["recovered"] == 3 == sum(figures["kinds"].values())
@@ -364,7 +364,7 @@ def test_chaos_counts_what_it_did_and_compares(user):
 
 
 @pytest.mark.parametrize("found", ["a", "b"])
-def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch, found):
+def test_chaos_that_can_inject_no_fault_ends(tmp_path, monkeypatch, found):
     whole = {"weights_sha256": "a", "steps": 1, "examples_per_second": 1.0,
              "experiment": {"global_batch": 1}}  # fmt: skip
     (tmp_path / "undisturbed").mkdir()
@@ -377,11 +377,11 @@ def test_chaos_that_never_strikes_ends(tmp_path, monkeypatch, found):
         def run(self):
             return whole | {"weights_sha256": found}
 
-    monkeypatch.setattr(chaos, "Disturbed", Quick)
-    plan = chaos.Plan(faults=1, between=1.0, kinds=("write",), seed=0, ranks=1)
-    if found == "b":  # without a fault: the model's own doing
+    monkeypatch.setattr(chaos, "DisturbedRun", Quick)
+    plan = faults.Plan(faults=1, between=1.0, kinds=("write",), seed=0, ranks=1)
+    if found == "b":  # without a fault: the model itself differs
         assert chaos.main(["true"], tmp_path, plan) == DIVERGED
     else:
-        with pytest.raises(UsageError, match="no fault found its moment in 3 runs"):
+        with pytest.raises(UsageError, match="no fault could be injected in 3 runs"):
             chaos.main(["true"], tmp_path, plan)
     assert json.loads((tmp_path / "chaos.json").read_text())["runs"] == 3

@@ -1,10 +1,13 @@
 """What keeps a run alive, with processes that are no ranks: quick, and without TensorFlow."""
 
+import contextlib
+import errno
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,9 +15,10 @@ import pytest
 
 from app import errors
 from app.errors import UsageError
-from app.launch import private_network
-from app.launch.job import ENDED, LOST, End, Job
-from app.recovery import heartbeat, lock, manifest
+from app.launch import private_network, processes
+from app.launch.job import End, Job
+from app.launch.output import ENDED, LOST
+from app.recovery import atomic_file, heartbeat, lock, manifest
 from app.recovery.manifest import DamageError
 
 pytestmark = pytest.mark.faults
@@ -73,14 +77,14 @@ class Supervised:
 
     def end(self) -> tuple[int, str]:
         try:
-            _, told = self.process.communicate(timeout=120)
+            _, printed = self.process.communicate(timeout=120)
         finally:
             self.process.kill()
         found = psutil.process_iter(["cmdline", "cwd"])
         left = [p for p in found if "rank.py" in (p.info["cmdline"] or ())]
         assert not [p for p in left if p.info["cwd"] == str(self.folder)], "an orphan"
         assert not list(self.folder.glob("scaleproof-*"))
-        return self.process.returncode, told
+        return self.process.returncode, printed
 
     @property
     def attempts(self) -> int:
@@ -88,22 +92,22 @@ class Supervised:
 
 
 @pytest.mark.parametrize(
-    ("death", "told"),
+    ("death", "message"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
         ("os.abort()", "was killed by SIGABRT"),
-        ("os._exit(0)", "left without a word"),
-        ("os._exit(9)", "left with exit code 9"),
+        ("os._exit(0)", "exited without an error message"),
+        ("os._exit(9)", "exited with code 9"),
         ("leave(7)", "lost its peers"),
-        ("leave(6)", "failed as told above"),
+        ("leave(6)", "a rank failed, as shown above"),
     ],
 )
-def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, told):
+def test_whatever_a_rank_dies_of_the_job_goes_on(tmp_path, death, message):
     job = Supervised(tmp_path, f"if attempt == 1: {death}\nelse: leave(0)")
     code, text = job.end()
     assert code == errors.DONE and job.attempts == 2, text
-    assert told in text and "Restart 1 of 2" in text
+    assert message in text and "Restart 1 of 2" in text
 
 
 REAPED = """
@@ -152,11 +156,11 @@ def test_replicas_that_differ_again_and_again_are_given_up(tmp_path):
     assert job.end()[0] == errors.DIVERGED and job.attempts == 3
 
 
-def test_what_a_launcher_says_of_servers_and_workers_is_told(tmp_path, monkeypatch):
+def test_what_a_launcher_prints_of_servers_and_workers_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [f"{LOST}worker 1 was killed", "a word of the chief", f"{ENDED}parameter server 0 died"]
-    told = "; ".join(f"print({line!r}, file=sys.stderr)" for line in lines)
-    script = f"import sys, time; {told}; sys.stderr.flush(); time.sleep(0.5); sys.exit(1)"
+    prints = "; ".join(f"print({line!r}, file=sys.stderr)" for line in lines)
+    script = f"import sys, time; {prints}; sys.stderr.flush(); time.sleep(0.5); sys.exit(1)"
     job = Job([], [sys.executable, "-c", script])
     try:
         end = time.monotonic() + 60
@@ -164,8 +168,7 @@ def test_what_a_launcher_says_of_servers_and_workers_is_told(tmp_path, monkeypat
             assert time.monotonic() < end
         assert losses == ["worker 1 was killed"] and not job.losses()
         job.process.wait(20)
-        for reader in job._readers:
-            reader.join(5)
+        job.output.join()
         assert job.end() == End(errors.LOST_PEER, "parameter server 0 died")
     finally:
         job.kill()
@@ -319,9 +322,9 @@ def test_a_manifest_finds_every_change_of_a_byte(checkpoint):
         data.write_bytes(changed)
         with pytest.raises(DamageError, match="data-00000-of-00001 does not have"):
             manifest.verify(checkpoint, content)
-    for damage, told in ((b"", "0 bytes, not 1000"), (bytes(999), "999 bytes")):
+    for damage, message in ((b"", "0 bytes, not 1000"), (bytes(999), "999 bytes")):
         data.write_bytes(damage)
-        with pytest.raises(DamageError, match=told):
+        with pytest.raises(DamageError, match=message):
             manifest.verify(checkpoint, content)
     data.unlink()
     with pytest.raises(DamageError, match="is missing"):
@@ -379,3 +382,41 @@ for opened in (server._httpd.socket, service._server.socket):
     print(opened.getsockname()[0])
 """
     assert python(listening) == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_a_bound_command_dies_with_the_process_that_started_it():
+    """Even if that is killed, and with threads; its pid is the command's."""
+    code = """
+import os, subprocess, sys, threading, time
+from app.launch import processes
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+child = subprocess.Popen(processes.bound(["sleep", "60"]))
+while "sleep" not in open(f"/proc/{child.pid}/comm").read():
+    time.sleep(0.01)
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, timeout=60)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(10)
+
+
+def test_a_bound_command_that_does_not_exist_is_named():
+    done = subprocess.run(processes.bound(["no-such-command"]), capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot run no-such-command" in done.stderr
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    atomic_file.write_text(path, "größe")
+    with pytest.raises(OSError, match="No space"):
+        atomic_file.write(path, failing_chunks())
+    assert path.read_text(encoding="utf-8") == "größe"
+    atomic_file.write(path, [b"a", b"b"])
+    assert path.read_bytes() == b"ab" and list(tmp_path.iterdir()) == [path]
+
+
+def failing_chunks() -> Iterator[bytes]:
+    yield b"half"
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

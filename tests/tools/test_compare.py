@@ -1,4 +1,4 @@
-"""Update rules beside each other: what a comparison can be asked, and what it tells."""
+"""Update rules side by side: which comparisons are refused, and what is reported."""
 
 import json
 import shutil
@@ -54,12 +54,12 @@ NO_COMPARISON = {
     "--target=nan": ["--target", "finite"],
     "--link_mbit=100 NP=1": ["--link_mbit", "NP=2"],
     "--link_mbit=100 --trusted_network": ["--link_mbit", "--trusted_network"],
-    "--keep=3 --elastic": ["compare does not read", "leave it out"],
+    "--keep=3": ["compare has no flag --keep"],
 }
 
 
 @pytest.mark.parametrize("line", NO_COMPARISON)
-def test_a_comparison_that_cannot_be_is_told_at_once(user, line):
+def test_an_impossible_comparison_is_refused_at_once(user, line):
     *flags, last = line.split()
     np = last.removeprefix("NP=") if last.startswith("NP=") else "2"
     flags = flags if last.startswith("NP=") else [*flags, last]
@@ -86,10 +86,10 @@ def test_a_link_that_cannot_be_shaped_is_refused(tmp_path, monkeypatch):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "nowhere")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"--link_mbit=100 needs .* tc .* lacks: .*'tc'"):
-        comparing.must_shape(100)
+        comparing.check_link(100)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match=r"--link_mbit=100 needs .* is not allowed"):
-        comparing.must_shape(100)
+        comparing.check_link(100)
 
 
 @pytest.mark.ranks

@@ -53,7 +53,7 @@ def test_what_is_pinned_is_right():
 
 
 def test_the_tests_run_on_what_is_pinned():
-    found = installed.found()
+    found = installed.installed()
     assert found["horovod"].startswith("0.28.1+patched."), "built by third_party/horovod/build.py"
     assert found == {name: PINNED[name] for name in installed.PACKAGES} | {
         "horovod": found["horovod"]
@@ -61,25 +61,25 @@ def test_the_tests_run_on_what_is_pinned():
 
 
 @pytest.mark.parametrize(
-    ("package", "version", "level", "told"),
+    ("package", "version", "level", "message"),
     [
-        ("numpy", "1.26.4", "warning", "numpy 1.26.4 was not tried"),
-        ("keras", "3.0.0", "warning", "keras 3.0.0 was not tried"),
-        ("tensorflow", "2.21.1", "warning", "tensorflow 2.21.1 was not tried"),
-        ("tensorflow-text", "2.20.1", "problem", "its operators are those of another"),
+        ("numpy", "1.26.4", "warning", "numpy 1.26.4 was not tested"),
+        ("keras", "3.0.0", "warning", "keras 3.0.0 was not tested"),
+        ("tensorflow", "2.21.1", "warning", "tensorflow 2.21.1 was not tested"),
+        ("tensorflow-text", "2.20.1", "problem", "built for another version"),
         ("tensorboard", None, "problem", "tensorboard is not installed"),
         ("protobuf", "5.29.6", "problem", "needs 6.31.1 or newer"),
         ("h5py", "3.16.0", "problem", "one below 3.15"),
-        ("horovod", "0.28.1", "problem", "with the patches of third_party/horovod only"),
-        ("horovod", "0.28.0+patched.0", "warning", "horovod 0.28.0+patched.0 was not tried"),
+        ("horovod", "0.28.1", "problem", "only with the patches of third_party/horovod"),
+        ("horovod", "0.28.0+patched.0", "warning", "horovod 0.28.0+patched.0 was not tested"),
         ("horovod", None, "problem", "horovod is not installed"),
     ],
 )
-def test_a_wrong_version_is_found(package, version, level, told):
+def test_a_wrong_version_is_found(package, version, level, message):
     has = {**RIGHT, package: version}
     found = list(installed.versions({k: v for k, v in has.items() if v}, PINNED))
     wrong = only(found, level)
-    assert told in wrong.found
+    assert message in wrong.found
     if package != "horovod" and version:
         assert f"{package}=={PINNED[package]}" in wrong.fix
     assert package not in found[-1].found.replace("tensorflow-", "").split()
@@ -90,7 +90,7 @@ def test_without_pins_nothing_is_compared():
 
 
 @pytest.mark.parametrize("minor", [10, 11, 12, 13, 14])
-def test_python_is_one_that_was_tried(minor):
+def test_python_is_one_that_was_tested(minor):
     assert installed.python((3, minor, 1)).level == ("ok" if minor in (11, 12, 13) else "problem")
 
 
@@ -115,7 +115,7 @@ BUILT = "gloo_built = lambda: {}\nmpi_built = lambda: False\nnccl_built = lambda
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         ("raise ImportError('undefined symbol: _ZN10tensorflow')", "undefined symbol"),
         ("import os; os.abort()", "killed by SIGABRT"),
@@ -124,10 +124,10 @@ BUILT = "gloo_built = lambda: {}\nmpi_built = lambda: False\nnccl_built = lambda
         (BUILT.format(False), "without Gloo"),
     ],
 )
-def test_a_horovod_that_cannot_be_used_is_found(fake_horovod, script, told):
+def test_a_horovod_that_cannot_be_used_is_found(fake_horovod, script, message):
     fake_horovod(script)
     limit = 2 if "sleep" in script else 60
-    assert told in only(installed.horovod(limit), "problem").found
+    assert message in only(installed.horovod(limit), "problem").found
 
 
 def test_a_horovod_for_another_tensorflow_is_found(fake_horovod, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_horovod_for_another_tensorflow_is_found(fake_horovod, monkeypatch):
     assert "built for TensorFlow 2.17.0, but 2.21.0" in only(installed.horovod(), "problem").found
 
 
-def test_gpus_without_nccl_are_told(fake_horovod, monkeypatch):
+def test_gpus_without_nccl_are_reported(fake_horovod, monkeypatch):
     fake_horovod(BUILT.format(True))
     monkeypatch.setattr(installed, "has_gpus", lambda: True)
     assert "HOROVOD_GPU_OPERATIONS=NCCL" in only(installed.horovod(), "warning").fix
@@ -188,15 +188,15 @@ def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("free", "level"), [(0.5, "problem"), (2, "warning"), (50, "ok")])
 def test_disk(tmp_path, monkeypatch, free, level):
-    asked = []
+    paths = []
 
     def usage(path):
-        asked.append(path)
+        paths.append(path)
         return namedtuple("Usage", "free")(free * GB)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     found = machine.disk("disk, data", "--data_dir", tmp_path / "not" / "yet")
-    assert found.level == level and asked == [tmp_path]
+    assert found.level == level and paths == [tmp_path]
     if level != "ok":
         assert "--data_dir" in only([found], level).fix
 
@@ -244,7 +244,7 @@ def test_a_workdir_without_permission():
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "number", "told"),
+    ("where", "name", "number", "message"),
     [
         (Path, "write_bytes", errno.ENOSPC, "cannot write"),
         (os, "fsync", errno.EIO, "cannot fsync"),
@@ -252,10 +252,10 @@ def test_a_workdir_without_permission():
         (fcntl, "flock", errno.ENOLCK, "cannot flock"),
     ],
 )
-def test_a_workdir_that_lacks_something(tmp_path, monkeypatch, where, name, number, told):
+def test_a_workdir_that_lacks_something(tmp_path, monkeypatch, where, name, number, message):
     monkeypatch.setattr(where, name, failing(number))
     wrong = only([storage.workdir(tmp_path)], "problem")
-    assert told in wrong.found and os.strerror(number) in wrong.found
+    assert message in wrong.found and os.strerror(number) in wrong.found
     assert not list(tmp_path.iterdir())
 
 
@@ -264,7 +264,7 @@ def test_locks_that_hold_nobody_off(tmp_path, monkeypatch):
     assert "two jobs" in only([storage.workdir(tmp_path)], "problem").found
 
 
-def test_a_slow_disk_is_told(tmp_path, monkeypatch):
+def test_a_slow_disk_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "SLOW", 0.0)
     assert "fsync takes" in only([storage.workdir(tmp_path)], "warning").found
 
@@ -320,7 +320,7 @@ def test_hosts_that_answer(fake_ssh):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "level", "told", "fix"),
+    ("hosts", "level", "message", "fix"),
     [
         ("a:1,b:1", "problem", "ssh b fails: Permission denied", "ssh-copy-id b"),
         ("a:1,c:1", "warning", "does not know the key of c", "ssh c"),
@@ -331,11 +331,11 @@ def test_hosts_that_answer(fake_ssh):
         ("a:1", "problem", "has 1 slots for 2 processes", "NP=1"),
     ],
 )
-def test_hosts_that_cannot_be_used(fake_ssh, monkeypatch, hosts, level, told, fix):
+def test_hosts_that_cannot_be_used(fake_ssh, monkeypatch, hosts, level, message, fix):
     if "d:" in hosts:
         monkeypatch.setattr(network, "SSH_SECONDS", 5)
     wrong = only(network.reachable(2, hosts), level)
-    assert told in wrong.found and fix in wrong.fix
+    assert message in wrong.found and fix in wrong.fix
 
 
 def test_ssh_itself_may_be_missing(monkeypatch):
@@ -345,10 +345,10 @@ def test_ssh_itself_may_be_missing(monkeypatch):
 
 def test_ranks_of_this_machine():
     own = socket.gethostname()
-    assert network.here(4, "") == network.here(4, "localhost:2") == 4
-    assert network.here(5, f"a:2,{own}:2,b:8") == 2
-    assert network.here(3, f"a:2,{own}:2") == 1
-    assert network.here(2, f"a:2,{own}:2") == 0
+    assert network.local_ranks(4, "") == network.local_ranks(4, "localhost:2") == 4
+    assert network.local_ranks(5, f"a:2,{own}:2,b:8") == 2
+    assert network.local_ranks(3, f"a:2,{own}:2") == 1
+    assert network.local_ranks(2, f"a:2,{own}:2") == 0
 
 
 # The all-reduce
@@ -369,12 +369,15 @@ def test_a_wrong_sum_is_counted(joined, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"), [({"wrong": 7.0}, "7 numbers"), ({"ranks": 1.0}, "1 ranks met, not 2")]
+    ("changed", "message"),
+    [({"wrong": 7.0}, "7 numbers"), ({"ranks": 1.0}, "1 ranks connected, not 2")],
 )
-def test_a_wrong_result_is_a_problem(changed, told):
+def test_a_wrong_result_is_a_problem(changed, message):
     right = {"ranks": 2.0, "wrong": 0.0, "4096": 0.001, "16777216": 0.1}
-    assert "1.00 ms" in trial.judged(2, right).found and "0.17 GB/s" in trial.judged(2, right).found
-    assert told in only([trial.judged(2, {**right, **changed})], "problem").found
+    assert (
+        "1.00 ms" in trial.examine(2, right).found and "0.17 GB/s" in trial.examine(2, right).found
+    )
+    assert message in only([trial.examine(2, {**right, **changed})], "problem").found
 
 
 # Calls the trial, or all of the doctor, with another script as rank.
@@ -412,23 +415,25 @@ def left(script):
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         ("result(0.0)", "ok      all-reduce      2 ranks, sums right"),
         ("result(5.0)", "problem all-reduce      wrong sums: 5 numbers"),
         ("time.sleep(600)", "no result in 20 s"),
         ("os.kill(os.getpid(), signal.SIGKILL) if rank == '1' else time.sleep(600)", "SIGKILL"),
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
-        ("sys.exit(0)", "left without a word"),
+        ("sys.exit(0)", "exited without an error message"),
     ],
 )
-def test_what_ranks_do_is_told_and_none_is_left(tmp_path, script, told):
+def test_what_ranks_do_is_reported_and_none_is_left(tmp_path, script, message):
     path = tmp_path / "rank.py"
     path.write_text(RANK + script)
     limit = "20" if script.startswith("time") else "120"
     done = start([sys.executable, "-c", TRIAL, str(path), limit], tmp_path, TMPDIR=str(tmp_path))
-    assert told in " ".join(done.stdout.split()) or told in done.stdout, done.stdout + done.stderr
-    assert ("fix: " in done.stdout) == ("sums right" not in told)
+    assert message in " ".join(done.stdout.split()) or message in done.stdout, (
+        done.stdout + done.stderr
+    )
+    assert ("fix: " in done.stdout) == ("sums right" not in message)
     assert not left(path) and not list(tmp_path.glob("scaleproof-*"))
 
 
@@ -458,11 +463,11 @@ def test_a_doctor_that_is_stopped_leaves_no_process(tmp_path):
 
 def test_a_problem_is_an_error_and_a_warning_is_none(capsys):
     fine = [finding.ok("cores", "2"), finding.warning("memory", "1 GB", "buy some")]
-    doctor.tell(fine)
+    doctor.report(fine)
     assert "no problem, 1 warning" in capsys.readouterr().out
     bad = [finding.problem("disk", "full", "empty it")] * 2
     with pytest.raises(errors.UserError, match=r"has 2 \(disk\)") as error:
-        doctor.tell([*fine, *bad])
+        doctor.report([*fine, *bad])
     assert error.value.exit_code == 2
     assert capsys.readouterr().out.count("fix: empty it") == 2
 
@@ -489,7 +494,7 @@ def test_the_doctor_on_this_machine(tmp_path):
     done = start(command, tmp_path, 500, NP="2", HOSTS="", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 ranks, sums right: 4 KiB in " in done.stdout and "Gloo yes" in done.stdout
-    assert "training can start here" in done.stdout and not done.stderr
+    assert "training can start on this machine" in done.stdout and not done.stderr
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
     assert not list(tmp_path.iterdir())
 

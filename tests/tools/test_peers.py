@@ -1,4 +1,4 @@
-"""Two sides that take turns: never both at work, the same work, and what ends a comparison."""
+"""Two sides take turns: never both at once, on the same work; a failure ends the comparison."""
 
 import dataclasses
 import itertools
@@ -46,9 +46,9 @@ FACTS = {"sizes": [3, 5], "threads": 2, "version": "X 1", "settings": "none"}
 
 def side(folder, name, size=1, code=SIDE, **facts):
     """How a side of these facts is started."""
-    told = json.dumps(FACTS | facts)
+    encoded = json.dumps(FACTS | facts)
     commands = [
-        [sys.executable, "-c", code, str(folder), name, str(rank), told] for rank in range(size)
+        [sys.executable, "-c", code, str(folder), name, str(rank), encoded] for rank in range(size)
     ]
     return commands, {"PYTHONPATH": str(ROOT)}, folder / f"{name}.log"
 
@@ -56,7 +56,7 @@ def side(folder, name, size=1, code=SIDE, **facts):
 def test_sides_take_turns_and_the_idle_one_is_stopped(tmp_path):
     case = CASE._replace(processes=2)
     both = {name: side(tmp_path, name, 2) for name in ("ours", "theirs")}
-    row = benchmark.measured(case, both, pairs=4, seconds=0.02)
+    row = benchmark.measure(case, both, pairs=4, seconds=0.02)
     worked = [json.loads(text) for text in (tmp_path / "worked").read_text().splitlines()]
     assert {state for *_, states in worked for state in states} == {"T"}
     for (one, _, end, _), (other, begin, _, _) in itertools.pairwise(worked):
@@ -76,7 +76,7 @@ def test_other_weights_or_threads_are_refused(tmp_path):
     for facts, word in (({"sizes": [3, 6]}, "2 weights of 9"), ({"threads": 1}, "threads")):
         both = {"ours": side(tmp_path, "ours"), "theirs": side(tmp_path, "theirs", **facts)}
         with pytest.raises(SideError, match=f"must train the same.*{word}"):
-            benchmark.measured(CASE, both, pairs=1, seconds=0.01)
+            benchmark.measure(CASE, both, pairs=1, seconds=0.01)
         assert not (tmp_path / "worked").exists()
 
 
@@ -85,7 +85,7 @@ def test_a_side_that_dies_ends_it(tmp_path, line):
     code = SIDE.replace(line, "sys.exit('no memory')")
     both = {"ours": side(tmp_path, "ours"), "theirs": side(tmp_path, "theirs", code=code)}
     with pytest.raises(SideError, match=r"no memory; see .*theirs\.log"):
-        benchmark.measured(CASE, both, pairs=1, seconds=0.01)
+        benchmark.measure(CASE, both, pairs=1, seconds=0.01)
     for pid in tmp_path.glob("*.pid"):
         assert not Path(f"/proc/{pid.read_text()}").exists()
 
@@ -95,7 +95,7 @@ def test_a_failure_is_an_exit_code_and_the_place_of_the_log(tmp_path, monkeypatc
     monkeypatch.setattr(environment, "python", lambda log: sys.executable)
     monkeypatch.setattr(benchmark, "commands", lambda *_: both)
     assert benchmark.main([CASE], 1, 0.01, tmp_path) == 1
-    assert f"minilm_float32_1x2: it said nothing; see {tmp_path}" in capsys.readouterr().err
+    assert f"minilm_float32_1x2: it printed nothing; see {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_case_is_reported(tmp_path, monkeypatch, capsys):
@@ -173,6 +173,6 @@ def test_the_environment_is_made_once_from_what_pip_finds(tmp_path, monkeypatch)
     assert environment.python(log, folder) == interpreter
 
 
-def test_last_words_of_a_log(tmp_path):
+def test_the_last_line_of_a_log(tmp_path):
     (tmp_path / "log").write_text("one\ntwo  \n\n")
-    assert turns.last_words(tmp_path / "log") == f"two; see {tmp_path / 'log'}"
+    assert turns.last_line(tmp_path / "log") == f"two; see {tmp_path / 'log'}"

@@ -1,4 +1,4 @@
-"""Another TensorFlow is tried in a copy, and what breaks is said; pip and the stages are real."""
+"""Another TensorFlow is tested in a copy, and what breaks is reported; pip and stages are real."""
 
 import pytest
 from wheels import only_from, wheel
@@ -47,7 +47,7 @@ def project(tmp_path, monkeypatch):
     return root
 
 
-def test_all_stages_run_and_what_broke_is_said(project, tmp_path, capfd):
+def test_all_stages_run_and_what_broke_is_reported(project, tmp_path, capfd):
     folder = tmp_path / "tried"
     assert upgrade.main("2.22.0", folder) == 1
     copy, printed = folder / "copy", capfd.readouterr().out
@@ -75,14 +75,14 @@ def test_a_set_up_that_fails_ends_it(project, tmp_path, capfd):
     assert (tmp_path / "tried/copy/calls").read_text() == "setup\n"
 
 
-def test_pins_that_do_not_go_together_are_given_up(project, tmp_path, capfd):
+def test_pins_that_conflict_are_dropped(project, tmp_path, capfd):
     wheel(tmp_path / "links", "tensorflow", "3.0", "reader>=1.2")
     assert upgrade.resolve("3.0", project, tmp_path / "log") == []
     assert "reader==1.5" in (project / "constraints.txt").read_text()
     assert "reader 1.0 -> 1.5" in capfd.readouterr().out
 
 
-def test_a_version_that_nobody_has_is_said(project, tmp_path):
+def test_a_version_that_does_not_exist_is_reported(project, tmp_path):
     (line,) = upgrade.resolve("7.7", project, tmp_path / "log")
     assert line.startswith("ERROR: Could not find a version that satisfies the requirement")
     assert "tensorflow==7.7" in line

@@ -1,1 +1,1 @@
-"""What `doctor` looks at, a file a subject. Needs no TensorFlow but for what a rank runs."""
+"""Examines a machine for `doctor`, a file a subject. Only what a rank runs needs TensorFlow."""

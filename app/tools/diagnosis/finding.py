@@ -1,7 +1,9 @@
-"""What was found, how bad it is, and what mends it."""
+"""Represents a finding of the doctor: what was found, how bad it is, and how to fix it."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import textwrap
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +15,13 @@ INDENT = 24
 
 @dataclass(frozen=True)
 class Finding:
-    """One of them; made by `ok`, `warning` and `problem`, so that what is wrong has a fix.
+    """One finding; made by `ok`, `warning` and `problem`, so that each that is not ok has a fix.
 
     Attributes:
-        level: a warning lets training go on, a problem does not, or makes it wrong.
+        level: training works despite a warning; a problem prevents it, or makes it wrong.
         subject: one or two words.
+        found: what is so.
+        fix: what to do about it.
     """
 
     level: Level
@@ -31,18 +35,26 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> Finding:
-    """Nothing to do."""
+    """Returns a finding that needs no action."""
     return Finding("ok", subject, found)
 
 
 def warning(subject: str, found: str, fix: str) -> Finding:
-    """Training works, but slower, less safely or not for long."""
+    """Returns a finding with which training works, but slower, less safely or not for long."""
     return Finding("warning", subject, found, fix)
 
 
 def problem(subject: str, found: str, fix: str) -> Finding:
-    """Training does not work so."""
+    """Returns a finding with which training does not work."""
     return Finding("problem", subject, found, fix)
+
+
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    """Returns why a process failed: its signal, its last line of stderr, or its exit code."""
+    if done.returncode < 0:
+        return f"the process was killed by {signal.Signals(-done.returncode).name}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}, without a message"
 
 
 def _wrapped(start: str, text: str) -> list[str]:

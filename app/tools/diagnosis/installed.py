@@ -1,7 +1,6 @@
-"""Versions against those that were tried, and Horovod's build.
+"""Compares installed versions with those that were tested, and examines Horovod's build.
 
-Horovod is imported by another process: an import that crashes or hangs is found, and hurts
-nobody.
+Horovod is imported by another process, so that an import that crashes or hangs is a finding.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from app.launch import processes
-from app.tools.diagnosis.finding import Finding, ok, problem, warning
+from app.tools.diagnosis.finding import Finding, failure, ok, problem, warning
 
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -28,13 +26,13 @@ PACKAGES = (
     "horovod", "tensorflow", "tensorflow-text", "tensorboard", "keras", "numpy", "h5py", "protobuf",
     "tensorflow-datasets", "tensorflow-metadata",
 )  # fmt: skip
-ANEW = "rm -f .venv/.done && ./run.sh setup"
-COMPILE = (
-    "build Horovod anew: rm -rf ~/.cache/scaleproof/horovod-* .venv/.done && ./run.sh setup (the "
+REINSTALL = "rm -f .venv/.done && ./run.sh setup"
+REBUILD = (
+    "rebuild Horovod: rm -rf ~/.cache/scaleproof/horovod-* .venv/.done && ./run.sh setup (the "
     "wheels are in $XDG_CACHE_HOME/scaleproof if that is set)"
 )
 IMPORT_SECONDS = 180  # 3 on an idle machine, 40 were seen on a busy one
-LOOK = """
+IMPORT = """
 import json
 import horovod.tensorflow as hvd
 built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
@@ -43,7 +41,7 @@ print(json.dumps({name: bool(is_built) for name, is_built in built.items()}))
 
 
 class Pair(NamedTuple):
-    """Versions of one package that do not go together with versions of another."""
+    """Versions of a package that are incompatible with versions of another."""
 
     package: str
     versions: str
@@ -52,27 +50,27 @@ class Pair(NamedTuple):
     reason: str
 
 
-KNOWN_BAD = (
+INCOMPATIBLE = (
     Pair(
         "horovod", "===0.28.1", "tensorflow", ">=2.19",
-        "it runs there with the patches of third_party/horovod only, and was built without them",
+        "it runs there only with the patches of third_party/horovod, and was built without them",
     ),
     Pair("protobuf", "<6.31.1", "tensorflow", ">=2.21", "TensorFlow 2.21 needs 6.31.1 or newer"),
     Pair("h5py", ">=3.15", "tensorflow", ">=2.21", "TensorFlow 2.21 needs one below 3.15"),
-    Pair("tensorflow-text", "<2.21", "tensorflow", ">=2.21", "its operators are those of another"),
-    Pair("tensorflow-text", ">=2.22", "tensorflow", "<2.22", "its operators are those of another"),
+    Pair("tensorflow-text", "<2.21", "tensorflow", ">=2.21", "it is built for another version"),
+    Pair("tensorflow-text", ">=2.22", "tensorflow", "<2.22", "it is built for another version"),
 )  # fmt: skip
 
 
 def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:
-    """Version by package; empty if there is no such file."""
+    """Returns the pinned version by package; empty if there is no such file."""
     lines = path.read_text().splitlines() if path.exists() else []
     pairs = [line.partition("#")[0].strip().split("==") for line in lines if "==" in line]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
-def found() -> dict[str, str]:
-    """Version by package, of those that are installed."""
+def installed() -> dict[str, str]:
+    """Returns the version by package, of those that are installed."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -83,39 +81,39 @@ def found() -> dict[str, str]:
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """Whether the Python that runs is one that was tried."""
+    """Examines whether this Python is one that was tested."""
     text = ".".join(map(str, version))
     if version[:2] in PYTHONS:
         return ok("python", text)
     return problem(
         "python",
-        f"{text}, but TensorFlow 2.21 with Horovod 0.28.1 was tried on 3.11, 3.12 and 3.13 only",
+        f"{text}, but TensorFlow 2.21 with Horovod 0.28.1 was tested only on 3.11, 3.12 and 3.13",
         "rm -rf .venv && PYTHON=/path/to/python3.11 ./run.sh setup",
     )
 
 
 def versions(has: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Finding]:
-    """Compares what is installed with what is pinned, and looks for pairs known as bad."""
+    """Compares what is installed with what is pinned, and finds incompatible packages."""
     if not wanted:
         yield warning(
             "versions",
-            f"nothing to compare them with: {CONSTRAINTS} is missing or pins nothing",
+            f"there is nothing to compare them with: {CONSTRAINTS} is missing or pins nothing",
             "run from a whole clone of scaleproof",
         )
-    bad = {pair.package: pair for pair in KNOWN_BAD if _holds(pair, has)}
+    bad = {pair.package: pair for pair in INCOMPATIBLE if _holds(pair, has)}
     right = []
     for package in PACKAGES:
         version, pin = has.get(package), wanted.get(package)
         if version is None:
-            yield problem("versions", f"{package} is not installed", ANEW)
+            yield problem("versions", f"{package} is not installed", REINSTALL)
         elif package in bad:
             pair = bad[package]
-            with_other = f"{pair.other} {has[pair.other]}"
-            told = f"{package} {version} does not go with {with_other}: {pair.reason}"
-            yield problem("versions", told, _install(package, pin))
+            other = f"{pair.other} {has[pair.other]}"
+            found = f"{package} {version} is incompatible with {other}: {pair.reason}"
+            yield problem("versions", found, _install(package, pin))
         elif pin and Version(version).public != pin:
-            told = f"{package} {version} was not tried, {pin} was (constraints.txt)"
-            yield warning("versions", told, _install(package, pin))
+            found = f"{package} {version} was not tested, {pin} was (constraints.txt)"
+            yield warning("versions", found, _install(package, pin))
         else:
             right.append(f"{package} {version}")
     if right:
@@ -123,38 +121,38 @@ def versions(has: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Find
 
 
 def horovod(limit: float = IMPORT_SECONDS) -> Iterator[Finding]:
-    """Whether Horovod can be imported, what is built into it, and for which TensorFlow."""
-    has, target = found(), built_for()
+    """Examines whether Horovod can be imported, and what it was built with."""
+    has, target = installed(), built_for()
     if target and has.get("tensorflow") not in (None, target):
-        told = f"built for TensorFlow {target}, but {has['tensorflow']} is installed"
-        yield problem("horovod", told, COMPILE)
-    command = [sys.executable, "-c", LOOK]
+        found = f"built for TensorFlow {target}, but {has['tensorflow']} is installed"
+        yield problem("horovod", found, REBUILD)
+    command = processes.bound([sys.executable, "-c", IMPORT])
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=limit,
-            stdin=subprocess.DEVNULL, preexec_fn=processes.die_with_parent,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         fix = f"see where it hangs: {sys.executable} -X faulthandler -c 'import horovod.tensorflow'"
         yield problem("horovod", f"its import takes longer than {limit:.0f} s", fix)
         return
     if done.returncode:
-        yield problem("horovod", f"it cannot be imported: {_cause(done)}", COMPILE)
+        yield problem("horovod", f"it cannot be imported: {failure(done)}", REBUILD)
         return
     built: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
-    told = ", ".join(f"{name} {'yes' if is_built else 'no'}" for name, is_built in built.items())
-    told = f"{told}; built for TensorFlow {target or '(it does not say which)'}"
+    found = ", ".join(f"{name} {'yes' if is_built else 'no'}" for name, is_built in built.items())
+    found = f"{found}; built for TensorFlow {target or '(unknown)'}"
     if not built["Gloo"]:
-        yield problem("horovod", f"built without Gloo, which joins the ranks ({told})", COMPILE)
+        yield problem("horovod", f"built without Gloo, which connects the ranks ({found})", REBUILD)
     elif not built["NCCL"] and has_gpus():
-        fix = f"GPU=1 HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_HOME=... in front, {COMPILE}"
-        yield warning("horovod", f"there are GPUs, but gradients pass through memory: {told}", fix)
+        fix = f"GPU=1 HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_HOME=... in front, {REBUILD}"
+        yield warning("horovod", f"there are GPUs, but gradients pass through memory: {found}", fix)
     else:
-        yield ok("horovod", told)
+        yield ok("horovod", found)
 
 
 def built_for() -> str | None:
-    """The TensorFlow that Horovod was compiled for, as its build wrote down."""
+    """Returns the version of TensorFlow that Horovod was built for, as its build recorded."""
     try:
         path = importlib.metadata.distribution("horovod").locate_file("horovod/metadata.json")
         return str(json.loads(Path(str(path)).read_text())["tensorflow"])
@@ -163,7 +161,7 @@ def built_for() -> str | None:
 
 
 def has_gpus() -> bool:
-    """Whether this process may see one of NVIDIA's."""
+    """Returns whether this process can see a GPU of NVIDIA."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not is_hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
@@ -178,12 +176,5 @@ def _holds(pair: Pair, has: Mapping[str, str]) -> bool:
 
 def _install(package: str, pin: str | None) -> str:
     if package == "horovod" or not pin:
-        return ANEW
+        return REINSTALL
     return f"{sys.executable} -m pip install {package}=={pin}"
-
-
-def _cause(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"the process was killed by {signal.Signals(-done.returncode).name}"
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {done.returncode}, without a word"

@@ -1,4 +1,4 @@
-"""What a rank of the trial does: all-reduces of numbers whose sum is known, timed."""
+"""Runs as a rank of the doctor's trial: times all-reduces of numbers whose sum is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.parallel.topology import Topology
 from app.recovery import heartbeat
 
 SIZES = (2**12, 2**24)  # bytes: 4 KiB, whose time is latency; 16 MiB, whose time is bandwidth
-ROUNDS = 9  # timed, after one that is not
+ROUNDS = 9  # that are timed, after one that is not
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def reduce(where: Topology) -> dict[str, float]:
-    """Of all ranks: `wrong`, elements that are not the sum; median seconds by size."""
+    """Returns the number of ranks, of elements with a wrong sum, and median seconds by size."""
     result = {"ranks": float(where.size)}
     wrong = 0
     for size in SIZES:
@@ -43,6 +43,6 @@ def reduce(where: Topology) -> dict[str, float]:
             seconds.append(time.perf_counter() - begin)
             wrong += int(np.sum(total != whole))
         result[str(size)] = statistics.median(seconds[1:])
-    # Summed by what is on trial: this rank's own count is believed too.
+    # The sum over ranks may be wrong itself: this rank's own count counts too.
     result["wrong"] = max(float(wrong), *replicas.each(wrong))
     return result

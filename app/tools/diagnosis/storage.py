@@ -1,7 +1,7 @@
-"""Whether a workdir keeps what is written there: writing, waiting for the disk, renaming, locking.
+"""Examines whether a workdir can be written, fsynced, renamed in and locked.
 
-All is tried in a folder of its own, which is removed again. A workdir that is not there yet is
-not made: its place is tried.
+All is tried in a temporary folder. A workdir that does not exist yet is not made; the nearest
+folder above it is tried.
 """
 
 from __future__ import annotations
@@ -20,37 +20,38 @@ OTHER = "give another --workdir, on a disk of this machine"
 
 
 def workdir(path: Path) -> Finding:
-    """Does what a run does."""
-    doing = "make a folder"
+    """Examines a workdir by doing what a run does there."""
+    action = "make a folder"
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(path)) as name:
             folder = Path(name)
-            doing = "write"
+            action = "write"
             partial, whole = folder / ".partial", folder / "whole"
             partial.write_bytes(b"scaleproof")
-            doing = "fsync"
+            action = "fsync"
             begin = time.perf_counter()
             manifest.sync(partial)
             seconds = time.perf_counter() - begin
-            doing = "rename"
+            action = "rename"
             partial.replace(whole)
             manifest.sync(folder)
-            doing = "read"
+            action = "read"
             if whole.read_bytes() != b"scaleproof" or partial.exists():
                 return problem("workdir", f"{path} does not keep what is written there", OTHER)
-            doing = "flock"
+            action = "flock"
             if not _excludes(folder):
-                told = f"{path} lets two jobs hold the same lock (flock)"
-                return problem("workdir", f"{told}, and so write the same checkpoints", OTHER)
+                found = f"{path} lets two jobs hold the same lock (flock)"
+                return problem("workdir", f"{found}, and so write the same checkpoints", OTHER)
     except OSError as error:
-        fix = f"make it writable, or {OTHER}" if doing in ("make a folder", "write") else OTHER
-        return problem("workdir", f"cannot {doing} in {path}: {error.strerror or error}", fix)
+        fix = f"make it writable, or {OTHER}" if action in ("make a folder", "write") else OTHER
+        return problem("workdir", f"cannot {action} in {path}: {error.strerror or error}", fix)
     if seconds > SLOW:
         return warning("workdir", f"fsync takes {seconds:.1f} s in {path}", OTHER)
     return ok("workdir", f"{path} can be written, fsynced ({seconds * 1e3:.1f} ms), locked")
 
 
 def _excludes(folder: Path) -> bool:
+    """Returns whether the lock of a folder cannot be taken twice."""
     with lock.held(folder):
         try:
             with lock.held(folder):

@@ -1,1 +1,1 @@
-"""How fast predictions are, by layout and batch."""
+"""Measures how fast predictions are, by layout and batch size."""

@@ -1,16 +1,14 @@
-"""`app benchmark inference`: throughput and latency of prediction by layout, and the best of them.
+"""Implements `app benchmark inference`: measures prediction on many layouts, and names the best.
 
-processes   1 . . . as many as there are cores
-threads     of each: one, or its share of the cores
-stages      one, or --stages (2)                      each a job of its own (`cell.py`)
+processes   1, 2, 4 ... as many as there are cores
+threads     of each: one, or an equal part of the cores
+stages      one, or --stages (2)                      each layout is a job (`cell.py`)
 batch       --batch_sizes
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from app.launch import processes
 
 
 class Cell(NamedTuple):
-    """A layout: processes, cores of each, stages of each."""
+    """A layout: processes, and the cores and stages of each."""
 
     processes: int
     threads: int
@@ -33,12 +31,12 @@ class Cell(NamedTuple):
         return f"{self.processes}x{self.threads}x{self.stages}.json"
 
     def rows(self, folder: Path) -> list[dict[str, Any]]:
-        """Reads its measurements, one for each size of a batch."""
+        """Reads its measurements, one for each batch size."""
         return [self._asdict() | row for row in json.loads((folder / self.file).read_text())]
 
 
 def cells(cores: int, stages: int) -> list[Cell]:
-    """Layouts that fit on so many cores; a stage has a core or more."""
+    """Returns the layouts that fit on so many cores; a stage has a core or more."""
     counts = [2**p for p in range(cores.bit_length()) if 2**p <= cores]
     every = [(p, t) for p in counts for t in sorted({1, cores // p})]
     return [Cell(p, t, s) for p, t in every for s in sorted({1, min(stages, t)})]
@@ -50,7 +48,7 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
     Args:
         flags: of the experiment, or of the run.
         cores: of this machine.
-        stages: most of a process.
+        stages: of a process, at most.
         folder: of the report.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,15 +76,11 @@ def measure(flags: Sequence[str], cell: Cell, folder: Path, log: Path) -> int:
     """Measures a layout in a job of its own; returns its exit code."""
     command = [sys.executable, "-m", "app", "launch", "benchmark", "inference", *flags]
     command += [f"--threads={cell.threads}", f"--stages={cell.stages}", f"--output={folder}"]
-    with log.open("w") as output:
-        return subprocess.run(
-            command, env=os.environ | {"NP": str(cell.processes)}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output, preexec_fn=processes.die_with_parent,
-        ).returncode  # fmt: skip
+    return processes.run(command, log, NP=str(cell.processes))
 
 
 def heading() -> str:
-    """Of the table."""
+    """Returns the heading of the table."""
     return (
         f"{'processes':>9} {'threads':>7} {'stages':>6} {'batch':>5} {'examples/s':>10} "
         f"{'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8}"
@@ -94,7 +88,7 @@ def heading() -> str:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Of the table."""
+    """Returns a row of the table as a line."""
     return (
         f"{row['processes']:9} {row['threads']:7} {row['stages']:6} {row['batch_size']:5} "
         f"{row['examples_per_second']:10.1f} {row['p50_ms']:8.1f} {row['p90_ms']:8.1f} "
@@ -103,14 +97,14 @@ def line(row: dict[str, Any]) -> str:
 
 
 def advice(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The best settings on this machine, as commands take them."""
-    most = max(rows, key=lambda row: row["examples_per_second"])
-    soonest = min(rows, key=lambda row: row["p99_ms"])
+    """Returns the best settings on this machine, as flags."""
+    fastest = max(rows, key=lambda row: row["examples_per_second"])
+    quickest = min(rows, key=lambda row: row["p99_ms"])
     return [
-        f"most a second: NP={most['processes']} --threads={most['threads']} "
-        f"--stages={most['stages']} --batch_size={most['batch_size']}: "
-        f"{most['examples_per_second']:.1f} examples/s, p99 {most['p99_ms']:.1f} ms a batch",
-        f"soonest: NP={soonest['processes']} --threads={soonest['threads']} "
-        f"--stages={soonest['stages']} --batch_size={soonest['batch_size']}: p99 "
-        f"{soonest['p99_ms']:.1f} ms a batch, {soonest['examples_per_second']:.1f} examples/s",
+        f"highest throughput: NP={fastest['processes']} --threads={fastest['threads']} "
+        f"--stages={fastest['stages']} --batch_size={fastest['batch_size']}: "
+        f"{fastest['examples_per_second']:.1f} examples/s, p99 {fastest['p99_ms']:.1f} ms a batch",
+        f"lowest latency: NP={quickest['processes']} --threads={quickest['threads']} "
+        f"--stages={quickest['stages']} --batch_size={quickest['batch_size']}: p99 "
+        f"{quickest['p99_ms']:.1f} ms a batch, {quickest['examples_per_second']:.1f} examples/s",
     ]

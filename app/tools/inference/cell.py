@@ -1,7 +1,7 @@
-"""Measures one layout of `benchmark inference`, for each size of a batch.
+"""Measures one layout of `benchmark inference`, for each batch size.
 
-From what clients have, in memory, to probabilities, as `predict` computes them: every process by
-itself, as many batches at once as it has cores for each stage.
+It is timed from what clients have, in memory, to probabilities, as `predict` computes them: every
+process by itself, with as many batches at once as it has cores for each stage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.inference.forward import Forward
+from app.inference.forward import Forward, preprocessor
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.training import trained
@@ -25,31 +25,28 @@ from input.raw import Limits
 
 ROUNDS = 3
 SECONDS = 2.0  # of a round, about
-FEWEST, MOST = 8, 400  # batches of a round, a lane
+MIN_BATCHES, MAX_BATCHES = 8, 400  # of a round, a lane
 
 
 def main(opened: Opened, where: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
-    """Writes a row a batch size, on rank 0.
+    """Writes a row for each batch size, on rank 0.
 
     Raises:
-        UsageError: data that do not say what clients have.
+        UsageError: the data do not say what clients have.
     """
     trained.must_be_servable(opened.data)
     forward = Forward(opened.state, opened.data.input_spec, lanes)
-    rows = [measured(opened, forward, where, size) for size in sizes]
+    rows = [measure(opened, forward, where, size) for size in sizes]
     if where.is_chief:
         output.write_text(json.dumps(rows) + "\n")
 
 
-def measured(opened: Opened, forward: Forward, where: Topology, size: int) -> dict[str, Any]:
-    """Examples a second of all processes, and percentiles of a batch's seconds."""
+def measure(opened: Opened, forward: Forward, where: Topology, size: int) -> dict[str, Any]:
+    """Returns examples a second of all processes, and percentiles of a batch's latency."""
     data = opened.data
     raws = data.held_out.fetch([i % data.num_evaluation for i in range(4 * size)])[0]
     batches = [tf.constant(raws[i * size : (i + 1) * size]) for i in range(4)]
-    preprocess = tf.function(
-        lambda raw: data.preprocess(raw, Limits()),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-    )
+    preprocess = preprocessor(data, Limits())
 
     def run(count: int) -> tuple[float, list[float]]:
         began: dict[int, float] = {}
@@ -63,11 +60,11 @@ def measured(opened: Opened, forward: Forward, where: Topology, size: int) -> di
         forward(count, read, lambda m, y: seconds.append(time.perf_counter() - began[m]))
         return time.perf_counter() - begin, seconds
 
-    run(4 * forward.lanes)  # every length of a text is met once
+    run(4 * forward.lanes)  # compiles for every length of a text
     lasted, _ = run(4 * forward.lanes)
     wanted = round(SECONDS / lasted * 4)
     each = int(min(replicas.each(wanted)))
-    count = min(max(each, FEWEST), MOST) * forward.lanes
+    count = min(max(each, MIN_BATCHES), MAX_BATCHES) * forward.lanes
     speeds, latencies = [], []
     for _ in range(ROUNDS):
         replicas.each(0)  # all processes at the same time

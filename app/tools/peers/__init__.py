@@ -1,1 +1,1 @@
-"""The same training steps in PyTorch, beside ours: what else users could pick on this machine."""
+"""Compares training steps with the same steps in PyTorch, on this machine."""

@@ -1,11 +1,11 @@
-"""`app benchmark peers`: a training step of this project against PyTorch's, by turns.
+"""Implements `app benchmark peers`: times training steps of this project and PyTorch's, by turns.
 
-case          --cases, on one process of all cores and on two of half each
-pair          ours, then theirs; theirs, then ours; ...: machines change their speed in minutes
-ratio         of examples a second, ours / theirs, in each pair; the median, and the extremes
+    case     one of --cases, on one process of all cores, or on two of half each
+    pair     ours, then theirs; theirs, then ours; ...: a machine's speed changes within minutes
+    ratio    of examples a second, ours / theirs, in each pair; the median, and the extremes
 
-Both train the same model on the same shapes by the same rule: a case whose weights differ in
-number or size is refused.
+Both train the same model on the same shapes by the same rule; a case whose weights differ in number
+or size is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(cases: Sequence[Case], pairs: int, seconds: float, folder: Path) -> int
     Args:
         cases: what both sides train.
         pairs: turns of each side.
-        seconds: of a turn, about; a step at least.
+        seconds: of a turn, about; a turn has at least one step.
         folder: of the report.
 
     Raises:
@@ -44,7 +44,7 @@ def main(cases: Sequence[Case], pairs: int, seconds: float, folder: Path) -> int
     print(f"{report.processor()}\n{report.heading()}", flush=True)
     for case in cases:
         try:
-            rows.append(measured(case, commands(case, theirs, folder), pairs, seconds))
+            rows.append(measure(case, commands(case, theirs, folder), pairs, seconds))
         except SideError as error:
             print(f"error: {case.label}: {error}", file=sys.stderr, flush=True)
             return BUG
@@ -61,9 +61,9 @@ Started = tuple[Sequence[Sequence[str]], dict[str, str], Path]  # commands, vari
 
 
 def commands(case: Case, python: Path, folder: Path) -> dict[str, Started]:
-    """How each side of a case is started: ours by Horovod's launcher, theirs a process a rank."""
+    """Returns how each side of a case is started: by Horovod's launcher, or a process a rank."""
     variables = {
-        # A stopped process answers late.
+        # Ranks are stopped while the other side works.
         "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600",
         "HOROVOD_STALL_CHECK_DISABLE": "1",
     }
@@ -82,10 +82,8 @@ def commands(case: Case, python: Path, folder: Path) -> dict[str, Started]:
     }
 
 
-def measured(
-    case: Case, sides: Mapping[str, Started], pairs: int, seconds: float
-) -> dict[str, Any]:
-    """A case's row: examples a second of both sides in each pair, and what each is.
+def measure(case: Case, sides: Mapping[str, Started], pairs: int, seconds: float) -> dict[str, Any]:
+    """Returns the row of a case: examples a second of both sides in each pair, and their settings.
 
     Raises:
         SideError: a side fails, or they do not train the same.
@@ -96,7 +94,7 @@ def measured(
             for name, (commands, variables, log) in sides.items()
         }
         check(case, ready)
-        steps = {name: enough(side, seconds) for name, side in ready.items()}
+        steps = {name: warm_up(side, seconds) for name, side in ready.items()}
         speeds: dict[str, list[float]] = {name: [] for name in ready}
         for turn in range(pairs):
             for name in list(ready) if turn % 2 == 0 else list(ready)[::-1]:
@@ -114,10 +112,10 @@ def measured(
 
 
 def check(case: Case, sides: Mapping[str, Side]) -> None:
-    """Refuses a comparison of what is not the same.
+    """Checks that both sides train the same.
 
     Raises:
-        SideError: other weights, or other threads.
+        SideError: their weights or threads differ.
     """
     for key, expected in (("sizes", sides["ours"].facts[0]["sizes"]), ("threads", case.threads)):
         for name, side in sides.items():
@@ -130,11 +128,11 @@ def check(case: Case, sides: Mapping[str, Side]) -> None:
 
 
 def short(value: Any) -> str:
-    """Of a weight's sizes, how many and their sum."""
+    """Shortens a list of the sizes of weights to their number and sum."""
     return f"{len(value)} weights of {sum(value)}" if isinstance(value, list) else str(value)
 
 
-def enough(side: Side, seconds: float) -> int:
-    """Steps that take about so long, at least one; warms the side up."""
+def warm_up(side: Side, seconds: float) -> int:
+    """Warms a side up; returns the number of steps that take about so long, at least one."""
     side.run(WARM_STEPS)
     return max(1, round(seconds / side.run(1)))

@@ -1,4 +1,4 @@
-"""What both sides train: a step of an experiment on one batch in memory. Needs no TensorFlow."""
+"""Defines what both sides train: a step on one batch in memory. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from app.errors import UsageError
 from models.resnet import ResNet
 from models.transformer import Transformer
 
-RATE = 1e-6  # so small that weights stay where arithmetic is ordinary
+RATE = 1e-6  # a learning rate so small that the weights stay ordinary numbers
 NAMES = ("resnet50_float32", "resnet50_bfloat16", "minilm_float32", "minilm_bfloat16")
 
 
 class Case(NamedTuple):
-    """One training step on so many processes.
+    """A training step on a number of processes.
 
     Attributes:
         name: one of NAMES.
-        experiment: a micro-batch a process.
+        experiment: with a micro-batch for each process.
         inputs: shape of a micro-batch's: [b, H, W, 3] pixels, or [b, T] ids of tokens.
         classes: of the targets.
-        processes: of a job, on this machine.
-        threads: of each.
+        processes: of the job, on this machine.
+        threads: of each process.
     """
 
     name: str
@@ -37,19 +37,19 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For tables and files."""
+        """The name for tables and files."""
         return f"{self.name}_{self.processes}x{self.threads}"
 
     def task(self) -> dict[str, Any]:
-        """All of it as plain values, for a side that cannot import this file."""
+        """Returns the case as plain values, for a side that cannot import this file."""
         return {**self._asdict(), "experiment": config.as_dict(self.experiment), "rate": RATE}
 
 
 def cases(names: Sequence[str], cores: int) -> list[Case]:
-    """On one process of all cores, and on two of half each.
+    """Returns each named case on one process of all cores, and on two of half each.
 
     Raises:
-        UsageError: a name that is none.
+        UsageError: a name is unknown.
     """
     unknown = sorted({*names} - {*NAMES})
     if unknown or not names:
@@ -58,7 +58,7 @@ def cases(names: Sequence[str], cores: int) -> list[Case]:
 
 
 def case(name: str, processes: int, threads: int) -> Case:
-    """The case of this name (see NAMES)."""
+    """Returns the case of this name (see NAMES)."""
     job, precision = name.rsplit("_", 1)
     experiment, inputs, classes = (resnet50 if job == "resnet50" else minilm)()
     experiment = dataclasses.replace(
@@ -71,7 +71,7 @@ def case(name: str, processes: int, threads: int) -> Case:
 
 
 def resnet50() -> tuple[Experiment, tuple[int, ...], int]:
-    """ResNet-50 at 224 pixels; SGD with momentum and weight decay, smoothed labels."""
+    """Returns ResNet-50 at 224 pixels: SGD with momentum, weight decay, smoothed labels."""
     rule = Optimization(optimizer="sgd", weight_decay=1e-4, label_smoothing=0.1)
     experiment = dataclasses.replace(
         experiments.resnet50_synthetic(), model=ResNet(depth=50), optimization=rule
@@ -80,6 +80,6 @@ def resnet50() -> tuple[Experiment, tuple[int, ...], int]:
 
 
 def minilm() -> tuple[Experiment, tuple[int, ...], int]:
-    """The fine-tuning of `sentiment_reviews`, from random weights: AdamW with clipping."""
+    """Returns the fine-tuning of `sentiment_reviews`, from random weights: AdamW with clipping."""
     model = Transformer(layers=6, width=384, heads=12, pooling="mean")
     return dataclasses.replace(experiments.sentiment_reviews(), model=model), (32, 40), 2

@@ -1,4 +1,4 @@
-"""A process's end of `turns.py`; PyTorch's environment imports it too, so no packages."""
+"""Takes a process's turns (`turns.py`). PyTorch's environment imports it too: no packages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def serve(path: str, facts: Mapping[str, Any], run: Callable[[int], None]) -> No
 
     Args:
         path: of the parent's socket.
-        facts: what the parent is to know of this process, its `rank` among them.
-        run: takes so many steps.
+        facts: about this process for the parent, its `rank` among them.
+        run: takes a number of steps.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)

@@ -1,4 +1,4 @@
-"""The environment of the other side's packages: made on demand beside the main one, never in it."""
+"""Makes the environment of the other side's packages, on demand and apart from the main one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CONSTRAINTS = ROOT / "constraints-peers.txt"
 
 
 def python(log: Path, folder: Path = FOLDER) -> Path:
-    """The interpreter of an environment that holds what extra `peers` names; makes it once.
+    """Returns the interpreter of an environment with the packages of extra `peers`; makes it once.
 
     Args:
-        log: what pip prints.
+        log: for the output of pip.
         folder: of the environment.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the environment cannot be made.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     packages: list[str] = project["optional-dependencies"]["peers"]
@@ -31,7 +31,7 @@ def python(log: Path, folder: Path = FOLDER) -> Path:
     done, interpreter = folder / ".done", folder / "bin/python"
     if done.is_file() and done.read_text() == wanted:
         return interpreter
-    print(f"{', '.join(packages)} into {folder}, once ...", flush=True)
+    print(f"installing {', '.join(packages)} into {folder}, once ...", flush=True)
     install = ["-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
     with log.open("w") as output:
         for command in (
@@ -46,11 +46,11 @@ def python(log: Path, folder: Path = FOLDER) -> Path:
 
 
 def refusal(folder: Path, log: Path) -> str:
-    """Why it cannot be made, and what to do."""
-    words = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
-    reason = words[0].removeprefix("ERROR: ").rstrip(".") if words else "pip or venv failed"
+    """Returns why the environment cannot be made, and what to do."""
+    errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
+    reason = errors[0].removeprefix("ERROR: ").rstrip(".") if errors else "pip or venv failed"
     return (
         f"the packages of extra `peers` do not install into {folder} ({reason}; see {log}): let "
         "pip find them, in a registry (PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS; a "
-        "build of PyTorch for CPUs is enough), and call it again."
+        "build of PyTorch for CPUs is enough), and run the command again."
     )

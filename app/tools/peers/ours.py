@@ -1,6 +1,6 @@
-"""Our side: the compiled step of `app/training/single_stage.py` on one batch in memory.
+"""Runs our side: the compiled step of `app/training/single_stage.py` on one batch in memory.
 
-python -m app.tools.peers.ours <case> <socket>       started as a job's ranks are
+python -m app.tools.peers.ours <case> <socket>       started as the ranks of a job
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(name: str, path: str) -> None:
 
 
 def make(given: Case, where: Topology) -> tuple[State, Callable[[int], None]]:
-    """The state, and what takes so many steps."""
+    """Returns the state, and a function that takes a number of steps."""
     experiment = given.experiment
     inputs = random_inputs(given)
     spec = tf.TensorSpec([None, *given.inputs[1:]], inputs.dtype)
@@ -60,7 +60,7 @@ def make(given: Case, where: Topology) -> tuple[State, Callable[[int], None]]:
 
 
 def random_inputs(given: Case) -> tf.Tensor:
-    """Pixels [b, H, W, 3], or ids of tokens [b, T] without padding."""
+    """Returns pixels [b, H, W, 3], or ids of tokens [b, T] without padding."""
     if len(given.inputs) == 4:
         return tf.random.normal(given.inputs)
     vocabulary = given.experiment.model.vocabulary  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def random_inputs(given: Case) -> tf.Tensor:
 
 
 def sizes(state: State) -> list[int]:
-    """Elements of every trained weight, sorted."""
+    """Returns the number of elements of every trained weight, sorted."""
     return sorted(int(variable.shape.num_elements()) for variable in state.trainable)
 
 

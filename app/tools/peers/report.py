@@ -1,4 +1,4 @@
-"""The table of `benchmark peers`."""
+"""Formats the table of `benchmark peers`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_bf16",
-    "amx_bf16",
-    "asimd",
-    "sve",
-    "bf16",
-)  # that kernels use
+# Of a processor, that kernels are chosen by.
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def processor(path: Path = Path("/proc/cpuinfo")) -> str:
-    """Of this machine: its name, and what it can that kernels go by."""
+    """Returns the name of this machine's processor, and those of its features that matter."""
     text = path.read_text() if path.exists() else ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
@@ -30,12 +23,12 @@ def processor(path: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Of each pair."""
+    """Returns ours / theirs of each pair."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def heading() -> str:
-    """Of the table."""
+    """Returns the heading of the table."""
     return (
         f"{'case':18} {'processes x threads':>19} {'batch':>5} {'ours':>9} {'theirs':>9} "
         f"{'ours / theirs':>13}"
@@ -43,7 +36,7 @@ def heading() -> str:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """Of the table: medians in examples a second, and the extremes of the ratios."""
+    """Returns a row as a line: median examples a second, median and extremes of the ratios."""
     ours, theirs = (statistics.median(row["speeds"][name]) for name in ("ours", "theirs"))
     found = row["ratios"]
     return (
@@ -54,7 +47,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was measured: versions, and what each side chose."""
+    """Returns notes on what was measured: versions, and the settings of each side."""
     lines = [f"examples a second, medians of {len(rows[0]['ratios'])} pairs of turns"]
     for row in rows:
         each = (f"{side['version']} ({side['settings']})" for side in row["sides"].values())

@@ -1,10 +1,10 @@
-"""PyTorch's side: eager, as its users would write it, in the settings that are fastest.
+"""Runs PyTorch's side: eager, as its users would write it, in the fastest settings.
 
     <environment of extra peers>/python -m app.tools.peers.theirs <task as JSON> <rank> <socket>
 
-Memory formats and implementations of the optimizer are tried before the first turn, and the
-best stays. Several processes are DistributedDataParallel's, over Gloo. Its environment has no
-package of this project's: what it imports of `app` and `models` needs the standard library only.
+Memory formats and implementations of the optimizer are tried before the first turn, and the best is
+kept. Several processes use DistributedDataParallel over Gloo. Its environment has none of this
+project's packages: what it imports of `app` and `models` needs only the standard library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRIED_STEPS = 2
 
 
 class Variant(NamedTuple):
-    """What a user may choose without changing the result."""
+    """Settings that a user may choose without changing the result."""
 
     memory_format: str
     optimizer: str  # its implementation: foreach or fused
@@ -38,7 +38,7 @@ class Trainer:
 
     Args:
         task: as `Case.task` gives it.
-        variant: how.
+        variant: of the implementation.
     """
 
     def __init__(self, task: Mapping[str, Any], variant: Variant) -> None:
@@ -59,7 +59,7 @@ class Trainer:
             self.model = DistributedDataParallel(model)
 
     def run(self, steps: int) -> None:
-        """Takes so many steps."""
+        """Takes a number of steps."""
         for _ in range(steps):
             self.optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bfloat16):
@@ -75,7 +75,7 @@ class Trainer:
 
 
 def batch(task: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Pixels [b, 3, H, W], or ids of tokens [b, T] without padding; and labels [b]."""
+    """Returns pixels [b, 3, H, W] or ids of tokens [b, T] without padding, and labels [b]."""
     shape, model = task["inputs"], task["experiment"]["model"]
     if len(shape) == 4:
         inputs = torch.randn(shape[0], 3, *shape[1:3])
@@ -87,22 +87,22 @@ def batch(task: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 def optimizer(
     rule: Mapping[str, Any], parameters: list[nn.Parameter], rate: float, implementation: str
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay is for matrices and kernels."""
+    """Returns SGD or AdamW, with weight decay only for matrices and kernels."""
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": rule["weight_decay"]},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    how = {implementation: True}
+    options = {implementation: True}
     if rule["optimizer"] == "adamw":
         betas = (rule["momentum"], rule["beta2"])
-        return torch.optim.AdamW(groups, rate, betas=betas, eps=rule["epsilon"], **how)
+        return torch.optim.AdamW(groups, rate, betas=betas, eps=rule["epsilon"], **options)
     return torch.optim.SGD(
-        groups, rate, momentum=rule["momentum"], nesterov=rule["nesterov"], **how
+        groups, rate, momentum=rule["momentum"], nesterov=rule["nesterov"], **options
     )
 
 
 def fastest(task: Mapping[str, Any]) -> Variant:
-    """The variant that takes the least time: first of memory formats, then of optimizers."""
+    """Returns the fastest variant, chosen first by memory format, then by optimizer."""
     formats = ["contiguous_format", "channels_last"][: 2 if len(task["inputs"]) == 4 else 1]
     best = min([Variant(name, "foreach") for name in formats], key=lambda v: seconds(task, v))
     others = [best, best._replace(optimizer="fused")]
@@ -110,7 +110,7 @@ def fastest(task: Mapping[str, Any]) -> Variant:
 
 
 def seconds(task: Mapping[str, Any], variant: Variant) -> float:
-    """What some steps take; the same on every process."""
+    """Returns the seconds that some steps take, the same on every process."""
     trainer = Trainer(task, variant)
     trainer.run(1)
     begin = time.perf_counter()

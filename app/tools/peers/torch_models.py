@@ -1,4 +1,4 @@
-"""The two models in PyTorch, as plain modules: the layers of `models/`, weight for weight.
+"""Builds the two models as PyTorch modules: the layers of `models/`, weight for weight.
 
 B  examples     H, W  pixels     T  tokens     D  width     K  classes
 """
@@ -16,7 +16,7 @@ from models.resnet import DEPTHS
 
 
 def build(model: Mapping[str, Any], classes: int) -> nn.Module:
-    """The model that a configuration describes, as `config.as_dict` gives it."""
+    """Returns the model of a configuration, given as by `config.as_dict`."""
     kinds = {"models.resnet.ResNet": ResNet, "models.transformer.Transformer": Encoder}
     return kinds[model["type"]](model, classes)
 
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 4 width, H / stride, W / stride]."""
+        """Maps [B, C, H, W] to [B, 4 width, H / stride, W / stride]."""
         y: Tensor = self.branch(x)
         y += self.shortcut(x)
         return functional.relu(y, inplace=True)
@@ -47,14 +47,14 @@ class Bottleneck(nn.Module):
 def normalized(
     channels: int, filters: int, size: int, stride: int, epsilon: float
 ) -> tuple[nn.Module, nn.Module]:
-    """A convolution without bias, and its normalisation."""
+    """Returns a convolution without bias, and its batch normalisation."""
     padding = (size - 1) // 2
     convolution = nn.Conv2d(channels, filters, size, stride, padding, bias=False)
     return convolution, nn.BatchNorm2d(filters, eps=epsilon, momentum=0.1)
 
 
 class ResNet(nn.Module):
-    """The depths that are made of bottlenecks, with the stem of ImageNet."""
+    """A ResNet of a depth that is made of bottlenecks, with the stem for ImageNet."""
 
     def __init__(self, model: Mapping[str, Any], classes: int) -> None:
         super().__init__()
@@ -64,21 +64,21 @@ class ResNet(nn.Module):
         ]  # fmt: skip
         channels = width
         for group, count in enumerate(DEPTHS[model["depth"]][0]):
-            for place in range(count):
-                stride = 2 if group and not place else 1
+            for position in range(count):
+                stride = 2 if group and not position else 1
                 layers.append(Bottleneck(channels, width * 2**group, stride, epsilon))
                 channels = 4 * width * 2**group
         self.layers = nn.Sequential(*layers)
         self.dense = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, K]."""
+        """Maps images [B, 3, H, W] to logits [B, K]."""
         y: Tensor = self.dense(self.layers(x).mean((2, 3)))
         return y
 
 
 class Layer(nn.Module):
-    """Self-attention and MLP, each normalised after its sum (BERT)."""
+    """Self-attention and MLP, each with normalisation after the residual sum (BERT)."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, model["epsilon"]) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D], bool [B, 1, 1, T] -> [B, T, D]."""
+        """Maps [B, T, D], with a mask bool [B, 1, 1, T], to [B, T, D]."""
         shape = (*x.shape[:2], 3, self.heads, -1)
         q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind()
         mixed = functional.scaled_dot_product_attention(
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, the mean over the tokens, one logit a class."""
+    """A BERT encoder with a classifier on the mean over the tokens."""
 
     def __init__(self, model: Mapping[str, Any], classes: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B, T], 0 where padded -> [B, K]."""
+        """Maps ids [B, T], 0 where padded, to logits [B, K]."""
         x = self.words(ids) + self.positions[: ids.shape[1]] + self.segments[0]
         x, mask = self.dropout(self.norm(x)), ids > 0
         for layer in self.layers:

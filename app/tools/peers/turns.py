@@ -1,11 +1,11 @@
-"""Two sides that take turns: one computes, all processes of the other are stopped.
+"""Runs two sides by turns: while one computes, all processes of the other are stopped.
 
     parent      10 ->                10 ->
     ours        10 steps, seconds |  stopped
     theirs      stopped           |  10 steps, seconds
 
-A side's processes are started once and stay warm; each connects to a Unix socket, which a
-network namespace does not hide. `child.py` is their end of it.
+A side's processes are started once and stay warm. Each connects to a Unix socket, which a network
+namespace does not hide; `child.py` is their end of it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any, TextIO
 
 from app.launch import processes
 
-END_SECONDS = 60  # for a side to leave when it is over
-LAST_WORDS_SECONDS = 10  # for a process to end whose socket is closed
+END_SECONDS = 60  # for a side to exit when it is over
+EXIT_SECONDS = 10  # for a process to exit whose socket is closed
 
 
 class SideError(Exception):
-    """A process of a side ended before it should: its last words, and where they all are."""
+    """A process of a side ended too early; says its last line of output, and where the log is."""
 
 
 class Side:
     """The connected processes of one side, stopped.
 
     Attributes:
-        facts: what each said of itself, in order of its rank.
+        facts: about each process, in the order of ranks (`child.serve`).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Side:
         self.signal(signal.SIGSTOP)
 
     def run(self, steps: int) -> float:
-        """Seconds that so many steps take: those of the slowest process.
+        """Takes a number of steps; returns the seconds of the slowest process.
 
         Raises:
             SideError: a process has ended.
@@ -59,13 +59,13 @@ class Side:
                 lines.flush()
             answers = [float(lines.readline()) for lines in self.lines]
         except (OSError, ValueError):
-            _wait_for_any(self.started)  # its socket closes before it has said why
-            raise SideError(last_words(self.log)) from None
+            _wait_for_any(self.started)  # its socket closes before it has printed why
+            raise SideError(last_line(self.log)) from None
         self.signal(signal.SIGSTOP)
         return max(answers)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends all its processes a signal."""
+        """Sends a signal to all processes of the side."""
         for facts in self.facts:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(facts["pid"], number)
@@ -75,16 +75,16 @@ class Side:
 def side(
     commands: Sequence[Sequence[str]], size: int, variables: Mapping[str, str], log: Path
 ) -> Iterator[Side]:
-    """Starts a side, and gives it when all its processes are ready; ends it afterwards.
+    """Starts a side, and yields it when all its processes are ready; ends it afterwards.
 
     Args:
-        commands: to start; the path of the socket is added to each.
-        size: processes that will connect.
+        commands: to start; the path of the socket is appended to each.
+        size: number of processes that will connect.
         variables: of their environment.
-        log: what they print.
+        log: for their output.
 
     Raises:
-        SideError: one ended before it was ready.
+        SideError: a process ended before it was ready.
     """
     with contextlib.ExitStack() as stack:
         path = f"{stack.enter_context(tempfile.TemporaryDirectory())}/turns"
@@ -94,8 +94,8 @@ def side(
         output = stack.enter_context(log.open("w"))
         started = [
             subprocess.Popen(
-                [*command, path], env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, preexec_fn=processes.die_with_parent,
+                processes.bound([*command, path]), env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )
             for command in commands
         ]  # fmt: skip
@@ -105,7 +105,8 @@ def side(
         facts = [json.loads(each.readline()) for each in lines]
         order = sorted(range(size), key=lambda i: facts[i]["rank"])
         ready = Side([lines[i] for i in order], [facts[i] for i in order], started, log)
-        stack.callback(ready.signal, signal.SIGCONT)  # left before the sockets: all may end
+        # Called before the sockets are closed, so that all can exit.
+        stack.callback(ready.signal, signal.SIGCONT)
         yield ready
 
 
@@ -119,18 +120,18 @@ def _accept(
             connection.settimeout(None)
             return connection
         if any(process.poll() is not None for process in started):
-            raise SideError(last_words(log))
+            raise SideError(last_line(log))
 
 
 def _wait_for_any(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Waits until a process has ended, for some seconds at most."""
-    end = time.monotonic() + LAST_WORDS_SECONDS
+    """Waits until a process has ended, for EXIT_SECONDS at most."""
+    end = time.monotonic() + EXIT_SECONDS
     while all(process.poll() is None for process in started) and time.monotonic() < end:
         time.sleep(0.02)
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Waits for processes whose sockets are closed, and kills what stays."""
+    """Waits for processes whose sockets are closed, and kills those that do not exit."""
     end = time.monotonic() + END_SECONDS
     for process in started:
         try:
@@ -140,7 +141,7 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def last_words(log: Path) -> str:
-    """Of a process that failed."""
-    words = [line for line in log.read_text().splitlines() if line.strip()]
-    return f"{words[-1].strip() if words else 'it said nothing'}; see {log}"
+def last_line(log: Path) -> str:
+    """Returns the last line of a log, and where it is."""
+    lines = [line for line in log.read_text().splitlines() if line.strip()]
+    return f"{lines[-1].strip() if lines else 'it printed nothing'}; see {log}"

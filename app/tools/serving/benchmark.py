@@ -157,9 +157,9 @@ def running(
             variables = os.environ | {"TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
             log = folder / f"serve-{int(onednn)}-{max_batch}.log"
             process = subprocess.Popen(
-                [*command, f"--max_batch={max_batch}"], env=variables, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=stack.enter_context(log.open("w")),
-                preexec_fn=processes.die_with_parent,
+                processes.bound([*command, f"--max_batch={max_batch}"]), env=variables,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=stack.enter_context(log.open("w")),
             )  # fmt: skip
             stack.enter_context(process)  # left last: waits for it, and closes its pipe
             stack.callback(process.terminate)

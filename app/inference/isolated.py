@@ -1,8 +1,9 @@
-"""Runs an exported model where neither this project nor Horovod can be imported.
+"""Runs an exported model in a process that can import neither this project nor Horovod.
 
-A process of its own, `python -I bare.py FOLDER`: batches come on standard input, each a JSON line
-with the lengths of its examples and then their bytes. The logits of each leave as a line with their
-shape, and then as float32.
+    python -I isolated.py FOLDER
+
+Batches come on standard input: a JSON line with the lengths of the examples, then their bytes. The
+logits of each batch go to standard output: a JSON line with their shape, then float32 values.
 """
 
 import importlib.abc
@@ -13,7 +14,7 @@ FORBIDDEN = ("app", "horovod", "input", "models")
 
 
 class Forbid(importlib.abc.MetaPathFinder):
-    """Finds nothing, and says so."""
+    """Refuses the import of forbidden packages; Python asks it before its own finders."""
 
     def find_spec(self, name, path, target=None):  # type: ignore[no-untyped-def]  # noqa: D102
         if name.partition(".")[0] in FORBIDDEN:
@@ -21,7 +22,7 @@ class Forbid(importlib.abc.MetaPathFinder):
 
 
 def main(folder: str) -> None:
-    """Answers until its input ends."""
+    """Computes batches until standard input ends."""
     sys.meta_path.insert(0, Forbid())
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  registers its operators, as the serving image does

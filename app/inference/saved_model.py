@@ -1,0 +1,230 @@
+"""Writes a trained model as a SavedModel that needs neither this project nor Horovod.
+
+What clients have goes in (image files, texts), names of classes come out: decoding, resizing and
+tokenisation are operators of the graph. A model of texts needs those of TensorFlow Text, which the
+serving image has. Weights are stored as a variant says:
+
+    float32    as they are
+    bfloat16   in half the size, and the model computes in bfloat16
+    float16    in half the size
+    int8       in a quarter: in [-127, 127], with a float32 scale for each column (the last axis)
+
+Only kernels and tables are stored small: vectors, such as biases and normalisation, stay float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from app.config import Experiment
+from app.training.building import build
+from input import paths
+from input.batches import DataSet
+from input.raw import FIELDS, Limits
+from models import blocks, shares
+
+FORMAT = 1  # of scaleproof.json
+TOP = 5  # classes given for an example, at most
+
+Answer = Callable[..., dict[str, tf.Tensor]]
+
+
+class Variant(NamedTuple):
+    """A way to store weights: their type, and the precision in which the model computes."""
+
+    stored: str
+    precision: Literal["float32", "bfloat16", "float16"]
+
+
+VARIANTS = {
+    "float32": Variant("float32", "float32"),
+    "bfloat16": Variant("bfloat16", "bfloat16"),
+    "float16": Variant("float16", "float32"),
+    "int8": Variant("int8", "float32"),
+}
+
+
+class Model(tf.Module):
+    """The blocks of a model, which read their weights from this module.
+
+    Args:
+        experiment: holds the configuration of the model and of its data.
+        data: opened.
+        weights: by name.
+        variant: how weights are stored, and in which precision the model computes.
+    """
+
+    def __init__(
+        self, experiment: Experiment, data: DataSet, weights: Mapping[str, np.ndarray],
+        variant: Variant,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        computed = dataclasses.replace(experiment, precision=variant.precision)
+        built = build(computed, data.input_spec, data.num_classes).blocks
+        self._blocks = lambda: built  # in a list they would be saved, with weights of their own
+        self._weights = Weights(weights, variant)
+        self._classes = tf.constant(data.classes)
+        # One graph that all signatures call.
+        self.compiled = tf.function(self.logits, input_signature=[data.input_spec])
+
+    def logits(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of a batch of inputs, float32 [b, K]."""
+        layers, values = self._blocks(), self._weights()
+        variables = [v for block in layers for v in block.variables]
+        mapping = [(v, values[shares.name(v)]) for v in variables]
+        with keras.StatelessScope(state_mapping=mapping):
+            y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
+        return tf.cast(y, tf.float32)
+
+    def answers(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the likeliest classes: `class`, `probability` [b]; `classes`, `scores` [b, k]."""
+        count = min(TOP, self._classes.shape[0])
+        scores, indices = tf.math.top_k(tf.nn.softmax(self.compiled(inputs)), count)
+        names = tf.gather(self._classes, indices)
+        return {
+            "class": names[:, 0], "probability": scores[:, 0], "classes": names, "scores": scores
+        }  # fmt: skip
+
+
+def signatures(model: Model, data: DataSet, limits: Limits) -> dict[str, Any]:
+    """Returns the signatures of a SavedModel, by name.
+
+    serving_default  a batch of what clients have: `image_bytes` or `text`, string [b]
+    single           one of it, a scalar
+    logits           `logits` and `probabilities` [b, K], in the order of the classes
+    classify         serialised tf.Examples, string [b], for TensorFlow Serving's :classify
+    arrays           decoded images, uint8 [b, H, W, 3]
+    """
+    field = FIELDS[data.kind]
+
+    def preprocess(raw: tf.Tensor) -> tf.Tensor:
+        return data.preprocess(raw, limits)
+
+    def logits(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        y = model.compiled(preprocess(raw))
+        return {"logits": y, "probabilities": tf.nn.softmax(y)}
+
+    def single(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {n: y[0] for n, y in model.answers(preprocess(raw[tf.newaxis])).items()}
+
+    def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(examples, {field: tf.io.FixedLenFeature([], tf.string)})
+        found = model.answers(preprocess(parsed[field]))
+        return {n: found[n] for n in ("classes", "scores")}
+
+    def signature(function: Answer, name: str, shape: list[int | None], dtype: tf.DType) -> Any:
+        return tf.function(function, input_signature=[tf.TensorSpec(shape, dtype, name)])
+
+    found = {
+        "serving_default": signature(
+            lambda raw: model.answers(preprocess(raw)), field, [None], tf.string
+        ),
+        "single": signature(single, field, [], tf.string),
+        "logits": signature(logits, field, [None], tf.string),
+        "classify": signature(classify, "inputs", [None], tf.string),
+    }
+    preprocess_arrays = getattr(data, "preprocess_arrays", None)
+    if preprocess_arrays:
+        found["arrays"] = signature(
+            lambda images: model.answers(preprocess_arrays(images)),
+            "images", [None, None, None, 3], tf.uint8,
+        )  # fmt: skip
+    return found
+
+
+def save(
+    model: Model, data: DataSet, limits: Limits, folder: Path, about: Mapping[str, Any]
+) -> None:
+    """Writes a SavedModel, with `about` as assets.extra/scaleproof.json for servers."""
+    folder.mkdir()
+    with paths.plain(folder) as name:
+        tf.saved_model.save(model, name, signatures(model, data, limits))
+        updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(name)
+        updater.replace_method_name("classify", "tensorflow/serving/classify")
+        updater.save()
+    (folder / "assets.extra").mkdir()
+    text = json.dumps({"format": FORMAT, **about}, indent=1) + "\n"
+    (folder / "assets.extra" / "scaleproof.json").write_text(text)
+
+
+class Weights(tf.Module):
+    """Weights in a SavedModel, stored as a variant says, and read in the type of computation."""
+
+    def __init__(self, values: Mapping[str, np.ndarray], variant: Variant) -> None:
+        super().__init__()
+        self.read = {name: _stored(value, variant) for name, value in values.items()}
+
+    def __call__(self) -> dict[str, tf.Tensor]:
+        """Returns their values, by name."""
+        return {name: weight() for name, weight in self.read.items()}
+
+
+def _stored(value: np.ndarray, variant: Variant) -> tf.Module:
+    if variant.stored == "float32" or value.ndim < 2:
+        return Plain(value)
+    return Widened(value, tf.as_dtype(variant.stored))
+
+
+class Plain(tf.Module):
+    """A weight that is stored in the type it is computed with."""
+
+    def __init__(self, value: np.ndarray) -> None:
+        super().__init__()
+        self.variable = tf.Variable(value, trainable=False)
+
+    def __call__(self) -> tf.Tensor:
+        """Returns its value."""
+        return self.variable.read_value()
+
+
+class Widened(tf.Module):
+    """A weight that is stored small, and converted to float32 once, when the model is loaded.
+
+    Converted in every call, MiniLM's table of words would take longer than a short sentence does.
+    """
+
+    def __init__(self, value: np.ndarray, dtype: tf.DType) -> None:
+        super().__init__()
+        scale = np.float32(1)
+        if dtype == tf.int8:
+            scale = np.maximum(np.abs(value).max(tuple(range(value.ndim - 1))) / 127, 1e-30)
+            value = np.round(value / scale)
+        self.scale = tf.Variable(np.float32(scale), trainable=False)
+        self.small = tf.Variable(tf.cast(value, dtype), trainable=False)
+        self.wide = Wide(self.small, self.scale)
+
+    def __call__(self) -> tf.Tensor:
+        """Returns its value, float32."""
+        value = tf.raw_ops.ReadVariableOp(resource=self.wide.resource_handle, dtype=tf.float32)
+        return tf.ensure_shape(value, self.small.shape)
+
+
+class Wide(tf.saved_model.experimental.TrackableResource):
+    """A float32 tensor that is not in the SavedModel, and is computed when that is loaded."""
+
+    def __init__(self, small: tf.Variable, scale: tf.Variable) -> None:
+        super().__init__()
+        self._small, self._scale = small, scale
+        self._name = f"wide_{uuid.uuid4().hex}"  # a process may load several models
+        # The first read makes the handle, which must not happen inside a function.
+        with tf.init_scope():
+            assert self.resource_handle is not None
+            self._initialize()
+
+    def _create_resource(self) -> Any:
+        return tf.raw_ops.VarHandleOp(
+            dtype=tf.float32, shape=self._small.shape, shared_name=self._name
+        )
+
+    def _initialize(self) -> None:
+        value = tf.cast(self._small.read_value(), tf.float32) * self._scale.read_value()
+        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
