@@ -176,11 +176,11 @@ def resolved(experiment: Experiment) -> Experiment:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Returns nested plain values of a dataclass and those in it, each with its type's name.
+    """Returns a dataclass as nested dictionaries of plain values, each with its type's name.
 
     The name is part of it: a ResNet and a user's model with equal fields are two models. An object
-    among `choices` is recorded as it is set: by its name, and its fields beside it. A field
-    with `came_later` in its metadata is left out at its default, as runs of before have none.
+    of a field with `choices` is recorded as it is set: its name, and its fields beside that. A
+    field with `came_later` in its metadata is left out at its default, since older runs lack it.
     """
     values: dict[str, Any] = {"type": _type_name(config)}
     for f in dataclasses.fields(config):
@@ -188,11 +188,8 @@ def as_dict(config: Any) -> dict[str, Any]:
         if f.metadata.get("came_later") and value == f.default:
             continue
         if "choices" in f.metadata:
-            own = as_dict(value)
-            values |= own | {
-                "type": values["type"],
-                f.name: choice_name(value, f.metadata["choices"]),
-            }
+            values[f.name] = choice_name(value, f.metadata["choices"])
+            values |= as_dict(value) | {"type": values["type"]}
             continue
         if dataclasses.is_dataclass(value):
             value = as_dict(value)
@@ -201,7 +198,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def choice_name(value: Any, choices: Mapping[str, type]) -> str:
-    """Returns the name that chooses an object's type; of a type of the user's its full name."""
+    """Returns the name that chooses an object's type, or the full name of a user's own type."""
     return next((n for n, kind in choices.items() if kind is type(value)), _type_name(value))
 
 
@@ -222,10 +219,10 @@ OF_ALL_CHOICES = {
 
 
 def recorded(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the experiment of a run's record, of any version, as `as_dict` writes it.
+    """Returns the experiment that a run of any version recorded, as `as_dict` writes it now.
 
     Older runs recorded the fields of every optimizer and schedule. Those that the chosen ones do
-    not have changed nothing, and are left out.
+    not have had no effect, and are left out.
     """
     values = dict(experiment)
     rule = values.get("optimization", {})
@@ -237,13 +234,13 @@ def recorded(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON."""
+    """Returns values as they come back from JSON."""
     result: dict[str, Any] = json.loads(json.dumps(values))
     return result
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `field: ours, theirs` for every leaf in which two `as_dict` results differ."""
+    """Returns a line `field: ours, theirs` for every leaf in which two `as_dict` results differ."""
     lines = []
     for name in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(name), theirs.get(name)

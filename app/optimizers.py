@@ -62,13 +62,13 @@ class Optimizer(ABC):
             slots: a variable for each name in `slots`, of the weight's shape.
             rate: the learning rate.
             count: updates with this one, from 1; float32.
-            ratio: the weight's of `trust_ratios`.
+            ratio: what `trust_ratios` computed for this weight.
         """
 
     def trust_ratios(
         self, weights: Sequence[tf.Variable], gradient_norms: tf.Tensor
     ) -> Sequence[tf.Tensor | None]:
-        """Computes a factor for each weight's step, all in one go; None where there is none.
+        """Computes a factor for each weight's gradient, for all at once; None leaves it as it is.
 
         Args:
             weights: of one stage.

@@ -19,8 +19,8 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
     """Applies `field=value` settings, all at once, each value read as its field's type.
 
     Raises:
-        UsageError: an unknown field (names the nearest and lists the valid ones) or a
-            value that is not of the field's type.
+        UsageError: an unknown field (names the nearest and lists the valid ones), a field of an
+            optimizer or schedule that is not chosen, or a value not of the field's type.
     """
     tree: dict[str, Any] = {}
     for setting in settings:
@@ -90,7 +90,7 @@ def _chosen(owner: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _value(owner: Any, chosen: Mapping[str, Any], name: str, given: Any, prefix: str) -> Any:
-    """Reads a field's text, or a group's tree."""
+    """Reads the value of a field from its text, or that of a group from its tree."""
     is_group, is_known = isinstance(given, dict), name in field_names(owner)
     takes_group = is_known and dataclasses.is_dataclass(getattr(owner, name))
     if not is_known or name in chosen or is_group != takes_group:
@@ -131,7 +131,7 @@ def parse(text: str, wanted: Any) -> Any:
     """Reads `text` as a value of type `wanted`.
 
     Raises:
-        ValueError: says what was wanted.
+        ValueError: states what it must be.
     """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
@@ -160,7 +160,7 @@ def parse(text: str, wanted: Any) -> Any:
 
 
 def is_of(value: Any, wanted: Any) -> bool:
-    """Whether `value` is what a field of type `wanted` may hold."""
+    """Returns whether a field of type `wanted` may hold `value`."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
         return value in arguments
@@ -177,7 +177,7 @@ def is_of(value: Any, wanted: Any) -> bool:
 
 
 def must(wanted: Any) -> str:
-    """What a field of type `wanted` must be, for a person."""
+    """Returns the rule for a field of type `wanted`, for a message: "must be ..."."""
     if typing.get_origin(wanted) is Literal:
         return f"must be one of {', '.join(map(str, typing.get_args(wanted)))}"
     if wanted in (Model, Data):

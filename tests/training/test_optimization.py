@@ -1,4 +1,4 @@
-"""Clipping, and training with an optimizer and a schedule that are not the project's own."""
+"""Clipping, and training with a custom optimizer and schedule."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ def test_the_factor_of_clipping():
     assert found == pytest.approx([1, 1, 1, 0.5, 0.25], rel=1e-5)
 
 
-def test_an_optimizer_and_a_schedule_of_ones_own_train_and_go_on(own, train, tmp_path):
+def test_a_custom_optimizer_and_schedule_train_and_continue(own, train, tmp_path):
     whole = train(own, "whole")
     assert whole["finished"]
     train(own, "parted", stop_at_step=2)
@@ -136,7 +136,7 @@ def mine():
 
 
 @pytest.mark.fast
-def test_fields_of_ones_own_are_set_and_checked(tmp_path):
+def test_custom_fields_are_set_and_checked(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     mine = experiments.load(f"{tmp_path}/mine.py:mine")
     changed = override(mine, ["optimization.strength=2", "optimization.part=0.75"])
