@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from app.bounds import Count, Fraction, NonNegative, Positive
+from app.optimizers import OPTIMIZERS, SGD, Optimizer
+from app.schedules import SCHEDULES, Cosine, Progress, Schedule
 from input.text import VOCABULARY, Text
 
 if TYPE_CHECKING:
@@ -55,24 +58,35 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Optimization:
-    """From gradients to weights. Everything that lasts is counted in examples."""
+    """From gradients to weights. Everything that lasts is counted in examples.
 
-    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # at a global batch of `reference_batch` examples
-    reference_batch: int = 256  # linear scaling: rate = learning_rate * G / reference_batch
-    schedule: Literal["constant", "cosine", "linear", "steps"] = "cosine"
-    warmup_epochs: float = 5.0
-    decay_epochs: tuple[float, ...] = (30.0, 60.0, 80.0)  # schedule=steps
-    decay_factor: float = 0.1
-    momentum: float = 0.9  # beta1 of adamw
-    nesterov: bool = False
-    weight_decay: float = 1e-4  # not on biases and normalisation
-    trust_coefficient: float = 0.001  # optimizer=lars
-    beta2: float = 0.999  # optimizer=adamw
-    epsilon: float = 1e-8  # optimizer=adamw
-    clip_norm: float = 0.0  # most the norm of all gradients together may be; 0: any
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0  # of the moving average of the weights, a step; 0: none
+    The optimizer's and the schedule's own fields are set, recorded and named in messages beside
+    these: `--set optimization.optimizer=adamw --set optimization.beta2=0.99`.
+    """
+
+    optimizer: Optimizer = field(default=SGD(), metadata={"choices": OPTIMIZERS})
+    schedule: Schedule = field(default=Cosine(), metadata={"choices": SCHEDULES})
+    learning_rate: Positive = 0.1  # at a global batch of `reference_batch` examples
+    reference_batch: Count = 256  # linear scaling: rate = learning_rate * G / reference_batch
+    warmup_epochs: NonNegative = 5.0
+    clip_norm: NonNegative = 0.0  # most the norm of all gradients together may be; 0: any
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction = 0.0  # of the moving average of the weights, a step; 0: none
+
+    def rate_at(self, step: int, global_batch: int, num_examples: int, total_steps: int) -> float:
+        """Returns the learning rate of step `step`, from the examples seen before it.
+
+        Linear scaling and gradual warm-up as in arXiv:1706.02677, 2.1 and 2.2: from nothing to
+        `learning_rate * G / reference_batch`, by the same amount each step. Then the schedule.
+        """
+        peak = self.learning_rate * global_batch / self.reference_batch
+        seen = step * global_batch
+        warmup = self.warmup_epochs * num_examples
+        if seen + global_batch <= warmup:
+            return peak * (seen + global_batch) / warmup
+        remaining = max(1.0, total_steps * global_batch - warmup)
+        fraction = min(1.0, max(0.0, (seen - warmup) / remaining))
+        return peak * self.schedule.factor(Progress(seen, num_examples, fraction))
 
 
 @dataclass(frozen=True)
@@ -162,15 +176,20 @@ def resolved(experiment: Experiment) -> Experiment:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Nested dictionary of plain values, each dataclass with its type's name.
+    """Returns a dataclass as nested dictionaries of plain values, each with its type's name.
 
-    The name is part of it: a ResNet and a user's model with equal fields are two models. A field
-    with `came_later` in its metadata is left out at its default, as runs of before have none.
+    The name is part of it: a ResNet and a user's model with equal fields are two models. An object
+    of a field with `choices` is recorded as it is set: its name, and its fields beside that. A
+    field with `came_later` in its metadata is left out at its default, since older runs lack it.
     """
-    values: dict[str, Any] = {"type": f"{type(config).__module__}.{type(config).__qualname__}"}
+    values: dict[str, Any] = {"type": _type_name(config)}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if f.metadata.get("came_later") and value == f.default:
+            continue
+        if "choices" in f.metadata:
+            values[f.name] = choice_name(value, f.metadata["choices"])
+            values |= as_dict(value) | {"type": values["type"]}
             continue
         if dataclasses.is_dataclass(value):
             value = as_dict(value)
@@ -178,14 +197,50 @@ def as_dict(config: Any) -> dict[str, Any]:
     return values
 
 
+def choice_name(value: Any, choices: Mapping[str, type]) -> str:
+    """Returns the name that chooses an object's type, or the full name of a user's own type."""
+    return next((n for n, kind in choices.items() if kind is type(value)), _type_name(value))
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def field_names(config: Any) -> list[str]:
+    """Returns the names of a dataclass's fields that can be set."""
+    return [f.name for f in dataclasses.fields(config) if f.init]
+
+
+# Until optimizers and schedules had their own fields, runs recorded all of these.
+OF_ALL_CHOICES = {
+    "decay_epochs", "decay_factor", "momentum", "nesterov", "weight_decay", "trust_coefficient",
+    "beta2", "epsilon",
+}  # fmt: skip
+
+
+def recorded(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the experiment that a run of any version recorded, as `as_dict` writes it now.
+
+    Older runs recorded the fields of every optimizer and schedule. Those that the chosen ones do
+    not have had no effect, and are left out.
+    """
+    values = dict(experiment)
+    rule = values.get("optimization", {})
+    if rule.keys() >= OF_ALL_CHOICES:
+        chosen = [OPTIMIZERS[rule["optimizer"]], SCHEDULES[rule["schedule"]]]
+        unused = OF_ALL_CHOICES.difference(*map(field_names, chosen))
+        values["optimization"] = {n: v for n, v in rule.items() if n not in unused}
+    return values
+
+
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON."""
+    """Returns values as they come back from JSON."""
     result: dict[str, Any] = json.loads(json.dumps(values))
     return result
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `field: ours, theirs` for every leaf in which two `as_dict` results differ."""
+    """Returns a line `field: ours, theirs` for every leaf in which two `as_dict` results differ."""
     lines = []
     for name in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(name), theirs.get(name)

@@ -19,6 +19,8 @@ from typing import get_type_hints
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
+from app.optimizers import LARS, SGD, AdamW
+from app.schedules import Constant, Cosine, Linear, Steps
 from input import paths
 from input.images import Images
 from input.text import Text
@@ -45,7 +47,7 @@ def resnet50_digits() -> Experiment:
         micro_batch=32,
         epochs=13,
         optimization=Optimization(
-            optimizer="lars", trust_coefficient=0.05, warmup_epochs=2, weight_decay=5e-4
+            optimizer=LARS(trust_coefficient=0.05, weight_decay=5e-4), warmup_epochs=2
         ),
     )
 
@@ -66,7 +68,7 @@ def resnet18_fashion() -> Experiment:
         micro_batch=64,
         epochs=10,
         optimization=Optimization(
-            learning_rate=0.1, warmup_epochs=1, weight_decay=5e-4, nesterov=True
+            optimizer=SGD(nesterov=True, weight_decay=5e-4), learning_rate=0.1, warmup_epochs=1
         ),
     )
 
@@ -83,7 +85,9 @@ def resnet50_cifar10() -> Experiment:
         global_batch=512,
         micro_batch=64,
         epochs=100,
-        optimization=Optimization(learning_rate=0.1, weight_decay=5e-4, nesterov=True),
+        optimization=Optimization(
+            optimizer=SGD(nesterov=True, weight_decay=5e-4), learning_rate=0.1
+        ),
     )
 
 
@@ -105,7 +109,11 @@ def resnet50_imagenet() -> Experiment:
         global_batch=8192,
         micro_batch=64,
         epochs=90,
-        optimization=Optimization(schedule="steps", weight_decay=1e-4),
+        optimization=Optimization(
+            optimizer=SGD(weight_decay=1e-4),
+            schedule=Steps(decay_epochs=(30, 60, 80), decay_factor=0.1),
+            warmup_epochs=5,
+        ),
     )
 
 
@@ -124,10 +132,10 @@ def resnet50_imagenet_lars() -> Experiment:
         micro_batch=64,
         precision="bfloat16",
         optimization=Optimization(
-            optimizer="lars",
+            optimizer=LARS(weight_decay=5e-5),
+            schedule=Cosine(),
             learning_rate=0.25,
             warmup_epochs=5,
-            weight_decay=5e-5,
             label_smoothing=0.1,
             ema_decay=0.995,
         ),
@@ -145,7 +153,7 @@ def resnet50_synthetic() -> Experiment:
         global_batch=32,
         micro_batch=16,
         steps=20,
-        optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.001),
+        optimization=Optimization(schedule=Constant(), warmup_epochs=0, learning_rate=0.001),
     )
 
 
@@ -233,12 +241,11 @@ def sentiment_16gpu() -> Experiment:
 def fine_tuning(learning_rate: float, global_batch: int, epochs: float) -> Optimization:
     """Returns BERT's recipe (arXiv:1810.04805, A.3): AdamW, a tenth of warm-up, linear decay."""
     return Optimization(
-        optimizer="adamw",
+        optimizer=AdamW(weight_decay=0.01),
+        schedule=Linear(),
         learning_rate=learning_rate,
         reference_batch=global_batch,
-        schedule="linear",
         warmup_epochs=epochs / 10,
-        weight_decay=0.01,
         clip_norm=1.0,
     )
 

@@ -16,6 +16,8 @@ from shallow import Shallow, Short
 
 from app.cli import validation
 from app.config import Experiment, Layout, Optimization
+from app.optimizers import AdamW
+from app.schedules import Constant
 from input.images import Images
 from input.text import Text
 from models.transformer import Transformer
@@ -30,7 +32,7 @@ def tiny() -> Experiment:
         global_batch=24,
         micro_batch=4,
         steps=4,
-        optimization=Optimization(warmup_epochs=0, schedule="constant"),
+        optimization=Optimization(warmup_epochs=0, schedule=Constant()),
     )
 
 
@@ -75,7 +77,7 @@ def sentences_in(folder: Path, longest: int = 19) -> Experiment:
         micro_batch=4,
         steps=3,
         optimization=Optimization(
-            optimizer="adamw", learning_rate=0.01, reference_batch=32, warmup_epochs=0,
+            optimizer=AdamW(), learning_rate=0.01, reference_batch=32, warmup_epochs=0,
             clip_norm=1.0, ema_decay=0.9,
         ),
     )  # fmt: skip

@@ -43,6 +43,7 @@ SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
 DENSE = """
 from dataclasses import dataclass
 from app.config import Experiment, Optimization
+from app.schedules import Constant
 from input.images import Images
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def dense():
     return Experiment(
         model=Small(), data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
         global_batch=8, micro_batch=4, steps=1500,
-        optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.01))
+        optimization=Optimization(schedule=Constant(), warmup_epochs=0, learning_rate=0.01))
 """
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sized
 
-from app.config import Experiment, Layout
+from app.config import Experiment, Layout, choice_name
 from app.errors import UsageError
+from app.optimizers import OPTIMIZERS
 from app.parallel import topology
 
 
@@ -86,10 +87,11 @@ def _validate_tensor(experiment: Experiment, layout: Layout) -> None:
             )
     if layout.exact:
         raise UsageError(f"--tensor={t} adds up in another order than --exact: drop one of them.")
-    if experiment.optimization.optimizer == "lars":
+    optimizer = experiment.optimization.optimizer
+    if optimizer.is_layerwise:
         raise UsageError(
-            f"optimization.optimizer=lars needs the norms of whole weights, which --tensor={t} "
-            "splits: use adamw or sgd, or --stages instead."
+            f"optimization.optimizer={choice_name(optimizer, OPTIMIZERS)} needs the norms of whole "
+            f"weights, which --tensor={t} splits: use adamw or sgd, or --stages instead."
         )
 
 

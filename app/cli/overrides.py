@@ -8,10 +8,10 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from app.config import Data, Experiment, Model
+from app.config import Data, Experiment, Model, choice_name, field_names
 from app.errors import UsageError
 
 
@@ -19,8 +19,8 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
     """Applies `field=value` settings, all at once, each value read as its field's type.
 
     Raises:
-        UsageError: an unknown field (names the nearest and lists the valid ones) or a
-            value that is not of the field's type.
+        UsageError: an unknown field (names the nearest and lists the valid ones), a field of an
+            optimizer or schedule that is not chosen, or a value not of the field's type.
     """
     tree: dict[str, Any] = {}
     for setting in settings:
@@ -46,27 +46,22 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
 
 
 def _replaced(owner: Any, tree: dict[str, Any], prefix: str) -> Any:
-    fields = [f.name for f in dataclasses.fields(owner) if f.init]
-    values: dict[str, Any] = {}
+    """Returns a dataclass with the values of a tree of texts in its fields.
+
+    The fields of an object that is chosen by name stand in the tree beside its owner's own.
+    """
+    chosen = _chosen(owner, tree, prefix)
+    values = dict(chosen)
+    trees: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for name, given in tree.items():
-        value = getattr(owner, name) if name in fields else None
-        is_group = isinstance(given, dict)
-        if name not in fields or is_group != dataclasses.is_dataclass(value):
-            near = [f"{prefix}{f}" for f in difflib.get_close_matches(name, fields, n=1)]
-            if name in fields:  # a group without a field, or a field taken for a group
-                near = [f"{prefix}{name}"] if is_group else [f"{prefix}{name}.*"]
-            hint = f" (nearest: {near[0]})" if near else ""
-            path = prefix + name + (f".{next(iter(given))}" if is_group else "")
-            raise UsageError(
-                f"no field {path!r}{hint}; valid: {', '.join(prefix + f for f in fields)}."
-            )
-        if is_group:
-            values[name] = _replaced(value, given, f"{prefix}{name}.")
+        holder = next((n for n, part in chosen.items() if name in field_names(part)), None)
+        if name in chosen and isinstance(given, str):
             continue
-        try:
-            values[name] = parse(given, typing.get_type_hints(type(owner))[name])
-        except ValueError as error:
-            raise UsageError(f"{prefix}{name}={given}: {error}.") from None
+        if holder and name not in field_names(owner):
+            trees[holder][name] = given
+        else:
+            values[name] = _value(owner, chosen, name, given, prefix)
+    values |= {name: _replaced(part, trees[name], prefix) for name, part in chosen.items()}
     try:
         return dataclasses.replace(owner, **values)
     except Exception as error:  # of whatever kind: its own __post_init__ checks it
@@ -74,11 +69,69 @@ def _replaced(owner: Any, tree: dict[str, Any], prefix: str) -> Any:
         raise UsageError(f"{given}: {str(error) or type(error).__name__}.") from None
 
 
+def _chosen(owner: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the objects that the tree chooses by name, or that are there, by field.
+
+    What replaces another takes over the values of the fields that both have.
+    """
+    found = {}
+    for f in dataclasses.fields(owner):
+        choices = f.metadata.get("choices")
+        if not choices:
+            continue
+        found[f.name], name = getattr(owner, f.name), tree.get(f.name)
+        if not isinstance(name, str) or name == choice_name(found[f.name], choices):
+            continue
+        if name not in choices:
+            raise UsageError(f"{prefix}{f.name}={name}: must be one of {', '.join(choices)}.")
+        kept = set(field_names(found[f.name])) & set(field_names(choices[name]))
+        found[f.name] = choices[name](**{field: getattr(found[f.name], field) for field in kept})
+    return found
+
+
+def _value(owner: Any, chosen: Mapping[str, Any], name: str, given: Any, prefix: str) -> Any:
+    """Reads the value of a field from its text, or that of a group from its tree."""
+    is_group, is_known = isinstance(given, dict), name in field_names(owner)
+    takes_group = is_known and dataclasses.is_dataclass(getattr(owner, name))
+    if not is_known or name in chosen or is_group != takes_group:
+        raise _unknown(owner, chosen, name, given, prefix)
+    if is_group:
+        return _replaced(getattr(owner, name), given, f"{prefix}{name}.")
+    try:
+        return parse(given, typing.get_type_hints(type(owner))[name])
+    except ValueError as error:
+        raise UsageError(f"{prefix}{name}={given}: {error}.") from None
+
+
+def _unknown(
+    owner: Any, chosen: Mapping[str, Any], name: str, given: Any, prefix: str
+) -> UsageError:
+    """Explains a setting of no field: what would have to be chosen, or which name is nearest."""
+    for f in dataclasses.fields(owner):
+        choices = f.metadata.get("choices", {})
+        having = " or ".join(n for n, kind in choices.items() if name in field_names(kind))
+        if having:
+            return UsageError(
+                f"{prefix}{name} is a field of {f.name}={having}, but the {f.name} is "
+                f"{choice_name(chosen[f.name], choices)}: set {prefix}{f.name}={having}, or leave "
+                f"{prefix}{name} out."
+            )
+    is_group = isinstance(given, dict)
+    fields = [field for holder in (owner, *chosen.values()) for field in field_names(holder)]
+    near = [f"{prefix}{field}" for field in difflib.get_close_matches(name, fields, n=1)]
+    if name in fields:  # a group without a field, or a field taken for a group
+        near = [f"{prefix}{name}"] if is_group else [f"{prefix}{name}.*"]
+    hint = f" (nearest: {near[0]})" if near else ""
+    path = prefix + name + (f".{next(iter(given))}" if is_group else "")
+    valid = ", ".join(prefix + field for field in fields)
+    return UsageError(f"no field {path!r}{hint}; valid: {valid}.")
+
+
 def parse(text: str, wanted: Any) -> Any:
     """Reads `text` as a value of type `wanted`.
 
     Raises:
-        ValueError: says what was wanted.
+        ValueError: states what it must be.
     """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
@@ -107,7 +160,7 @@ def parse(text: str, wanted: Any) -> Any:
 
 
 def is_of(value: Any, wanted: Any) -> bool:
-    """Whether `value` is what a field of type `wanted` may hold."""
+    """Returns whether a field of type `wanted` may hold `value`."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
         return value in arguments
@@ -124,7 +177,7 @@ def is_of(value: Any, wanted: Any) -> bool:
 
 
 def must(wanted: Any) -> str:
-    """What a field of type `wanted` must be, for a person."""
+    """Returns the rule for a field of type `wanted`, for a message: "must be ..."."""
     if typing.get_origin(wanted) is Literal:
         return f"must be one of {', '.join(map(str, typing.get_args(wanted)))}"
     if wanted in (Model, Data):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from app.bounds import violation
 from app.cli import layouts
 from app.cli.overrides import is_of, must
-from app.config import Experiment, Layout, Update
+from app.config import Experiment, Layout, Optimization, Update, field_names
 from app.errors import DataError, UsageError
+
+# What checkpoints call other variables beside a weight (`Part.named`).
+RESERVED_SLOTS = {"weights", "average", "outer_momentum"}
 
 # Fields that one update rule alone reads.
 FIELDS = {
@@ -26,11 +31,11 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     Raises:
         UsageError: the rule, the values that break it, and the way out.
     """
-    e, o = experiment, experiment.optimization
-    for owner, prefix in ((e, ""), (o, "optimization."), (e.update, "update.")):
-        validate_types(owner, prefix)
+    e = experiment
+    validate_fields(e, "")
+    validate_optimization(e.optimization)
+    validate_fields(e.update, "update.")
     positive = {"global_batch": e.global_batch, "micro_batch": e.micro_batch}
-    positive |= {"optimization.reference_batch": o.reference_batch}
     for name, value in positive.items():
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}.")
@@ -49,34 +54,61 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             raise UsageError(f"{name} must be more than 0 and finite, not {amount}.")
     if not 0 <= e.seed < 2**31:
         raise UsageError(f"seed must be in [0, 2147483648), not {e.seed}.")
-    for name in ("learning_rate", "decay_factor", "trust_coefficient", "epsilon"):
-        if not 0 < getattr(o, name) < math.inf:
-            raise UsageError(
-                f"optimization.{name} must be above 0 and finite, not {getattr(o, name)}."
-            )
-    at_least_0 = {n: (getattr(o, n),) for n in ("warmup_epochs", "weight_decay", "clip_norm")}
-    for name, numbers in {**at_least_0, "decay_epochs": o.decay_epochs}.items():
-        for value in numbers:
-            if not 0 <= value < math.inf:
-                raise UsageError(f"optimization.{name} must be at least 0 and finite, not {value}.")
-    fractions = {n: getattr(o, n) for n in ("momentum", "beta2", "label_smoothing", "ema_decay")}
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise UsageError(f"optimization.{name} must be in [0, 1), not {value}.")
     validate_update(e, layout)
     validate_limits(e, getattr(e.data, "limits", {}))
 
 
-def validate_types(owner: Any, prefix: str) -> None:
-    """Checks what a person's own file gives, as Python does not.
+def validate_fields(owner: Any, prefix: str) -> None:
+    """Checks a dataclass's values against the types and bounds that its fields declare.
+
+    Python does not, and a person's own file may give anything.
 
     Raises:
         UsageError: a field that holds something else than it says.
     """
-    for name, wanted in typing.get_type_hints(type(owner)).items():
-        value = getattr(owner, name)
-        if not is_of(value, wanted):
-            raise UsageError(f"{prefix}{name} {must(wanted)}, not {value!r}.")
+    types = typing.get_type_hints(type(owner))
+    bounds = typing.get_type_hints(type(owner), include_extras=True)
+    for f in dataclasses.fields(owner):
+        value, path = getattr(owner, f.name), f"{prefix}{f.name}"
+        if not is_of(value, types[f.name]):
+            raise UsageError(f"{path} {_rule(f, types[f.name])}, not {value!r}.")
+        if broken := violation(value, bounds[f.name]):
+            number, rule = broken
+            raise UsageError(f"{path} must be {rule}, not {number}.")
+
+
+def _rule(of: dataclasses.Field[Any], wanted: type) -> str:
+    if "choices" not in of.metadata:
+        return must(wanted)
+    examples = ", ".join(f"{kind.__name__}()" for kind in of.metadata["choices"].values())
+    return f"must be an object such as {examples}, or of your own subclass of {wanted.__name__}"
+
+
+def validate_optimization(optimization: Optimization) -> None:
+    """Checks the optimization's own numbers, and those of its optimizer and schedule.
+
+    Raises:
+        UsageError: a wrong value, or a name that has two meanings.
+    """
+    validate_fields(optimization, "optimization.")
+    taken = {name: "Optimization" for name in field_names(optimization)}
+    for part in (optimization.optimizer, optimization.schedule):
+        validate_fields(part, "optimization.")
+        for name in field_names(part):
+            kind = type(part).__name__
+            if name in taken:
+                raise UsageError(
+                    f"{kind}.{name} and {taken[name]}.{name} would both be set by optimization."
+                    f"{name}: give the field of {kind} another name."
+                )
+            taken[name] = kind
+    slots = optimization.optimizer.slots
+    for slot in slots:
+        if slots.count(slot) > 1 or slot in RESERVED_SLOTS:
+            raise UsageError(
+                f"{type(optimization.optimizer).__name__}.slots names {slot!r}, under which "
+                "checkpoints hold other variables: give each slot a name of its own."
+            )
 
 
 def validate_update(experiment: Experiment, layout: Layout) -> None:

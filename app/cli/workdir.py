@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from app.config import Experiment, Layout, as_dict, differences, plain
+from app.config import Experiment, Layout, as_dict, differences, plain, recorded
 from app.errors import UsageError
 from app.recovery import atomic_file
 
@@ -97,7 +97,7 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
     if config is None:
         return
     ours = plain(as_dict(experiment))
-    lines = differences(ours, config["experiment"])
+    lines = differences(ours, recorded(config["experiment"]))
     if layout.exact != config["layout"]["exact"]:
         lines.append(f"--exact: {layout.exact} here, {config['layout']['exact']} there")
     if lines:

@@ -11,7 +11,7 @@ rounding is required; with `--exact` the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from app.parallel import replicas
 from app.parallel.placement import Placement
 from app.parallel.topology import Topology
 from app.training import opening, strategy
-from app.training.optimization import SLOTS, learning_rate
 from app.training.state import State
 from input.batches import DataSet
 
@@ -143,19 +142,27 @@ def train(
     losses, gradients, is_finite = [], {}, True
     for s in range(STEPS):
         o, g = experiment.optimization, experiment.global_batch
-        rate = learning_rate(o, s, g, data.num_train, max(total, STEPS))
+        rate = o.rate_at(s, g, data.num_train, max(total, STEPS))
         metrics = step(s, batches, rate)
         losses.append(float(metrics["loss"]))
         is_finite &= bool(metrics["finite"])
         if s == 0:
-            slot = SLOTS[state.optimizer][0] + "/"
-            gradients = {
-                name.removeprefix(slot): variable.numpy()
-                for name, variable in state.named().items()
-                if name.startswith(slot)
-            }
+            gradients = first_gradients(state, before)
     moves = {name: v.numpy() - before[name] for name, v in state.weights.items()}
     return Outcome(np.array(losses), gradients, moves, is_finite, state.sha256())
+
+
+def first_gradients(state: State, before: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Reads the gradients off the state after one step, up to one factor, by weight.
+
+    They are in the optimizer's first slot; where it has none, a weight has moved by its gradient.
+    """
+    if not state.optimizer.slots:
+        trainable = {name for part in state.parts for name in part.names}
+        return {n: v.numpy() - before[n] for n, v in state.weights.items() if n in trainable}
+    slot = state.optimizer.slots[0] + "/"
+    named = state.named().items()
+    return {n.removeprefix(slot): v.numpy() for n, v in named if n.startswith(slot)}
 
 
 def compare(serial: Outcome, found: Outcome) -> dict[str, float]:

@@ -209,7 +209,7 @@ class Checkpoints:
                 f"{manifest.FORMAT}: use the version that wrote it."
             )
         ours, theirs = self.about.get("experiment"), content.get("experiment")
-        lines = config.differences(ours, theirs) if ours and theirs else []
+        lines = config.differences(ours, config.recorded(theirs)) if ours and theirs else []
         if lines:
             raise CheckpointError(
                 f"{folder} is of another experiment:\n  " + "\n  ".join(lines) + "\nGive these "

@@ -34,7 +34,6 @@ from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.feed import Feed
 from app.training.opening import Opened
-from app.training.optimization import learning_rate
 from app.training.state import State
 from app.training.vote import Wishes
 
@@ -170,7 +169,7 @@ class Session:
     def compute(self, s: int) -> tuple[dict[str, Any], float]:
         """Step `s`, from data to weights; returns its metrics and its learning rate."""
         e, data = self.experiment, self.opened.data
-        rate = learning_rate(e.optimization, s, e.global_batch, data.num_train, self.opened.total)
+        rate = e.optimization.rate_at(s, e.global_batch, data.num_train, self.opened.total)
         return {name: v.numpy() for name, v in self.step(s, self.feed, rate).items()}, rate
 
     def advance(self, s: int) -> None:

@@ -20,7 +20,6 @@ from app.config import Experiment
 from app.parallel.placement import Placement, here
 from app.parallel.sharded import Sharded, Weight
 from app.training.building import Built, build
-from app.training.optimization import SLOTS
 from models import blocks, shares
 
 Snapshot: TypeAlias = dict[str, tf.Tensor]  # whole tensors in this process, by name
@@ -58,7 +57,7 @@ class Part:
         self._all_names = [shares.name(v) for v in variables]
         self.slots = [
             [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
-            for _ in SLOTS[o.optimizer]
+            for _ in o.optimizer.slots
         ]
         self.averages = [beside(v, v.read_value()) for v in self.variables if o.ema_decay]
         has_outer = rule.outer_momentum > 0 or rule.outer_rate != 1
@@ -146,7 +145,7 @@ class State:
             "skips": self.skips,
         }  # fmt: skip
         for part in self.parts:
-            named |= part.named(SLOTS[self.optimizer])
+            named |= part.named(self.optimizer.slots)
         return named
 
     def logits(self, inputs: tf.Tensor) -> tf.Tensor:

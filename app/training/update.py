@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from app.config import Experiment
-from app.training import optimization, ordered
+from app.training import ordered
 from app.training.joined import Joined
 from app.training.state import Part, State
 
@@ -76,23 +76,31 @@ def move(
         scale: what the loss was multiplied by.
     """
     o, end = experiment.optimization, len(part.trainable)
-    factor = optimization.clipping(o, norm)
+    factor = clip_factor(o.clip_norm, norm)
     if experiment.precision == "float16":
         factor = 1 / scale if factor is None else factor / scale
     if factor is not None:
         each = each * factor
-    ratios = optimization.trust_ratios(o, part.trainable, each)
+    ratios = o.optimizer.trust_ratios(part.trainable, each)
     moved = zip(part.trainable, values[:end], ratios, *part.slots, strict=True)
     for variable, gradient, ratio, *slots in moved:
         with tf.device(variable.device):
             if factor is not None:
                 gradient = gradient * factor
-            optimization.update(o, variable, slots, gradient, ratio, rate, count)
+            o.optimizer.update(variable, gradient, slots, rate, count, ratio)
     part.constrain()
     follow(part, values[end : end + len(part.statistics)], experiment.num_micro_batches)
     for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):
         with tf.device(variable.device):
             average.assign_sub((1 - o.ema_decay) * (average - variable))
+
+
+def clip_factor(clip_norm: float, norm: tf.Tensor) -> tf.Tensor | None:
+    """Returns what gradients of this norm are multiplied by (arXiv:1211.5063, algorithm 1).
+
+    None where nothing is clipped.
+    """
+    return tf.minimum(1.0, clip_norm / (norm + 1e-6)) if clip_norm else None
 
 
 def follow(part: Part, totals: Sums, count: int) -> None:

@@ -1,12 +1,15 @@
 import dataclasses
+import json
 
 import pytest
 
-from app import experiments
-from app.cli import validation
+from app import config, experiments
+from app.cli import validation, workdir
 from app.cli.overrides import override
-from app.config import Layout
+from app.config import Layout, Optimization
 from app.errors import DataError, UsageError
+from app.optimizers import LARS, OPTIMIZERS, SGD, AdamW
+from app.schedules import SCHEDULES, Linear, Steps
 
 pytestmark = pytest.mark.fast
 
@@ -15,15 +18,75 @@ def test_settings_are_typed(tiny):
     settings = [
         "global_batch=32",
         "data.mixup=0.2",
-        "optimization.nesterov=true",
         "model.stem=cifar",
     ]
-    changed = override(tiny, [*settings, "optimization.decay_epochs=1,2.5"])
+    changed = override(tiny, [*settings, "optimization.clip_norm=1"])
     assert changed.global_batch == 32
     assert changed.data.mixup == 0.2
-    assert changed.optimization.nesterov is True
-    assert changed.optimization.decay_epochs == (1.0, 2.5)
+    assert changed.optimization.clip_norm == 1.0
     assert changed.model.stem == "cifar"
+
+
+def test_fields_of_what_is_chosen_are_set_beside_it(tiny):
+    """In any order, and only those that the chosen one has."""
+    settings = ["optimization.beta2=0.99", "optimization.optimizer=adamw"]
+    settings += ["optimization.decay_epochs=1,2.5", "optimization.schedule=steps"]
+    for given in (settings, settings[::-1]):
+        rule = override(tiny, given).optimization
+        assert rule.optimizer == AdamW(beta2=0.99)
+        assert rule.schedule == Steps(decay_epochs=(1.0, 2.5))
+    assert override(tiny, ["optimization.nesterov=true"]).optimization.optimizer == SGD(
+        nesterov=True
+    )
+
+
+def test_what_is_chosen_keeps_the_values_that_the_one_before_had(tiny):
+    strong = override(tiny, ["optimization.weight_decay=0.01", "optimization.nesterov=true"])
+    changed = override(strong, ["optimization.optimizer=lars", "optimization.momentum=0.8"])
+    expected = LARS(momentum=0.8, nesterov=True, weight_decay=0.01)
+    assert changed.optimization.optimizer == expected
+    again = override(changed, ["optimization.optimizer=lars"])  # by its own name
+    assert again == changed
+
+
+OLD = {
+    "optimizer": "sgd", "learning_rate": 0.1, "reference_batch": 256, "schedule": "cosine",
+    "warmup_epochs": 0, "decay_epochs": [30.0, 60.0, 80.0], "decay_factor": 0.1, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 0.0001, "trust_coefficient": 0.001, "beta2": 0.999,
+    "epsilon": 1e-8, "clip_norm": 0.0, "label_smoothing": 0.0, "ema_decay": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_that_recorded_the_fields_of_all_optimizers_goes_on(
+    tiny, optimizer, schedule, tmp_path
+):
+    """As versions did in which these had no fields of their own."""
+    chosen = {"optimizer": optimizer, "schedule": schedule}
+    settings = [f"optimization.{name}={value}" for name, value in chosen.items()]
+    ours = override(tiny, settings)
+    record = config.plain(config.as_dict(ours))
+    record["optimization"] = {"type": "app.config.Optimization", **OLD, **chosen}
+    written = {"reference": "x", "set": [], "experiment": record, "layout": {"exact": False}}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    workdir.check(tmp_path, ours, Layout())
+    other = override(ours, ["optimization.learning_rate=0.2"])
+    with pytest.raises(UsageError, match=r": optimization\.learning_rate: 0\.2 here, 0\.1"):
+        workdir.check(tmp_path, other, Layout())
+
+
+def test_what_is_chosen_is_recorded_as_it_is_set(tiny):
+    rule = Optimization(optimizer=AdamW(beta2=0.99), schedule=Linear(), warmup_epochs=1)
+    assert config.as_dict(rule) == {
+        "type": "app.config.Optimization", "optimizer": "adamw", "momentum": 0.9, "beta2": 0.99,
+        "epsilon": 1e-8, "weight_decay": 1e-4, "schedule": "linear", "learning_rate": 0.1,
+        "reference_batch": 256, "warmup_epochs": 1, "clip_norm": 0.0, "label_smoothing": 0.0,
+        "ema_decay": 0.0,
+    }  # fmt: skip
+    record = config.as_dict(dataclasses.replace(tiny, optimization=rule))
+    assert config.recorded(record) == record
+    assert config.recorded({}) == {}
 
 
 def test_the_length_given_last_wins(tiny):
@@ -38,6 +101,16 @@ def test_the_length_given_last_wins(tiny):
         ("global_bach=3", "nearest: global_batch"),
         ("optimization.momentun=3", "nearest: optimization.momentum"),
         ("optimization=3", "optimization.*"),
+        (
+            "optimization.beta2=0.99",
+            "optimization.beta2 is a field of optimizer=adamw, but the optimizer is sgd: set "
+            "optimization.optimizer=adamw, or leave optimization.beta2 out.",
+        ),
+        ("optimization.decay_factor=2", "is a field of schedule=steps, but the schedule is const"),
+        ("optimization.beta3=1", "valid: optimization.optimizer, optimization.schedule, "),
+        ("optimization.optimizer.beta2=1", "no field 'optimization.optimizer.beta2'"),
+        ("optimization.nesterov.x=1", "(nearest: optimization.nesterov)"),
+        ("optimization.schedule=polynomial", "must be one of constant, cosine, linear, steps"),
         ("seed.x=3", "nearest: seed"),
         ("global_batch=2.5", "must be of type int"),
         ("precision=float8", "must be one of float32, bfloat16, float16"),

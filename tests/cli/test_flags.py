@@ -45,6 +45,7 @@ def text(): return replace(tiny(), model=Transformer(layers=4, width=16, heads=2
 """
 )
 TEXT = "--experiment=sentiment_reviews"
+STEPS = "--set=optimization.schedule=steps"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
 SERVED = "--set=update.kind=parameter_server"
 
@@ -122,16 +123,17 @@ BAD: dict[str, list[str]] = {
     f"--set=optimization.learning_rate=1{'0' * 400}": ["optimization.learning_rate", "finite"],
     "--set=optimization.reference_batch=0": ["optimization.reference_batch", "not 0"],
     "--set=optimization.warmup_epochs=-1": ["optimization.warmup_epochs", "at least 0", "not -1.0"],
-    "--set=optimization.decay_epochs=3,-1": ["optimization.decay_epochs", "at least 0", "not -1.0"],
-    "--set=optimization.decay_epochs=3,x": ["optimization.decay_epochs=3,x", "number"],
-    "--set=optimization.decay_factor=0": ["optimization.decay_factor", "above 0", "not 0.0"],
+    f"{STEPS} --set=optimization.decay_epochs=3,-1": ["decay_epochs", "at least 0", "not -1.0"],
+    f"{STEPS} --set=optimization.decay_epochs=3,x": ["optimization.decay_epochs=3,x", "number"],
+    f"{STEPS} --set=optimization.decay_factor=0": ["decay_factor", "above 0", "not 0.0"],
     "--set=optimization.momentum=1": ["optimization.momentum", "[0, 1)", "not 1.0"],
     "--set=optimization.label_smoothing=-0.1": ["label_smoothing", "[0, 1)", "not -0.1"],
     "--set=optimization.ema_decay=1": ["optimization.ema_decay", "[0, 1)", "not 1.0"],
     "--set=optimization.trust_coefficient=0": ["optimization.trust_coefficient", "above 0"],
-    "--set=optimization.epsilon=0": ["optimization.epsilon", "above 0", "not 0.0"],
+    f"{TEXT} --set=optimization.epsilon=0": ["optimization.epsilon", "above 0", "not 0.0"],
     "--set=optimization.clip_norm=-1": ["optimization.clip_norm", "at least 0", "not -1.0"],
     "--set=optimization.nesterov=yes": ["optimization.nesterov=yes", "true or false"],
+    "--set=optimization.beta2=0.9": ["optimization.beta2", "optimization.optimizer=adamw", "lars"],
     "--set=optimization.optimizer=adam": ["optimization.optimizer=adam", "adamw"],
     "--set=update.skip_budget=-1": ["update.skip_budget", "at least 0", "not -1"],
     # Fields of models and data.
@@ -245,7 +247,7 @@ BAD: dict[str, list[str]] = {
     "--experiment=mine.py:fails": ["mine.py, line 22", "KeyError: 'x'", "fix it"],
     "--experiment=mine.py:wrong_field": ["mine.py, line 23", "depth", "not 51"],
     "--experiment=mine.py:wrong_type": ["global_batch", "type int", "'32'"],
-    "--experiment=mine.py:wrong_choice": ["optimization.optimizer", "adamw", "'adam'"],
+    "--experiment=mine.py:wrong_choice": ["optimization.optimizer", "AdamW()", "'adam'"],
     "--experiment=mine.py:not_a_number": ["optimization.learning_rate", "not nan"],
     "--experiment=mine.py:no_model": ["model", "app.config.Model", "None"],
     "--experiment=mine.py:class_of_model": ["model", "app.config.Model", "ResNet"],
@@ -275,7 +277,7 @@ GOOD = [
     "NP=1",
     "NP=3 --repair",
     "--hang_seconds=inf --checkpoint_seconds=1.5 --grace_seconds=1",
-    "--set=optimization.decay_epochs=1,2.5 --set=epochs=1e1 --set=seed=0x10",
+    f"{STEPS} --set=optimization.decay_epochs=1,2.5 --set=epochs=1e1 --set=seed=0x10",
     "--stages=18",
     "--stages=2 --chunks=1 --cut=9,9",
     "NP=1 --stages=2 --servers=a:1,b:65535",

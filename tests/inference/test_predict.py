@@ -17,6 +17,7 @@ from input.raw import Limits
 
 WORDS = """
 from app.config import Experiment, Optimization
+from app.optimizers import AdamW
 from input.text import Text
 from models.transformer import Transformer
 
@@ -24,7 +25,7 @@ def words():
     return Experiment(
         model=Transformer(layers=1, width=16, heads=2, vocabulary=16),
         data=Text("train.tsv", vocabulary=".", has_baseline=False), global_batch=32, micro_batch=4,
-        steps=2, optimization=Optimization(optimizer="adamw", warmup_epochs=0),
+        steps=2, optimization=Optimization(optimizer=AdamW(), warmup_epochs=0),
     )
 """
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from app.config import Layout, Optimization
 from app.errors import UsageError
+from app.optimizers import OPTIMIZERS, SGD
 from app.parallel.topology import Topology
+from app.schedules import Constant
 from app.strategies.local_sgd import LocalSGDStep
 from app.training import opening, strategy
 from app.training.differentiation import Differentiation, MicroBatch
@@ -67,7 +69,7 @@ class Regularised:
 
 @pytest.fixture
 def experiment(tiny):
-    plain = Optimization(momentum=0.0, weight_decay=0.0, warmup_epochs=0, schedule="constant")
+    plain = Optimization(SGD(momentum=0.0, weight_decay=0.0), Constant(), warmup_epochs=0)
     return dataclasses.replace(tiny, model=Regularised(), optimization=plain, steps=STEPS)
 
 
@@ -194,7 +196,8 @@ def test_evaluation_is_the_cross_entropy_alone(experiment):
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
 @pytest.mark.parametrize("layout", [Layout(), Layout(stages=2), Layout(exact=True)], ids=str)
 def test_weights_keep_to_their_constraints(experiment, optimizer, layout):
-    rule = dataclasses.replace(experiment.optimization, optimizer=optimizer)
+    rule = OPTIMIZERS[optimizer](momentum=0.0, weight_decay=0.0)
+    rule = dataclasses.replace(experiment.optimization, optimizer=rule)
     experiment = dataclasses.replace(experiment, optimization=rule)
     norms = []
     for has in (False, True):

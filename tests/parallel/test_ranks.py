@@ -209,6 +209,7 @@ def shop():
 
 TEXTS = """
 from app.config import Experiment, Optimization
+from app.optimizers import AdamW
 from input.text import Text
 from models.transformer import Transformer
 
@@ -217,7 +218,7 @@ def tiny():
         model=Transformer(layers=2, width=16, heads=2, vocabulary=20, dropout=0.2),
         data=Text("./texts.tsv", vocabulary=".", max_length=24, has_baseline=False),
         global_batch=32, micro_batch=4, steps=4,
-        optimization=Optimization(optimizer="adamw", learning_rate=0.01, reference_batch=32,
+        optimization=Optimization(optimizer=AdamW(), learning_rate=0.01, reference_batch=32,
                                   warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
     )
 """

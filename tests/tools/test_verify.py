@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from app.cli.overrides import override
 from app.config import Layout
 from app.errors import NUMBERS, NumbersError
+from app.optimizers import Optimizer
 from app.parallel.topology import Topology
 from app.tools import verify
 from app.training import opening, update
@@ -35,6 +37,19 @@ def test_a_sound_model_passes(words, capsys):
     verify.main(deep, Layout(stages=2), Topology(), "")
     out = capsys.readouterr().out
     assert "every layout agrees" in out and "FAIL" not in out
+
+
+@dataclass(frozen=True)
+class Slotless(Optimizer):
+    def update(self, weight, gradient, slots, rate, count, ratio):
+        weight.assign_sub(rate * gradient)
+
+
+def test_an_optimizer_without_slots_passes(small, capsys):
+    rule = dataclasses.replace(small.optimization, optimizer=Slotless())
+    experiment = dataclasses.replace(small, optimization=rule)
+    verify.main(experiment, Layout(stages=2), Topology(), "")
+    assert "every layout agrees" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["weights", "activations"])

@@ -20,6 +20,7 @@ from tensorflow.python.eager import context
 from app.cli.overrides import override
 from app.config import Experiment, Layout, Optimization, Update
 from app.parallel.topology import Topology
+from app.schedules import Constant
 from app.strategies.pipelined import PipelinedStep
 from app.training import exchange, opening, ordered
 from app.training.single_stage import SingleStageStep
@@ -163,7 +164,7 @@ def drift(workdir, settings, model, steps):
     experiment = Experiment(
         model=model, data=Images("synthetic", size=16, synthetic_examples=60, synthetic_classes=5),
         global_batch=12, micro_batch=2, steps=steps,
-        optimization=Optimization(warmup_epochs=0, schedule="constant", learning_rate=0.05),
+        optimization=Optimization(warmup_epochs=0, schedule=Constant(), learning_rate=0.05),
     )  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", COMPETE, str(where.rank)]) as rival:
         try:
