@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 from app.serving.signatures import Tensors
 from app.serving.versions import Found
 

@@ -22,11 +22,11 @@ from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import PLAIN, Bodies, Refusal
 from app.serving.content import must_be_json
+from app.serving.errors import RequestError
 from app.serving.metrics import Metrics
+from app.serving.model import Model
 from app.serving.origins import allowing
 from app.serving.page import Page
-from app.serving.refusals import RequestError
-from app.serving.saved import Model
 from app.serving.verbs import VERBS, Verbs
 
 GONE = 499  # nginx's code for a client that hung up, for the metrics: nobody reads it

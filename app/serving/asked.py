@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.serving.refusals import WrongValueError
+from app.serving.errors import WrongValueError
 from app.serving.signatures import Signature, Tensors
 from input.raw import FIELDS, Limits
 

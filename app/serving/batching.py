@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app.serving.asked import Asked
 from app.serving.computing import Run, compute
+from app.serving.errors import RequestError
 from app.serving.pieces import Outputs, Piece, cut
-from app.serving.refusals import RequestError
 
 
 class Batcher:

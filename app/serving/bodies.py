@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.serving.answers import problem
 from app.serving.encodings import PIECE, decoder
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 
 TOGETHER = 16  # of the largest size, that may be in memory before clients are told to wait
 LINGER = 2  # seconds that the rest of a refused body is read, so that the client sees the answer

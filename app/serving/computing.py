@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from app.serving.errors import RequestError
 from app.serving.pieces import Outputs, Piece, must_be_rows
-from app.serving.refusals import RequestError
 from app.serving.signatures import Tensors
 
 Run = Callable[[str, Tensors], Outputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.serving.refusals import RequestError, cut
+from app.serving.errors import RequestError, cut
 
 RIGHT = {
     "image": '{"instances": [{"b64": "<the file in base64>"}]}',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 
-from app.serving.refusals import RequestError, cut
+from app.serving.errors import RequestError, cut
 
 PIECE = 2**20  # bytes that are decompressed at once: milliseconds, between which others are heard
 GZIP = 16 + zlib.MAX_WBITS  # zlib's number for it

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.serving.asked import Asked, Checks, asked
-from app.serving.refusals import WORDS, RequestError, WrongValueError, cut, naming
+from app.serving.errors import WORDS, RequestError, WrongValueError, cut, naming
 from app.serving.signatures import Signature
 from app.serving.tensors import floats, integers, string, strings
 

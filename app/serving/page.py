@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from app.serving.saved import Model
+from app.serving.model import Model
 from app.serving.signatures import DEFAULT
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.serving.asked import Asked
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 from app.serving.signatures import Tensors
 
 Outputs = dict[str, np.ndarray]

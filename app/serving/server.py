@@ -24,12 +24,13 @@ from typing import Any
 import uvicorn
 
 from app.errors import UsageError
-from app.serving import saved, versions
+from app.serving import versions
 from app.serving.api import Service
 from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import Bodies
 from app.serving.connection import Connection
+from app.serving.model import Model, load
 from app.serving.origins import must_be_origins
 from app.serving.warming import choose_variables, hold_threads, warm_up
 from input.raw import Limits
@@ -82,7 +83,7 @@ def main(settings: Settings) -> None:
         cores = settings.threads or len(os.sched_getaffinity(0))
         choose_variables(found.about.kind)
         hold_threads(cores)
-        model = saved.load(found)
+        model = load(found)
         warm_up(model, settings.max_batch)
         gc.freeze()  # what is there now stays: no collection looks at it again
         batcher = Batcher(
@@ -134,7 +135,7 @@ def port_error(host: str, port: int, error: OSError) -> UsageError:
     return UsageError(f"{host}:{port} cannot be used ({error.strerror}): give another --port.")
 
 
-def started(model: saved.Model, settings: Settings, listener: socket.socket, cores: int) -> str:
+def started(model: Model, settings: Settings, listener: socket.socket, cores: int) -> str:
     """What is served, where and how."""
     about, (host, port) = model.found.about, listener.getsockname()[:2]
     kinds = [about.kind or "any", f"{len(about.classes)} classes" if about.classes else ""]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.refusals import RequestError, cut
+from app.serving.errors import RequestError, cut
 
 DEFAULT = "serving_default"
 METHODS = "tensorflow/serving/"  # predict, classify, regress

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.refusals import WrongValueError, shown
+from app.serving.errors import WrongValueError, shown
 
 DEEPEST = 32  # lists in lists; no tensor has as many dimensions
 FLOATS = ("float16", "float32", "float64")

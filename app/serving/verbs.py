@@ -10,12 +10,12 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app.serving import examples, requests
+from app.serving import codec, examples
 from app.serving.answers import written
 from app.serving.asked import Asked, Checks
 from app.serving.batching import Batcher
+from app.serving.model import Model
 from app.serving.pieces import Outputs
-from app.serving.saved import Model
 from app.serving.signatures import choose
 
 VERBS = ("predict", "classify", "regress")
@@ -56,9 +56,9 @@ class Verbs:
 
     def _read(self, body: bytearray, verb: str) -> tuple[str, Asked]:
         """What is asked, and of which signature."""
-        given = requests.parse(body)
-        signature = choose(self._model.signatures, verb, requests.signature_name(given))
-        read = requests.to_predict if verb == "predict" else examples.to_classify
+        given = codec.parse(body)
+        signature = choose(self._model.signatures, verb, codec.signature_name(given))
+        read = codec.to_predict if verb == "predict" else examples.to_classify
         return signature.name, read(given, signature, self._checks)
 
     async def _outputs(self, request: Request, signature: str, asked: Asked) -> Outputs:

@@ -11,8 +11,8 @@ import numpy as np
 from app.cli import loading
 from app.errors import DataError
 from app.reporting import chatter
-from app.serving.refusals import RequestError
-from app.serving.saved import Model
+from app.serving.errors import RequestError
+from app.serving.model import Model
 from app.serving.signatures import DEFAULT
 from input.raw import FIELDS
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.serving import answers
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 
 pytestmark = pytest.mark.fast
 

@@ -9,8 +9,8 @@ import pytest
 
 from app.serving.asked import Asked
 from app.serving.batching import Batcher
+from app.serving.errors import RequestError
 from app.serving.pieces import length_class
-from app.serving.refusals import RequestError
 
 pytestmark = pytest.mark.fast
 

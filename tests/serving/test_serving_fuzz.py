@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.serving import saved, versions
+from app.serving import versions
 from app.serving.api import Service
 from app.serving.asked import Checks
 from app.serving.batching import Batcher
 from app.serving.bodies import Bodies
+from app.serving.model import load
 from input.raw import Limits
 
 MOST, SECONDS = 50_000, 20  # bytes of a body; until an answer
@@ -129,7 +130,7 @@ class Served:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, tmp_path_factory):
     folder = MODELS[request.param](tmp_path_factory.mktemp(request.param))
-    served = Served(saved.load(versions.find(folder)))
+    served = Served(load(versions.find(folder)))
     yield served
     served.close()
 

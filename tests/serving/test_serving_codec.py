@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.serving import answers, examples, requests
+from app.serving import answers, codec, examples
 from app.serving.asked import Checks
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 from app.serving.signatures import Signature, Spec
 from input.raw import Limits
 
@@ -57,7 +57,7 @@ def huge_png(width, height):
 
 
 def predict(body, of, checks=ANY):
-    return requests.to_predict(requests.parse(body), of, checks)
+    return codec.to_predict(codec.parse(body), of, checks)
 
 
 def of(key, value):

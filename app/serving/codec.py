@@ -14,7 +14,7 @@ import numpy as np
 
 from app.serving.asked import Asked, Checks, asked
 from app.serving.content import must_be_text
-from app.serving.refusals import WORDS, RequestError, WrongValueError, cut, listed, naming
+from app.serving.errors import WORDS, RequestError, WrongValueError, cut, listed, naming
 from app.serving.signatures import Signature, Spec
 from app.serving.tensors import tensor
 

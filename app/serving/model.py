@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import DataError
-from app.serving.refusals import RequestError
+from app.serving.errors import RequestError
 from app.serving.signatures import Tensors, describe
 from app.serving.versions import Found
 from input import paths
