@@ -14,7 +14,7 @@ from app.cli.flags import FLAGS
 from app.config import Experiment, Layout
 from app.inference.standard import STANDARD
 from app.serving import versions
-from app.serving.versions import Found
+from app.serving.versions import ModelVersion
 
 # Flags of a layout that only training steps have.
 OF_STEPS = ("schedule", "chunks", "tensor", "recompute", "exact")
@@ -105,7 +105,7 @@ def _counts(name: str, example: str) -> list[int]:
     return found
 
 
-def to_load() -> tuple[Found, list[int]]:
+def to_load() -> tuple[ModelVersion, list[int]]:
     """The model of `benchmark serving`, and how many clients ask it.
 
     Raises:

@@ -1,170 +1,266 @@
-"""The body of a `:predict` request, JSON, to tensors that fit the signature.
+"""Decodes the JSON bodies of requests to tensors, and encodes outputs as the bodies of answers.
 
-Whatever a client sends ends as those, or as a RequestError.
+Whatever a client sends ends as tensors that fit a signature, or as a RequestError.
 https://www.tensorflow.org/tfx/serving/api_rest is the specification.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from app.serving.asked import Asked, Checks, asked
-from app.serving.content import must_be_text
-from app.serving.errors import WORDS, RequestError, WrongValueError, cut, listed, naming
-from app.serving.signatures import Signature, Spec
-from app.serving.tensors import tensor
+from app.serving import errors
+from app.serving.model import Signature, Spec, Tensors, choose_signature
+from app.serving.tensors import InputCheck, to_example, to_json, to_strings, to_tensor
+
+FILES = {b"\xff\xd8\xff": "a JPEG file", b"\x89PNG\r\n": "a PNG file", b"GIF8": "a GIF file",
+         b"RIFF": "a WebP file"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A decoded request.
+
+    Attributes:
+        signature: the name of the one to compute.
+        tensors: by the names of the signature's inputs.
+        rows: instances; None where they can be neither counted nor computed with others.
+        by_rows: whether it had `instances`, and is answered with `predictions`.
+        sizes: bytes of each instance, if it is a text; a longer one takes longer.
+    """
+
+    signature: str
+    tensors: Tensors
+    rows: int | None
+    by_rows: bool = True
+    sizes: Sequence[int] | None = None
+
+
+def decode(
+    body: bytes | bytearray, verb: str, signatures: Mapping[str, Signature], check: InputCheck
+) -> Inputs:
+    """Decodes the body of a request for a verb.
+
+    Raises:
+        RequestError: it is malformed, or does not fit the signature.
+    """
+    request = parse(body)
+    signature = choose_signature(signatures, verb, request.get("signature_name"))
+    decode_tensors = decode_predict if verb == "predict" else decode_examples
+    return decode_tensors(request, signature, check)
 
 
 def parse(body: bytes | bytearray) -> dict[str, Any]:
-    """The JSON object of a request.
+    """Parses a body as a JSON object.
 
-    As TensorFlow Serving does, NaN and Infinity are numbers, for inputs that are floats.
+    As in TensorFlow Serving, NaN and Infinity are numbers, for inputs that are floats.
 
     Raises:
-        RequestError: it is none.
+        RequestError: it is something else.
     """
-    must_be_text(body)
+    for magic, what in FILES.items():
+        if body.startswith(magic):
+            raise errors.FILE_AS_BODY(what=what, right=errors.BODIES["image"])
+    if body.startswith(b"\x1f\x8b"):
+        raise errors.GZIP_AS_BODY()
     try:
-        given = json.loads(body.decode("utf-8"))
+        request = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise RequestError(400, f"the body is not UTF-8 (at its byte {error.start + 1}).") from None
+        raise errors.NOT_UTF8(byte=error.start + 1) from None
     except RecursionError:
-        raise RequestError(400, "the body's JSON is nested too deeply.") from None
+        raise errors.NESTED_TOO_DEEPLY() from None
     except json.JSONDecodeError as error:
-        raise RequestError(400, f"the body is not JSON: {error}.") from None
+        raise errors.NOT_JSON(reason=error) from None
     except ValueError:
-        raise RequestError(400, "the body holds a number with too many digits.") from None
-    if type(given) is not dict:
-        raise RequestError(400, f"the body must be a JSON object, not {WORDS[type(given)]}.")
-    return given
+        raise errors.TOO_MANY_DIGITS() from None
+    if type(request) is not dict:
+        raise errors.NOT_AN_OBJECT(given=errors.kind(request))
+    return request
 
 
-def signature_name(given: Mapping[str, Any]) -> str | None:
-    """The signature a request names, if it does."""
-    name = given.get("signature_name")
-    if name is not None and type(name) is not str:
-        raise RequestError(400, f"signature_name must be a string, not {WORDS[type(name)]}.")
-    return name or None
-
-
-def to_predict(given: Mapping[str, Any], signature: Signature, checks: Checks) -> Asked:
-    """The tensors of a `:predict` request.
+def decode_predict(request: Mapping[str, Any], signature: Signature, check: InputCheck) -> Inputs:
+    """Returns the tensors of a `:predict` request.
 
     Raises:
         RequestError: they do not fit the signature.
     """
-    keys = [key for key in ("instances", "inputs") if key in given]
-    if len(keys) != 1:
-        raise RequestError(
-            400, 'the body must have either "instances" (a list, an item an instance) or "inputs" '
-            f"(whole tensors), not {'both' if keys else 'neither'}.",
-        )  # fmt: skip
-    is_row = keys == ["instances"]
-    tensors = (_rows if is_row else _columns)(given[keys[0]], signature, checks)
+    formats = [key for key in ("instances", "inputs") if key in request]
+    if len(formats) != 1:
+        raise errors.NOT_ONE_FORMAT(given="both" if formats else "neither")
+    by_rows = formats == ["instances"]
+    split = _split_instances if by_rows else _split_inputs
+    values = split(request[formats[0]], signature)
+    tensors = {
+        name: _to_tensor(values[name], name, spec, check, by_rows)
+        for name, spec in signature.inputs.items()
+    }
     if any(x.shape[:1] == (0,) for x in tensors.values()):
-        raise RequestError(400, f'"{keys[0]}" is empty: it must hold an instance at least.')
-    return asked(tensors, signature, checks, is_row)
+        raise errors.EMPTY(format=formats[0])
+    return _counted(tensors, signature, check, by_rows)
 
 
-def _rows(instances: Any, signature: Signature, checks: Checks) -> dict[str, np.ndarray]:
-    """Tensors from a list with an item an instance."""
+def decode_examples(request: Mapping[str, Any], signature: Signature, check: InputCheck) -> Inputs:
+    """Returns the serialised tf.Examples of a `:classify` or `:regress` request.
+
+    Raises:
+        RequestError: they cannot be made, or the signature does not take them.
+    """
+    if len(signature.inputs) != 1 or next(iter(signature.inputs.values())).dtype != "string":
+        raise errors.TAKES_NO_EXAMPLES(name=signature.name)
+    examples, context = request.get("examples"), request.get("context", {})
+    if type(examples) is not list or not examples:
+        what = "is missing" if "examples" not in request else "is not a list, or empty"
+        raise errors.NO_EXAMPLES(what=what)
+    if type(context) is not dict:
+        raise errors.CONTEXT_TYPE(given=errors.kind(context))
+    serialized = []
+    for i, example in enumerate(examples):
+        with errors.within("instance", i):
+            serialized.append(to_example(example, context, check).SerializeToString())
+    return _counted({next(iter(signature.inputs)): to_strings(serialized)}, signature, check)
+
+
+def encode(verb: str, outputs: Tensors, by_rows: bool) -> bytes:
+    """Encodes outputs as TensorFlow Serving does, with NaN and Infinity.
+
+    Raises:
+        RequestError: the outputs are not what the verb returns.
+    """
+    answer: dict[str, Any]
+    if verb != "predict":
+        answer = {"results": (_classify if verb == "classify" else _regress)(outputs)}
+    elif by_rows:
+        answer = {"predictions": _predict(outputs)}
+    else:
+        columns = {name: to_json(name, value) for name, value in outputs.items()}
+        answer = {"outputs": columns if len(columns) > 1 else next(iter(columns.values()))}
+    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def _split_instances(instances: Any, signature: Signature) -> dict[str, Any]:
+    """Returns the values of all instances by the names of the inputs."""
+    names = list(signature.inputs)
     if type(instances) is not list:
-        raise RequestError(400, f'"instances" must be a list, not {WORDS[type(instances)]}.')
+        raise errors.INSTANCES_TYPE(given=errors.kind(instances))
     scalars = [name for name, spec in signature.inputs.items() if spec.shape == ()]
     if scalars:
-        raise RequestError(
-            400, f'signature {signature.name!r} takes one item, not a batch: send {{"inputs": '
-            f'{{"{scalars[0]}": ...}}}} instead of "instances".',
-        )  # fmt: skip
+        raise errors.TAKES_NO_BATCH(name=signature.name, scalar=scalars[0])
     if not instances:
-        raise RequestError(400, '"instances" is empty: it must hold an instance at least.')
-    columns = _split(instances, list(signature.inputs))
-    return {
-        name: _stacked(columns[name], name, spec, checks) for name, spec in signature.inputs.items()
-    }
-
-
-def _split(instances: list[Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of all instances by the names of the inputs."""
+        raise errors.EMPTY(format="instances")
     if not _is_named(instances[0]):
-        if len(names) != 1:
-            raise RequestError(
-                400, f"instance 0 must be an object with the inputs {listed(names)}, not "
-                f"{WORDS[type(instances[0])]}.",
-            )  # fmt: skip
-        return {names[0]: instances}
+        return {_only_name(names, "instance 0", instances[0]): instances}
     for i, instance in enumerate(instances):
         if not _is_named(instance):
-            raise RequestError(
-                400, f"instance {i} is {WORDS[type(instance)]}, and instance 0 an object with "
-                "the names of the inputs: send one or the other.",
-            )  # fmt: skip
-        with naming(i):
-            _must_be_named(instance, names)
+            raise errors.INSTANCE_TYPE(i=i, given=errors.kind(instance))
+        with errors.within("instance", i):
+            _must_have(names, instance)
     return {name: [instance[name] for instance in instances] for name in names}
 
 
-def _columns(inputs: Any, signature: Signature, checks: Checks) -> dict[str, np.ndarray]:
-    """Tensors that are given whole."""
+def _split_inputs(inputs: Any, signature: Signature) -> Mapping[str, Any]:
+    """Returns the values of whole tensors by the names of the inputs."""
     names = list(signature.inputs)
     if not _is_named(inputs):
-        if len(names) != 1:
-            raise RequestError(
-                400, f'"inputs" must be an object with the inputs {listed(names)}, not '
-                f"{WORDS[type(inputs)]}.",
-            )  # fmt: skip
-        inputs = {names[0]: inputs}
-    try:
-        _must_be_named(inputs, names)
-    except WrongValueError as error:
-        raise RequestError(400, f'"inputs": {error}.') from None
-    return {
-        name: _stacked(inputs[name], name, spec, checks, is_row=False)
-        for name, spec in signature.inputs.items()
-    }
-
-
-def _stacked(value: Any, name: str, spec: Spec, checks: Checks, is_row: bool = True) -> np.ndarray:
-    """One tensor; if it cannot be, what is wrong is looked for among its instances."""
-    try:
-        array = tensor(value, spec.dtype, spec.shape)
-    except WrongValueError as error:
-        if type(value) is list and (spec.is_batch or (is_row and spec.shape is None)):
-            _blame(value, spec)
-        raise RequestError(400, f'input "{name}": {error}.') from None
-    if spec.dtype == "string":
-        for i, item in enumerate(array.ravel()):
-            with naming(i):
-                checks.look(name, item)
-    return array
-
-
-def _blame(instances: list[Any], spec: Spec) -> None:
-    """Raises a RequestError that names the first instance that is wrong, if one is by itself."""
-    shapes = []
-    for i, instance in enumerate(instances):
-        with naming(i):
-            shapes.append(tensor(instance, spec.dtype, spec.shape and spec.shape[1:]).shape)
-        if shapes[i] != shapes[0]:
-            raise RequestError(
-                400, f"instance {i} has the shape {list(shapes[i])}, and instance 0 "
-                f"{list(shapes[0])}: all must have one.",
-            )  # fmt: skip
+        return {_only_name(names, '"inputs"', inputs): inputs}
+    with errors.within('"inputs"'):
+        _must_have(names, inputs)
+    return inputs
 
 
 def _is_named(value: Any) -> bool:
-    """Whether it is an object with the names of inputs, not one in place of a string."""
+    """Whether a value is an object with the names of inputs, not one in place of a string."""
     return type(value) is dict and set(value) != {"b64"}
 
 
-def _must_be_named(given: Mapping[str, Any], names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in given]
+def _only_name(names: Sequence[str], what: str, value: Any) -> str:
+    if len(names) != 1:
+        raise errors.UNNAMED_INPUTS(what=what, names=_quoted(names), given=errors.kind(value))
+    return names[0]
+
+
+def _must_have(names: Sequence[str], values: Mapping[str, Any]) -> None:
+    missing = [name for name in names if name not in values]
     if missing:
-        raise WrongValueError(f"it lacks the input {listed(missing)}")
-    unknown = [name for name in given if name not in names]
+        raise errors.INPUT_MISSING(name=_quoted(missing))
+    unknown = [name for name in values if name not in names]
     if unknown:
-        raise WrongValueError(f'there is no input "{cut(unknown[0])}", but {listed(names)}')
+        raise errors.NO_SUCH_INPUT(name=errors.cut(unknown[0]), names=_quoted(names))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _to_tensor(value: Any, name: str, spec: Spec, check: InputCheck, by_rows: bool) -> np.ndarray:
+    """Converts one input; if that fails, the error names the instance at fault if there is one."""
+    try:
+        array = to_tensor(value, spec.dtype, spec.shape)
+    except errors.RequestError as error:
+        if type(value) is list and (spec.is_batch or (by_rows and spec.shape is None)):
+            _raise_for_instance(value, spec)
+        raise error.within(f'input "{name}"') from None
+    if spec.dtype == "string":
+        for i, item in enumerate(array.ravel()):
+            with errors.within("instance", i):
+                check(name, item)
+    return array
+
+
+def _raise_for_instance(instances: list[Any], spec: Spec) -> None:
+    shapes = []
+    for i, instance in enumerate(instances):
+        with errors.within("instance", i):
+            shapes.append(to_tensor(instance, spec.dtype, spec.shape and spec.shape[1:]).shape)
+        if shapes[i] != shapes[0]:
+            raise errors.UNEQUAL_SHAPES(i=i, given=list(shapes[i]), first=list(shapes[0]))
+
+
+def _counted(
+    tensors: Tensors, signature: Signature, check: InputCheck, by_rows: bool = True
+) -> Inputs:
+    """Counts and measures the instances."""
+    counts = {value.shape[0] if value.ndim else 1 for value in tensors.values()}
+    rows = counts.pop() if signature.is_batched and len(counts) == 1 else None
+    sizes = None
+    if rows is not None and check.kind == "text":
+        strings = [x.reshape(rows, -1) for x in tensors.values() if x.dtype == object]
+        sizes = [sum(map(len, itertools.chain(*row))) for row in zip(*strings, strict=True)]
+    return Inputs(signature.name, tensors, rows, by_rows, sizes or None)
+
+
+def _predict(outputs: Tensors) -> list[Any]:
+    """Returns a value per instance, or an object with the names of several outputs."""
+    counts = {value.shape[0] if value.ndim else None for value in outputs.values()}
+    if len(counts) != 1 or None in counts:
+        raise errors.NO_ROWS()
+    columns = [to_json(name, value) for name, value in outputs.items()]
+    if len(columns) == 1:
+        return columns[0]
+    rows = zip(*columns, strict=True)
+    return [dict(zip(outputs, row, strict=True)) for row in rows]
+
+
+def _classify(outputs: Tensors) -> list[Any]:
+    """Returns pairs of label and score per example; without labels they are empty strings."""
+    labels, scores = outputs.get("classes"), outputs.get("scores")
+    known = next((value for value in (scores, labels) if value is not None), None)
+    if known is None or known.ndim != 2 or (labels is not None and labels.shape != known.shape):
+        raise errors.NO_CLASSES()
+    labels = np.full(known.shape, b"", object) if labels is None else labels
+    scores = np.zeros(known.shape) if scores is None else scores
+    rows = zip(to_json("classes", labels), to_json("scores", scores), strict=True)
+    return [[list(pair) for pair in zip(*row, strict=True)] for row in rows]
+
+
+def _regress(outputs: Tensors) -> list[Any]:
+    """Returns a number per example."""
+    value = outputs.get("outputs")
+    if value is None or not value.ndim or value.size != len(value):
+        raise errors.NO_REGRESSION()
+    return to_json("outputs", value.reshape(-1))

@@ -23,7 +23,7 @@ from served import LIMIT, Served, everything, wait_for
 
 from app.errors import UsageError
 from app.serving import server
-from app.serving.versions import About
+from app.serving.versions import About, ModelVersion
 
 PAGE = "https://shop.example"
 HALF, TEXTS, IMAGES = (f"/v1/models/{name}" for name in ("half_plus_two", "lengths", "renamed"))
@@ -385,11 +385,11 @@ def test_origins_are_as_browsers_send_them(origin):
 
 
 def test_who_can_be_reached_by_others_is_warned():
-    found = SimpleNamespace(name="shop", version=3, about=About())
+    version = ModelVersion(ROOT, "shop", 3, About())
     for host, is_warned in (("127.0.0.1", False), ("0.0.0.0", True)):
         with server.listening(host, 0) as listener:
             settings = server.Settings(ROOT)
-            line = server.started(SimpleNamespace(found=found), settings, listener, 2)
+            line = server.describe(SimpleNamespace(version=version), settings, listener, 2)
         assert line.startswith("warning: 0.0.0.0 can be reached by others") == is_warned
         assert f"serving shop (version 3, any) on http://{host}:" in line
 

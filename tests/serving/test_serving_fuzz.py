@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from app.serving import versions
 from app.serving.api import Service
-from app.serving.asked import Checks
 from app.serving.batching import Batcher
-from app.serving.bodies import Bodies
+from app.serving.connection import BodyReader
 from app.serving.model import load
+from app.serving.tensors import InputCheck
 from input.raw import Limits
 
 MOST, SECONDS = 50_000, 20  # bytes of a body; until an answer
@@ -93,12 +93,12 @@ class Served:
     def __init__(self, model):
         self.loop = asyncio.new_event_loop()
         self.loop.run_until_complete(self._open(model))
-        self.path = f"/v1/models/{model.found.name}"
+        self.path = f"/v1/models/{model.version.name}"
 
     async def _open(self, model):
         self.batcher = Batcher(model.run, 2, 8, 0.0, 64)
-        checks = Checks(model.found.about.kind, Limits(10_000, 1000))
-        self.service = Service(model, self.batcher, checks, Bodies(MOST, SECONDS))
+        check = InputCheck(model.version.about.kind, Limits(10_000, 1000))
+        self.service = Service(model, self.batcher, check, BodyReader(MOST, SECONDS))
 
     def post(self, verb, parts, *headers):
         """Status and body of an answer to what arrives in parts."""

@@ -16,8 +16,8 @@ def test_the_newest_version_is_served(tmp_path):
         (tmp_path / "shop" / str(version)).mkdir(parents=True)
         (tmp_path / "shop" / str(version) / "saved_model.pb").write_bytes(b"x")
     found = versions.find(tmp_path / "shop")
-    assert (found.version, found.name, found.about.kind) == (10, "shop", None)
-    assert versions.find(tmp_path / "shop" / "2").version == 2
+    assert (found.number, found.name, found.about.kind) == (10, "shop", None)
+    assert versions.find(tmp_path / "shop" / "2").number == 2
     assert versions.find(tmp_path / "shop" / "2").name == "shop"
     extra = tmp_path / "shop" / "10" / versions.EXTRA
     extra.parent.mkdir()

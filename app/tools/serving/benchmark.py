@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from app.errors import DataError
 from app.launch import processes
 from app.serving import server
-from app.serving.versions import Found
+from app.serving.versions import ModelVersion
 from app.tools.serving import clients, report
 from app.tools.serving.clients import Answer
 from app.tools.serving.report import Setting
@@ -46,7 +46,7 @@ class Load(NamedTuple):
         flags: of `serve`, for all servers.
     """
 
-    found: Found
+    found: ModelVersion
     items: Items
     clients: Sequence[int]
     max_batch: int
