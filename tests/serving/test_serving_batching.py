@@ -1,4 +1,4 @@
-"""What is computed together, and what comes of it."""
+"""Which requests are computed together, and what each client gets."""
 
 import asyncio
 import threading
@@ -75,7 +75,7 @@ def test_a_full_batch_waits_for_nothing_more():
     run(scenario, wait=3600)
 
 
-def test_unlike_ones_are_computed_apart():
+def test_unlike_requests_are_computed_apart():
     async def scenario(model, batcher):
         short, long = [10], [1000]
         kinds = [inputs(1), inputs(1, signature="g"), inputs([1, 2]), inputs(3),
@@ -88,7 +88,7 @@ def test_unlike_ones_are_computed_apart():
     run(scenario)
 
 
-def test_only_the_bad_one_is_refused_and_its_row_named():
+def test_only_the_bad_request_is_refused_and_its_row_named():
     async def scenario(model, batcher):
         good, bad, last = (batcher.submit(inputs(*rows)) for rows in ([1, 2], [3, -4], [5]))
         found = await values(good, bad, last)
@@ -99,7 +99,7 @@ def test_only_the_bad_one_is_refused_and_its_row_named():
     run(scenario)
 
 
-def test_a_bug_is_not_the_clients_fault():
+def test_a_bug_is_not_a_request_error():
     async def scenario(model, batcher):
         found = await values(*[batcher.submit(inputs(i, signature="broken")) for i in (1, 2)])
         assert [type(error) for error in found] == [RuntimeError] * 2
@@ -142,7 +142,7 @@ def test_a_full_queue_refuses():
     run(scenario, limit=4)
 
 
-def test_who_hung_up_leaves_the_queue():
+def test_a_client_that_hung_up_leaves_the_queue():
     async def scenario(model, batcher):
         model.gate.clear()
         first = batcher.submit(inputs(0))

@@ -178,12 +178,12 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(
-    ("body", "signature", "checks", "told"), MALFORMED, ids=range(len(MALFORMED))
+    ("body", "signature", "check", "reason"), MALFORMED, ids=range(len(MALFORMED))
 )
-def test_a_malformed_prediction_is_one_sentence(body, signature, checks, told):
+def test_a_malformed_prediction_is_one_sentence(body, signature, check, reason):
     with pytest.raises(RequestError) as caught:
-        predict(body, signature, checks)
-    assert told in caught.value.sentence
+        predict(body, signature, check)
+    assert reason in caught.value.sentence
     must_be_a_sentence(caught.value)
 
 
@@ -209,11 +209,11 @@ CLASSIFY = [
 ]
 
 
-@pytest.mark.parametrize(("given", "checks", "told"), CLASSIFY, ids=range(len(CLASSIFY)))
-def test_a_malformed_example_is_one_sentence(given, checks, told):
+@pytest.mark.parametrize(("given", "check", "reason"), CLASSIFY, ids=range(len(CLASSIFY)))
+def test_a_malformed_example_is_one_sentence(given, check, reason):
     with pytest.raises(RequestError) as caught:
-        codec.decode_examples(given, EXAMPLES, checks)
-    assert told in caught.value.sentence
+        codec.decode_examples(given, EXAMPLES, check)
+    assert reason in caught.value.sentence
     must_be_a_sentence(caught.value)
 
 
@@ -246,7 +246,7 @@ def test_texts_have_sizes():
     assert predict(of("instances", ["a", "four", "\u00e4"]), TEXT, TEXTS).sizes == [1, 4, 2]
 
 
-def test_floats_may_be_what_json_lacks():
+def test_floats_may_be_nan_and_infinite():
     inputs = predict(b'{"instances": [NaN, Infinity, -Infinity, 3]}', NUMBER)
     np.testing.assert_array_equal(inputs.tensors["x"], [np.nan, np.inf, -np.inf, 3])
 
