@@ -1,7 +1,7 @@
-"""The API as an ASGI application: paths to answers, and every error as one sentence.
+"""Answers HTTP requests: an ASGI application with TensorFlow Serving's paths and some more.
 
-A prediction goes from its body through decoding, batching and the model to its answer here, in
-`Service._predict`; connection.py is what it passes before.
+`Service._predict` leads a prediction from its body through codec.py, batching.py and model.py to
+its answer; before it comes connection.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LARGE = 65536  # bytes of JSON, above which another thread reads or writes it
 
 
 class PathPart(StringConvertor):
-    """A name or version in a path, which ends before the colon of a verb."""
+    """A name or a version in a path, without the verb that may follow after a colon."""
 
     regex = "[^/:]+"
 
@@ -52,10 +52,10 @@ class Service:
     """Answers requests, and counts them.
 
     Args:
-        model: to serve.
-        batcher: of its requests.
-        check: of images or texts.
-        bodies: reads those of requests.
+        model: that is served.
+        batcher: computes its requests.
+        check: of images or texts, before they are computed.
+        bodies: reads the bodies of requests.
         origins: of web pages that may send requests (CORS); "*": all.
     """
 
@@ -84,7 +84,7 @@ class Service:
         self._app: ASGIApp = cross_origin if origins else app
 
     def _make_routes(self) -> list[Route]:
-        """Returns the paths, the busiest first; their names are the kinds of the metrics."""
+        """Returns the paths, the busiest first; their names are the kinds that metrics count."""
         newest = "/v1/models/{name:part}"
         routes = []
         for model in (newest, newest + "/versions/{version:part}"):
@@ -96,7 +96,7 @@ class Service:
         return [
             *routes,
             Route("/", self._show_page, name="page"),
-            Route("/healthz", self._show_health, name="health"),
+            Route("/healthz", self._show_liveness, name="health"),
             Route("/readyz", self._show_readiness, name="health"),
             Route("/metrics", self._show_metrics, name="metrics"),
             Route("/monitoring/prometheus/metrics", self._show_metrics, name="metrics"),
@@ -120,7 +120,7 @@ class Service:
             self._metrics.count(self._kind(scope), code, time.monotonic() - begin)
 
     def _kind(self, scope: Scope) -> str:
-        """Returns what a request counts as; clients cannot make up more."""
+        """Returns what a request counts as; no path adds a kind to these."""
         matching = (r.name for r in self._routes if r.matches(scope)[0] is not Match.NONE)
         return next(matching, "other")
 
@@ -193,7 +193,7 @@ class Service:
     async def _show_page(self, request: Request) -> Response:
         return Response(self._page.text, 200, {**HEADERS, **self._page.headers}, "text/html")
 
-    async def _show_health(self, request: Request) -> Response:
+    async def _show_liveness(self, request: Request) -> Response:
         return _json_response('{"status":"lives"}')
 
     async def _show_readiness(self, request: Request) -> Response:

@@ -198,7 +198,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _to_tensor(value: Any, name: str, spec: Spec, check: InputCheck, by_rows: bool) -> np.ndarray:
-    """Converts one input; if that fails, the error names the instance at fault if there is one."""
+    """Converts one input; an error names the instance at fault, if there is one."""
     try:
         array = to_tensor(value, spec.dtype, spec.shape)
     except errors.RequestError as error:
@@ -224,7 +224,7 @@ def _raise_for_instance(instances: list[Any], spec: Spec) -> None:
 def _counted(
     tensors: Tensors, signature: Signature, check: InputCheck, by_rows: bool = True
 ) -> Inputs:
-    """Counts and measures the instances."""
+    """Returns the inputs with the number of instances and their sizes."""
     counts = {value.shape[0] if value.ndim else 1 for value in tensors.values()}
     rows = counts.pop() if signature.is_batched and len(counts) == 1 else None
     sizes = None

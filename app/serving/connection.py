@@ -1,4 +1,4 @@
-"""A client's connection: headers and bodies within bounds of size and time, or an error.
+"""Reads headers and bodies from a client within bounds of size and time, and refuses the rest.
 
 A client may send headers slowly, without end or not at all, never take its answer, and send a small
 body that decompresses to a large one.
@@ -23,7 +23,7 @@ from app.serving.errors import RequestError
 
 MAX_HEADERS = 65536  # bytes
 MAX_BODIES = 16  # of the largest size, that may be in memory before clients are asked to wait
-LINGER = 2  # seconds that the rest of a refused body is read, so that the client sees the answer
+LINGER = 2  # seconds of reading the rest of a refused body, so that the client sees the answer
 PIECE = 2**20  # bytes decompressed at once: milliseconds, between which other clients are served
 GZIP = 16 + zlib.MAX_WBITS  # zlib's number for it
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}  # of every answer

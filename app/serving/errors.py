@@ -1,4 +1,7 @@
-"""Every error that a client can be sent: its HTTP status and its one sentence."""
+"""Holds every error that a client can be sent, each an HTTP status and one sentence.
+
+raise errors.BODY_TOO_LARGE(most=1000)
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from typing import Any
 
 
 class RequestError(Exception):
-    """A request that cannot be served.
+    """A request that cannot be served, with the answer to it.
 
     Attributes:
-        status: HTTP's, of the answer.
+        status: of HTTP.
         sentence: says what is wrong.
-        headers: of the answer.
+        headers: of HTTP.
     """
 
     def __init__(
@@ -26,18 +29,18 @@ class RequestError(Exception):
 
     @property
     def body(self) -> bytes:
-        """The JSON of the answer."""
+        """Returns the JSON of the answer."""
         text = json.dumps({"error": self.sentence}, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
 
     def within(self, place: str) -> RequestError:
-        """Returns the error with the part of the request that it is about."""
+        """Returns the error with the part of the request that it is about before it."""
         return RequestError(self.status, f"{place}: {self.sentence}", self.headers)
 
 
 @contextlib.contextmanager
 def within(kind: str, name: object = "") -> Iterator[None]:
-    """Has errors begin with the part of the request that they are about, such as `instance 3`."""
+    """Prefixes errors with the part of the request that they are about, such as `instance 3`."""
     try:
         yield
     except RequestError as error:
@@ -46,7 +49,7 @@ def within(kind: str, name: object = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Message:
-    """A status and a sentence with gaps; called with their values, it returns the error."""
+    """A status and a sentence with placeholders; a call with their values returns the error."""
 
     status: int
     text: str
@@ -59,7 +62,7 @@ class Message:
 
 RETRY = {"Retry-After": "1"}
 
-# The connection and the body, before anything is read from it.
+# The connection, and the body as bytes.
 NOT_HTTP = Message(400, "this is not an HTTP/1.1 request.")
 HEADERS_TOO_SLOW = Message(408, "the headers did not arrive within {seconds:g} s.")
 HEADERS_TOO_LARGE = Message(431, "the headers must not be larger than {most} bytes.")

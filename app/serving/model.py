@@ -47,7 +47,7 @@ class Spec:
     @property
     def is_batch(self) -> bool:
         """Whether its first dimension may be any number of instances."""
-        return bool(self.shape) and self.shape is not None and self.shape[0] is None
+        return self.shape is not None and self.shape[:1] == (None,)
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class Model:
             sizes = sorted({1, 2, max_batch // 2 or 1, max_batch}) if is_default else [1]
             for size in sizes if signature.is_batched else [None]:
                 value = one if size is None else np.repeat(one[None], size)
-                self._try(signature.name, {FIELDS[kind]: value})
+                self._must_run(signature.name, {FIELDS[kind]: value})
 
-    def _try(self, signature: str, tensors: Tensors) -> None:
+    def _must_run(self, signature: str, tensors: Tensors) -> None:
         try:
             with (
                 chatter.kept()

@@ -1,7 +1,7 @@
-"""`app serve`: an exported model over TensorFlow Serving's REST API, and a page to try it on.
+"""Runs `app serve`: an exported model over TensorFlow Serving's REST API, and a page to try it.
 
 The event loop's thread talks to clients and never computes; TensorFlow computes in threads of its
-own. A client can be slow, malformed, too large or gone: none is waited for by the others.
+own. A client can be slow, send nonsense or too much, or be gone: no other client waits for it.
 
 The way of a request: connection.py (HTTP within bounds), api.py (its path, and all steps below),
 codec.py with tensors.py (JSON to tensors and back), batching.py, model.py.
