@@ -11,6 +11,7 @@ All but `_compute` runs in the event loop's thread, so nothing needs a lock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import time
@@ -232,14 +233,12 @@ def _must_have_rows(outputs: Tensors, rows: int) -> None:
 def _compute(run: Run, batch: Sequence[Piece]) -> list[Tensors | Exception]:
     """Computes a batch at once, or if that fails piece by piece; called in a worker's thread."""
     if len(batch) > 1:
-        try:
-            return list(_compute_together(run, batch))
-        except Exception:  # one of them is at fault, which is seen when each runs by itself
-            return [_compute_piece(run, piece) for piece in batch]
-    return [_compute_piece(run, batch[0])]
+        with contextlib.suppress(Exception):  # one piece is at fault: which, the next line finds
+            return _compute_together(run, batch)
+    return [_compute_piece(run, piece) for piece in batch]
 
 
-def _compute_together(run: Run, batch: Sequence[Piece]) -> list[Tensors]:
+def _compute_together(run: Run, batch: Sequence[Piece]) -> list[Tensors | Exception]:
     names = batch[0].tensors
     tensors = {name: np.concatenate([p.tensors[name] for p in batch]) for name in names}
     outputs = run(batch[0].signature, tensors)
