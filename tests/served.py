@@ -55,7 +55,7 @@ class Served:
         return status, data.decode()
 
     def metric(self, names):
-        """The sum of what begins with a name, or with one of several."""
+        """Returns the sum of the metrics that begin with a name, or with one of several."""
         lines = self.get("/metrics")[1].splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
 
@@ -63,16 +63,16 @@ class Served:
         return socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
 
     def in_flight(self, path, count, body):
-        """Clients that ask for something slow; their futures once all of it is there."""
+        """Sends something slow from several clients; returns their futures once all has arrived."""
         before = self._arrived()
         clients = ThreadPoolExecutor(count)
-        asked = [clients.submit(self.post, path, body) for _ in range(count)]
+        pending = [clients.submit(self.post, path, body) for _ in range(count)]
         clients.shutdown(wait=False)
         wait_for(lambda: self._arrived() == before + count)
-        return asked
+        return pending
 
     def _arrived(self):
-        """Predictions that wait, are computed or were answered."""
+        """Returns how many predictions wait, are computed or were answered."""
         answered = 'scaleproof_requests_total{code="200",kind="predict"'
         names = ("scaleproof_queue_length", "scaleproof_batches_running", answered)
         return self.metric(names)
@@ -107,5 +107,5 @@ def wait_for(condition):
 
 
 def everything(client):
-    """What is sent until the server closes."""
+    """Returns all that is sent until the server closes."""
     return b"".join(iter(lambda: client.recv(4096), b""))

@@ -1,1 +1,1 @@
-"""An exported model over HTTP; nothing here needs what training needs."""
+"""Serves an exported model over HTTP; nothing in this package needs what training needs."""

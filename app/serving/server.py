@@ -1,7 +1,10 @@
-"""`app serve`: an exported model over TensorFlow Serving's REST API, and a page to try it on.
+"""Runs `app serve`: an exported model over TensorFlow Serving's REST API, and a page to try it.
 
 The event loop's thread talks to clients and never computes; TensorFlow computes in threads of its
-own. A client can be slow, malformed, too large or gone: none is waited for by the others.
+own. A client can be slow, send nonsense or too much, or be gone: no other client waits for it.
+
+The way of a request: connection.py (HTTP within bounds), api.py (its path, and all steps below),
+codec.py with tensors.py (JSON to tensors and back), batching.py, model.py.
 """
 
 from __future__ import annotations
@@ -13,35 +16,37 @@ import gc
 import ipaddress
 import math
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from app.cli import loading
 from app.errors import UsageError
-from app.serving import saved, versions
+from app.serving import versions
 from app.serving.api import Service
-from app.serving.asked import Checks
 from app.serving.batching import Batcher
-from app.serving.bodies import Bodies
-from app.serving.connection import Connection
-from app.serving.origins import must_be_origins
-from app.serving.warming import choose_variables, hold_threads, warm_up
+from app.serving.connection import BodyReader, Connection
+from app.serving.model import Model, load
+from app.serving.tensors import InputCheck
 from input.raw import Limits
+
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d+)?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `app serve` was told.
+    """The settings of a server.
 
     Attributes:
         model: folder of an export.
-        name: of the model; None: its own.
+        name: of the model in its path; None: its own.
         host, port: to listen on.
         threads: cores to use; 0: all.
         max_batch: instances computed at once.
@@ -49,8 +54,8 @@ class Settings:
         queue: instances that may wait.
         max_body_bytes, max_pixels, max_text: of a request, an image, a text.
         request_seconds: for a request to arrive.
-        grace_seconds: to answer what is in flight, when told to stop.
-        origins: of web pages that may ask; "*": all.
+        grace_seconds: to answer what is in flight when the server is stopped.
+        origins: of web pages that may send requests; "*": all.
     """
 
     model: Path
@@ -73,29 +78,29 @@ def main(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        UsageError: the model's folder or the port cannot be used.
+        UsageError: the model's folder, the port or an origin cannot be used.
         DataError: the model is damaged.
     """
-    must_be_origins(settings.origins)
-    found = versions.find(settings.model, settings.name)
-    with handling_signals(stop), listening(settings.host, settings.port) as listener:
+    check_origins(settings.origins)
+    version = versions.find(settings.model, settings.name)
+    with handling_signals(exit_at_once), listening(settings.host, settings.port) as listener:
         cores = settings.threads or len(os.sched_getaffinity(0))
-        choose_variables(found.about.kind)
+        choose_variables(version.about.kind)
         hold_threads(cores)
-        model = saved.load(found)
-        warm_up(model, settings.max_batch)
-        gc.freeze()  # what is there now stays: no collection looks at it again
+        model = load(version)
+        model.warm_up(settings.max_batch)
+        gc.freeze()  # what exists now stays: no collection looks at it again
         batcher = Batcher(
             model.run, cores, settings.max_batch, settings.batch_wait_ms / 1e3, settings.queue
         )
-        checks = Checks(found.about.kind, Limits(settings.max_pixels, settings.max_text))
-        bodies = Bodies(settings.max_body_bytes, settings.request_seconds)
-        service = Service(model, batcher, checks, bodies, settings.origins)
+        check = InputCheck(version.about.kind, Limits(settings.max_pixels, settings.max_text))
+        bodies = BodyReader(settings.max_body_bytes, settings.request_seconds)
+        service = Service(model, batcher, check, bodies, settings.origins)
         try:
-            listener.listen(2048)  # not before: who connects is answered
+            listener.listen(2048)  # not before: whoever connects is answered
         except OSError as error:
             raise port_error(settings.host, settings.port, error) from None
-        print(started(model, settings, listener, cores), flush=True)
+        print(describe(model, settings, listener, cores), flush=True)
         serve(service, listener, settings)
         batcher.close()
         sys.stdout.flush()
@@ -103,12 +108,58 @@ def main(settings: Settings) -> None:
             os._exit(0)
 
 
-@contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that has the port, and refuses connections until it listens.
+def check_origins(origins: Sequence[str]) -> None:
+    """Checks the origins of web pages.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: a browser would send none that is equal to one of them.
+    """
+    for origin in origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"--cors_origins={','.join(origins)} must be origins, as https://a.example or "
+                f"http://localhost:3000, without a path, or * for all: {origin!r} is not one."
+            )
+
+
+def choose_variables(kind: str | None) -> None:
+    """Sets what TensorFlow reads as it is imported, unless the environment does.
+
+    Memory that is kept: what a batch gave back is not requested from the system again. Of the
+    kernels oneDNN's for texts, which TensorFlow takes by itself only on CPUs with AVX512-VNNI or
+    AMX. On 2 cores with AVX2 both together gave 64 clients of MiniLM 1.05 times the answers, and a
+    single one as many. Clients of ResNet-50 saw no difference from kept memory, and with oneDNN got
+    0.7 to 0.8 of the answers.
+    """
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    if kind == "text":
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def hold_threads(cores: int) -> None:
+    """Imports TensorFlow, and limits its threads before its first operation.
+
+    As many batches are computed at once as there are cores, each on one: the operators of a small
+    model are too short to be split well, and between them only one core works (tokenisation,
+    shapes, copies). With all cores inside an operator too, MiniLM was seen to answer 102 requests a
+    second instead of 121, on 2 cores without AVX-512. So a single request has one core.
+    """
+    loading.tensorflow()
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # there was an operation: it stays as it is
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Provides a socket that has the port, and refuses connections until it listens.
+
+    Raises:
+        UsageError: the host or the port cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -130,16 +181,17 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def port_error(host: str, port: int, error: OSError) -> UsageError:
-    """Why nothing can listen there."""
+    """Returns the error of a port that cannot be used."""
     return UsageError(f"{host}:{port} cannot be used ({error.strerror}): give another --port.")
 
 
-def started(model: saved.Model, settings: Settings, listener: socket.socket, cores: int) -> str:
-    """What is served, where and how."""
-    about, (host, port) = model.found.about, listener.getsockname()[:2]
+def describe(model: Model, settings: Settings, listener: socket.socket, cores: int) -> str:
+    """Says what is served, where and how."""
+    version, (host, port) = model.version, listener.getsockname()[:2]
+    about = version.about
     kinds = [about.kind or "any", f"{len(about.classes)} classes" if about.classes else ""]
-    what = ", ".join([f"version {model.found.version}", *filter(None, kinds)])
-    where = f"[{host}]" if ":" in host else host
+    what = ", ".join([f"version {version.number}", *filter(None, kinds)])
+    address = f"[{host}]" if ":" in host else host
     warning = ""
     if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         warning = (
@@ -147,19 +199,19 @@ def started(model: saved.Model, settings: Settings, listener: socket.socket, cor
             "proxy or a firewall decide who may.\n"
         )
     return (
-        f"{warning}serving {model.found.name} ({what}) on http://{where}:{port}; page at /; "
+        f"{warning}serving {version.name} ({what}) on http://{address}:{port}; page at /; "
         f"{cores} threads, batches of up to {settings.max_batch}"
     )
 
 
-def stop(*_: Any) -> None:
-    """Told to stop before it serves, the process ends at once."""
+def exit_at_once(*_: Any) -> None:
+    """Handles the signals before the server serves."""
     raise SystemExit(0)
 
 
 @contextlib.contextmanager
 def handling_signals(handler: Callable[..., Any]) -> Iterator[None]:
-    """Has SIGTERM and SIGINT handled."""
+    """Has SIGTERM and SIGINT call a handler while the block runs."""
     before = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -169,7 +221,7 @@ def handling_signals(handler: Callable[..., Any]) -> Iterator[None]:
 
 
 def serve(service: Service, listener: socket.socket, settings: Settings) -> None:
-    """Runs the event loop until it is told to stop, and what is in flight is answered."""
+    """Runs the event loop until a signal, and until what is in flight is answered."""
     protocol = functools.partial(Connection, settings.request_seconds)
     config = uvicorn.Config(
         service, http=protocol, loop="asyncio", ws="none", lifespan="off",  # type: ignore[arg-type]
@@ -180,7 +232,7 @@ def serve(service: Service, listener: socket.socket, settings: Settings) -> None
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's, for which being told to stop is not to be killed by the signal."""
+    """Uvicorn's server, which a signal only stops; uvicorn's would also be killed by it."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

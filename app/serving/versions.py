@@ -1,4 +1,4 @@
-"""The version of an exported model that is to be served, found and checked without TensorFlow."""
+"""Finds the version of an exported model to serve, and checks it, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EXTRA = Path("assets.extra", "scaleproof.json")
 
 @dataclass(frozen=True)
 class About:
-    """What an export says of its model; all of it may be missing.
+    """What the export wrote about its model; all of it may be missing.
 
     Attributes:
-        name: under which it is served.
-        kind: `text`, `image`, or None: nothing is known of its inputs.
+        name: in the model's path.
+        kind: of its inputs, `text` or `image`; None if it is not known.
         classes: their names.
-        variant: in which numbers it computes.
-        step: of the training run it was taken from.
+        variant: the numbers it computes in.
+        step: of the training run that it is from.
     """
 
     name: str | None = None
@@ -33,24 +33,24 @@ class About:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The version that is to be served."""
+class ModelVersion:
+    """An exported version of a model: its SavedModel's folder, name and number."""
 
     folder: Path
     name: str
-    version: int
+    number: int
     about: About
 
 
-def find(model: Path, name: str | None = None) -> Found:
-    """The newest version in a folder of versions, or the version folder itself.
+def find(model: Path, name: str | None = None) -> ModelVersion:
+    """Finds the newest version in a folder of versions, or takes the version folder itself.
 
     Raises:
         UsageError: there is none.
         DataError: it is damaged.
     """
     try:
-        folder, version = newest(model)
+        folder, number = newest(model)
         if not (folder / "saved_model.pb").read_bytes()[:1]:
             raise DataError(f"{folder / 'saved_model.pb'} is empty: export the model again.")
         about = read_about(folder / EXTRA)
@@ -60,14 +60,14 @@ def find(model: Path, name: str | None = None) -> Found:
     name = name or about.name or (folder.parent if is_version else folder).name
     if not re.fullmatch(r"[\w.-]+", name):
         raise UsageError(
-            f"a model's name is part of its address, so {name!r} must be letters, digits and _.- "
+            f"a model's name is part of its path, so {name!r} must be of letters, digits and _.- "
             "only: give another --name."
         )
-    return Found(folder, name, version, about)
+    return ModelVersion(folder, name, number, about)
 
 
 def newest(model: Path) -> tuple[Path, int]:
-    """The folder and number of the version to serve; a folder without a number is version 1.
+    """Returns the folder and number of the version to serve; a folder without one is version 1.
 
     Raises:
         UsageError: there is none.
@@ -83,7 +83,7 @@ def newest(model: Path) -> tuple[Path, int]:
     if not versions or not (versions[newest] / "saved_model.pb").is_file():
         where = versions[newest] if versions else model
         raise UsageError(
-            f"{where} is no SavedModel, as it holds no saved_model.pb"
+            f"{where} is not a SavedModel, as it holds no saved_model.pb"
             f"{'' if versions else ' and no folder with a version number'}: give --model a folder "
             "that `./run.sh export` wrote."
         )
@@ -91,7 +91,7 @@ def newest(model: Path) -> tuple[Path, int]:
 
 
 def read_about(path: Path) -> About:
-    """Reads what the export wrote, if anything.
+    """Reads what the export wrote about the model, if anything.
 
     Raises:
         DataError: it cannot be read.

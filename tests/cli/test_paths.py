@@ -19,7 +19,8 @@ from app.inference import export, litert, predict
 from app.inference.predict import Job
 from app.launch import launcher
 from app.launch.launcher import Start
-from app.serving import saved, versions
+from app.serving import versions
+from app.serving.model import load
 from app.training import trained
 from input import InputError, failures, names, paths
 from input.images import Images
@@ -56,7 +57,7 @@ def test_a_run_is_continued_exported_and_served_anywhere(train, joined, shallow,
     output = tmp_path / name / "exported"
     export.main(shallow, restored, output, "best", ["float32", "litert"], Limits(), "export")
     assert "logits within" in (output / "README.md").read_text(encoding="utf-8")
-    model = saved.load(versions.find(output / "float32"))
+    model = load(versions.find(output / "float32"))
     answer = model.run("serving_default", {"image_bytes": np.array(raws, object)})
     assert [c.decode() for c in answer["class"]] == [row["class"] for row in rows]
     assert litert.Interpreter(output / "litert/4").logits(tf.zeros([1, 16, 16, 3])).shape == (1, 7)
@@ -75,7 +76,7 @@ def test_a_graph_may_read_its_assets_whenever_it_is_asked(tmp_path):
     tf.saved_model.save(module, str(place), {"serving_default": read})
     words.unlink()
     place.parent.rename(tmp_path / "[1]")
-    model = saved.load(versions.find(tmp_path / "[1]", "mine"))
+    model = load(versions.find(tmp_path / "[1]", "mine"))
     assert model.run("serving_default", {"x": np.array(b"!", object)})["y"] == b"a few words!"
 
 

@@ -1,6 +1,6 @@
 """The server as clients meet it: a process of its own, real models, real sockets.
 
-A server takes seconds to start, so what is asked of one is asked in few tests.
+A server takes seconds to start, so few tests start one and make many checks.
 """
 
 import base64
@@ -23,7 +23,7 @@ from served import LIMIT, Served, everything, wait_for
 
 from app.errors import UsageError
 from app.serving import server
-from app.serving.versions import About
+from app.serving.versions import About, ModelVersion
 
 PAGE = "https://shop.example"
 HALF, TEXTS, IMAGES = (f"/v1/models/{name}" for name in ("half_plus_two", "lengths", "renamed"))
@@ -33,32 +33,32 @@ def test_numbers_and_all_that_clients_do_wrong(tmp_path):
     flags = {"max_body_mb": 0.2, "request_seconds": 1.5, "max_batch": 8}
     with Served(exported.half_plus_two(tmp_path), **flags) as half:
         must_answer_as_documented(half)
-        must_tell_in_one_sentence_what_is_wrong(half)
+        must_say_in_one_sentence_what_is_wrong(half)
         must_not_mix_up_its_clients(half)
-        must_refuse_large_bodies_and_tell_the_client(half)
+        must_refuse_large_bodies_with_an_answer(half)
         must_take_bodies_that_are_compressed(half)
         must_refuse_what_is_no_json(half)
-        must_let_no_page_of_another_origin_ask(half)
+        must_not_let_pages_of_other_origins_in(half)
         must_refuse_slow_clients_and_be_held_up_by_none(half)
         must_refuse_what_is_no_http(half)
-        must_tell_health_and_metrics(half)
+        must_show_health_and_metrics(half)
         must_let_the_page_run_nothing_but_itself(half)
 
 
-def test_texts_and_what_is_in_flight_when_it_is_told_to_stop(tmp_path):
+def test_texts_and_what_is_in_flight_when_it_is_stopped(tmp_path):
     flags = {"max_text": 1000, "grace_seconds": 20, "cors_origins": f"{PAGE},http://localhost:3000"}
     with Served(exported.lengths(tmp_path), **flags) as served:
         must_answer_texts(served)
-        must_let_pages_of_its_origins_ask(served)
+        must_let_pages_of_its_origins_in(served)
         must_cut_large_requests(served)
         page = served.get("/")[1]
         assert 'data-kind="text"' in page and "2 classes: even, odd" in page and "float32" in page
         body = {"signature_name": "slow", "inputs": 400.0}
-        asked = served.in_flight(f"{TEXTS}:predict", 6, body)
+        pending = served.in_flight(f"{TEXTS}:predict", 6, body)
         idle = served.connect()
         assert served.stop() == (0, "")
         idle.close()
-        assert [one.result() for one in asked] == [(200, {"outputs": 400.0})] * 6
+        assert [one.result() for one in pending] == [(200, {"outputs": 400.0})] * 6
         with pytest.raises(OSError):
             served.connect()
 
@@ -68,7 +68,7 @@ def test_images_a_full_queue_and_clients_that_hang_up(tmp_path):
     with Served(exported.light(tmp_path), **flags) as served:
         must_know_images(served, f"{IMAGES}:predict")
         endless = {"signature_name": "slow", "inputs": 1e9}  # holds a worker to the end
-        asked = served.in_flight(f"{IMAGES}:predict", 2, endless)
+        pending = served.in_flight(f"{IMAGES}:predict", 2, endless)
         body = b'{"signature_name": "slow", "inputs": 1.0}'
         head = f"POST {IMAGES}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         waiting = [served.connect() for _ in range(4)]
@@ -85,7 +85,7 @@ def test_images_a_full_queue_and_clients_that_hang_up(tmp_path):
         wait_for(lambda: served.metric('scaleproof_requests_total{code="499"') == 2)
         assert served.get("/readyz")[0] == 200
         assert served.stop()[0] == 0  # what computes takes longer than the grace
-        for status, answer in (one.result() for one in asked):
+        for status, answer in (one.result() for one in pending):
             assert status == 503 and "about to stop" in answer["error"]
         for client in waiting[2:]:
             assert everything(client).startswith(b"HTTP/1.1 503 ")
@@ -140,13 +140,13 @@ WRONG = [
 ]  # fmt: skip
 
 
-def must_tell_in_one_sentence_what_is_wrong(half):
-    for method, path, body, status, told in WRONG:
+def must_say_in_one_sentence_what_is_wrong(half):
+    for method, path, body, status, reason in WRONG:
         found, headers, data = half.ask(method, path, body)
         assert found == status, (method, path, data)
         assert headers["Content-Type"] == "application/json"
         error = json.loads(data)["error"]
-        assert told in error and error.endswith(".") and "\n" not in error and "{{" not in error
+        assert reason in error and error.endswith(".") and "\n" not in error and "{{" not in error
         assert status != 405 or headers["Allow"]
 
 
@@ -175,7 +175,7 @@ def must_not_mix_up_its_clients(half):
     assert half.metric("scaleproof_batch_size_count") - batches < taken
 
 
-def must_refuse_large_bodies_and_tell_the_client(half):
+def must_refuse_large_bodies_with_an_answer(half):
     body = json.dumps({"instances": [1.0] * 200_000})
     status, headers, data = half.ask("POST", f"{HALF}:predict", body)
     assert status == 413 and headers["Connection"] == "close"
@@ -185,7 +185,7 @@ def must_refuse_large_bodies_and_tell_the_client(half):
         for _ in range(100):
             yield b"[" * 10_000
 
-    status, _, data = half.ask("POST", f"{HALF}:predict", endless())  # chunked: no length is told
+    status, _, data = half.ask("POST", f"{HALF}:predict", endless())  # chunked: no length is sent
     assert status == 413 and "200000" in json.loads(data)["error"]
 
 
@@ -247,7 +247,7 @@ def must_refuse_what_is_no_json(half):
     assert half.ask("POST", f"{HALF}:predict", {"instances": [1.0]}, **form)[0] == 200
 
 
-def must_let_no_page_of_another_origin_ask(half):
+def must_not_let_pages_of_other_origins_in(half):
     preflight = {"Origin": PAGE, "Access_Control_Request_Method": "POST"}
     status, headers, _ = half.ask("OPTIONS", f"{HALF}:predict", **preflight)
     assert status == 405 and "Access-Control-Allow-Origin" not in headers
@@ -255,7 +255,7 @@ def must_let_no_page_of_another_origin_ask(half):
     assert "Access-Control-Allow-Origin" not in headers
 
 
-def must_let_pages_of_its_origins_ask(served):
+def must_let_pages_of_its_origins_in(served):
     preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-a"}
     for origin in (PAGE, "http://localhost:3000"):
         status, headers, _ = served.ask("OPTIONS", f"{TEXTS}:predict", Origin=origin, **preflight)
@@ -298,7 +298,7 @@ def must_refuse_what_is_no_http(half):
     assert half.get("/healthz")[0] == 200
 
 
-def must_tell_health_and_metrics(half):
+def must_show_health_and_metrics(half):
     assert half.get("/healthz") == (200, '{"status":"lives"}')
     assert half.get("/readyz") == (200, '{"status":"ready"}')
     half.post(f"{HALF}:predict", {"instances": [1.0]})
@@ -384,12 +384,12 @@ def test_origins_are_as_browsers_send_them(origin):
         server.main(server.Settings(ROOT, origins=("*", origin)))
 
 
-def test_who_can_be_reached_by_others_is_warned():
-    found = SimpleNamespace(name="shop", version=3, about=About())
+def test_a_host_that_others_can_reach_is_warned_of():
+    version = ModelVersion(ROOT, "shop", 3, About())
     for host, is_warned in (("127.0.0.1", False), ("0.0.0.0", True)):
         with server.listening(host, 0) as listener:
             settings = server.Settings(ROOT)
-            line = server.started(SimpleNamespace(found=found), settings, listener, 2)
+            line = server.describe(SimpleNamespace(version=version), settings, listener, 2)
         assert line.startswith("warning: 0.0.0.0 can be reached by others") == is_warned
         assert f"serving shop (version 3, any) on http://{host}:" in line
 
@@ -398,10 +398,10 @@ def test_who_can_be_reached_by_others_is_warned():
 @pytest.mark.parametrize(("write", "own"), [(exported.lengths, "1"), (exported.light, None)])
 def test_variables_are_chosen_before_tensorflow_is_imported(write, own, given, tmp_path):
     memory, kernels = "TF_CPU_ALLOCATOR_USE_BFC", "TF_ENABLE_ONEDNN_OPTS"
-    told = f"[os.environ.get(n) for n in {[memory, kernels]}], 'tensorflow' in sys.modules"
+    found = f"[os.environ.get(n) for n in {[memory, kernels]}], 'tensorflow' in sys.modules"
     code = (
         "import os, pathlib, sys\nfrom app.serving import server\n"
-        f"server.hold_threads = lambda cores: sys.exit(str(({told})))\n"
+        f"server.hold_threads = lambda cores: sys.exit(str(({found})))\n"
         f"server.main(server.Settings(pathlib.Path({str(write(tmp_path))!r}), port=0))"
     )
     env = {n: v for n, v in os.environ.items() if n not in (memory, kernels)}

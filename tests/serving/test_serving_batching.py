@@ -1,4 +1,4 @@
-"""What is computed together, and what comes of it."""
+"""Which requests are computed together, and what each client gets."""
 
 import asyncio
 import threading
@@ -7,10 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from app.serving.asked import Asked
-from app.serving.batching import Batcher
-from app.serving.pieces import length_class
-from app.serving.refusals import RequestError
+from app.serving.batching import Batcher, length_class
+from app.serving.codec import Inputs
+from app.serving.errors import RequestError
 
 pytestmark = pytest.mark.fast
 
@@ -32,8 +31,8 @@ class Doubler:
         return {"y": 2 * tensors["x"]}
 
 
-def asked(*rows, sizes=None):
-    return Asked({"x": np.array(rows, np.float32)}, len(rows), sizes=sizes)
+def inputs(*rows, signature="f", sizes=None):
+    return Inputs(signature, {"x": np.array(rows, np.float32)}, len(rows), sizes=sizes)
 
 
 def run(scenario, workers=1, max_batch=8, wait=0.01, limit=100):
@@ -59,7 +58,7 @@ async def values(*answers):
 
 def test_what_waits_is_computed_together():
     async def scenario(model, batcher):
-        answers = [batcher.submit("f", asked(i, i + 0.5)) for i in range(6)]
+        answers = [batcher.submit(inputs(i, i + 0.5)) for i in range(6)]
         assert await values(*answers) == [[2 * i, 2 * i + 1] for i in range(6)]
         assert [len(rows) for _, rows in model.batches] == [8, 4]
         assert batcher.waiting == batcher.running == 0
@@ -70,28 +69,28 @@ def test_what_waits_is_computed_together():
 def test_a_full_batch_waits_for_nothing_more():
     async def scenario(model, batcher):
         begin = time.monotonic()
-        assert await values(*[batcher.submit("f", asked(i)) for i in range(8)])
+        assert await values(*[batcher.submit(inputs(i)) for i in range(8)])
         assert time.monotonic() - begin < 25  # and not the hour that the batcher may wait
 
     run(scenario, wait=3600)
 
 
-def test_unlike_ones_are_computed_apart():
+def test_unlike_requests_are_computed_apart():
     async def scenario(model, batcher):
         short, long = [10], [1000]
-        kinds = [("f", asked(1)), ("g", asked(1)), ("f", asked([1, 2])), ("f", asked(3)),
-                 ("f", asked(1, sizes=short)), ("f", asked(2, sizes=long)),
-                 ("f", Asked({"x": np.float32(5)}, None))]  # fmt: skip
-        found = await values(*[batcher.submit(*kind) for kind in kinds])
+        kinds = [inputs(1), inputs(1, signature="g"), inputs([1, 2]), inputs(3),
+                 inputs(1, sizes=short), inputs(2, sizes=long),
+                 Inputs("f", {"x": np.float32(5)}, None)]  # fmt: skip
+        found = await values(*[batcher.submit(kind) for kind in kinds])
         assert found == [[2], [2], [[2, 4]], [6], [2], [4], 10]
         assert ("f", [1, 3, 1]) in model.batches and len(model.batches) == 5
 
     run(scenario)
 
 
-def test_only_the_bad_one_is_refused_and_its_row_named():
+def test_only_the_bad_request_is_refused_and_its_row_named():
     async def scenario(model, batcher):
-        good, bad, last = (batcher.submit("f", asked(*rows)) for rows in ([1, 2], [3, -4], [5]))
+        good, bad, last = (batcher.submit(inputs(*rows)) for rows in ([1, 2], [3, -4], [5]))
         found = await values(good, bad, last)
         assert found[0] == [2, 4] and found[2] == [10]
         assert isinstance(found[1], RequestError)
@@ -100,11 +99,11 @@ def test_only_the_bad_one_is_refused_and_its_row_named():
     run(scenario)
 
 
-def test_a_bug_is_not_the_clients_fault():
+def test_a_bug_is_not_a_request_error():
     async def scenario(model, batcher):
-        found = await values(batcher.submit("broken", asked(1)), batcher.submit("broken", asked(2)))
+        found = await values(*[batcher.submit(inputs(i, signature="broken")) for i in (1, 2)])
         assert [type(error) for error in found] == [RuntimeError] * 2
-        assert await values(batcher.submit("f", asked(1))) == [[2]]
+        assert await values(batcher.submit(inputs(1))) == [[2]]
 
     run(scenario)
 
@@ -112,14 +111,12 @@ def test_a_bug_is_not_the_clients_fault():
 def test_a_large_request_is_cut_by_length_and_put_together():
     async def scenario(model, batcher):
         rows, sizes = list(range(20)), [100 if i % 2 else 1000 for i in range(20)]
-        assert await values(batcher.submit("f", asked(*rows, sizes=sizes))) == [
-            [2 * i for i in rows]
-        ]
+        assert await values(batcher.submit(inputs(*rows, sizes=sizes))) == [[2 * i for i in rows]]
         # 8, 8 and 4 rows; the last of the short ones are padded to the first of the long ones
         assert [len(rows) for _, rows in model.batches] == [8, 8, 4]
         assert all(i % 2 for i in model.batches[0][1])
         rows[13] = -1
-        (error,) = await values(batcher.submit("f", asked(*rows, sizes=sizes)))
+        (error,) = await values(batcher.submit(inputs(*rows, sizes=sizes)))
         assert error.sentence == "instance 13: it is negative."
         assert batcher.waiting == 0
 
@@ -129,15 +126,15 @@ def test_a_large_request_is_cut_by_length_and_put_together():
 def test_a_full_queue_refuses():
     async def scenario(model, batcher):
         model.gate.clear()
-        first = batcher.submit("f", asked(0))
+        first = batcher.submit(inputs(0))
         await asyncio.sleep(0.1)  # it is computed, and waits no more
         assert (batcher.running, batcher.waiting) == (1, 0)
-        answers = [batcher.submit("f", asked(i)) for i in range(4)]
+        answers = [batcher.submit(inputs(i)) for i in range(4)]
         with pytest.raises(RequestError) as caught:
-            batcher.submit("f", asked(9))
+            batcher.submit(inputs(9))
         assert caught.value.status == 429 and caught.value.headers["Retry-After"] == "1"
         with pytest.raises(RequestError, match="no more than 4 may wait") as caught:
-            batcher.submit("f", asked(*range(5)))
+            batcher.submit(inputs(*range(5)))
         assert caught.value.status == 400
         model.gate.set()
         assert await values(first, *answers) == [[0], [0], [2], [4], [6]]
@@ -145,12 +142,12 @@ def test_a_full_queue_refuses():
     run(scenario, limit=4)
 
 
-def test_who_hung_up_leaves_the_queue():
+def test_a_client_that_hung_up_leaves_the_queue():
     async def scenario(model, batcher):
         model.gate.clear()
-        first = batcher.submit("f", asked(0))
+        first = batcher.submit(inputs(0))
         await asyncio.sleep(0.1)
-        whole, stays = batcher.submit("f", asked(*range(20))), batcher.submit("f", asked(7))
+        whole, stays = batcher.submit(inputs(*range(20))), batcher.submit(inputs(7))
         assert batcher.waiting == 21
         whole.cancel()
         first.cancel()  # too late for it, but it hurts nobody

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.serving import saved, versions
+from app.serving import versions
 from app.serving.api import Service
-from app.serving.asked import Checks
 from app.serving.batching import Batcher
-from app.serving.bodies import Bodies
+from app.serving.connection import BodyReader
+from app.serving.model import load
+from app.serving.tensors import InputCheck
 from input.raw import Limits
 
 MOST, SECONDS = 50_000, 20  # bytes of a body; until an answer
@@ -92,12 +93,12 @@ class Served:
     def __init__(self, model):
         self.loop = asyncio.new_event_loop()
         self.loop.run_until_complete(self._open(model))
-        self.path = f"/v1/models/{model.found.name}"
+        self.path = f"/v1/models/{model.version.name}"
 
     async def _open(self, model):
         self.batcher = Batcher(model.run, 2, 8, 0.0, 64)
-        checks = Checks(model.found.about.kind, Limits(10_000, 1000))
-        self.service = Service(model, self.batcher, checks, Bodies(MOST, SECONDS))
+        check = InputCheck(model.version.about.kind, Limits(10_000, 1000))
+        self.service = Service(model, self.batcher, check, BodyReader(MOST, SECONDS))
 
     def post(self, verb, parts, *headers):
         """Status and body of an answer to what arrives in parts."""
@@ -129,7 +130,7 @@ class Served:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, tmp_path_factory):
     folder = MODELS[request.param](tmp_path_factory.mktemp(request.param))
-    served = Served(saved.load(versions.find(folder)))
+    served = Served(load(versions.find(folder)))
     yield served
     served.close()
 

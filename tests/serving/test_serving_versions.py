@@ -6,7 +6,7 @@ import exported
 import pytest
 
 from app.errors import DataError, UsageError
-from app.serving import saved, versions
+from app.serving import model, versions
 
 pytestmark = pytest.mark.fast
 
@@ -16,8 +16,8 @@ def test_the_newest_version_is_served(tmp_path):
         (tmp_path / "shop" / str(version)).mkdir(parents=True)
         (tmp_path / "shop" / str(version) / "saved_model.pb").write_bytes(b"x")
     found = versions.find(tmp_path / "shop")
-    assert (found.version, found.name, found.about.kind) == (10, "shop", None)
-    assert versions.find(tmp_path / "shop" / "2").version == 2
+    assert (found.number, found.name, found.about.kind) == (10, "shop", None)
+    assert versions.find(tmp_path / "shop" / "2").number == 2
     assert versions.find(tmp_path / "shop" / "2").name == "shop"
     extra = tmp_path / "shop" / "10" / versions.EXTRA
     extra.parent.mkdir()
@@ -51,11 +51,11 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path, tmp_path_factory, mon
     for damaged in (b"no protocol buffer", whole[: len(whole) // 2], whole):  # no variables
         graph.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot be loaded"):
-            saved.load(versions.find(tmp_path))
+            model.load(versions.find(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "read_definitions", forbidden)
+        patch.setattr(model, "read_definitions", forbidden)
         with pytest.raises(DataError, match=r"\(Permission denied\): let it be read, or") as caught:
-            saved.load(versions.find(other))
+            model.load(versions.find(other))
         assert "export" not in str(caught.value)
     with pytest.raises(UsageError, match="give another --name"):
         versions.find(tmp_path, "a/b")

@@ -1,4 +1,4 @@
-"""What a server gives under load: asked, compared, reported; and what ends it."""
+"""The load test of a server: requests, answers, the report, and servers that fail."""
 
 import json
 import socket
@@ -37,16 +37,16 @@ def test_a_server_is_measured(tmp_path, quick, capfd):
     model = exported.lengths(tmp_path / "model")
     flags = [f"--model={model}", "--threads=2"]
     assert benchmark.main(loaded(model, texts, flags=flags), tmp_path / "report") == DONE
-    lone, batched = json.loads((tmp_path / "report" / "serving.json").read_text())
-    assert (lone["max_batch"], lone["clients"]) == (1, 1)
+    single, batched = json.loads((tmp_path / "report" / "serving.json").read_text())
+    assert (single["max_batch"], single["clients"]) == (1, 1)
     assert (batched["max_batch"], batched["clients"]) == (8, 3)
-    for row in (lone, batched):
+    for row in (single, batched):
         assert row["answers"] > 0 and row["answers_per_second"] > 0 and len(row["rounds"]) == 2
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["wrong"] == row["refused"] == 0
-    told = capfd.readouterr().out
-    assert (tmp_path / "report" / "serving.txt").read_text() in told
-    assert "times the best one by one" in told
+    printed = capfd.readouterr().out
+    assert (tmp_path / "report" / "serving.txt").read_text() in printed
+    assert "times the best one by one" in printed
     assert not [p for p in psutil.Process().children() if "serve" in p.cmdline()]
 
 
@@ -61,25 +61,28 @@ def test_a_server_that_does_not_start_is_named(tmp_path, quick):
 
 
 def test_a_number_of_clients_is_measured_once():
-    one, few, many = benchmark.settings(8, [5, 2, 5])[:3]
+    one, few, many = benchmark.make_settings(8, [5, 2, 5])[:3]
     assert (one, few, many) == ((False, 1, 1), (False, 8, 2), (False, 8, 5))
-    assert len(benchmark.settings(8, [5, 2, 5])) == 6
+    assert len(benchmark.make_settings(8, [5, 2, 5])) == 6
 
 
-def test_what_no_request_can_be_made_of(tmp_path):
+def test_input_without_readable_items_is_an_error(tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("{}\n")
     with pytest.raises(InputError, match="nothing that can be read"):
-        benchmark.readable(loaded(exported.lengths(tmp_path / "model"), texts))
+        benchmark.make_requests(loaded(exported.lengths(tmp_path / "model"), texts))
 
 
 def test_items_are_taken_evenly(tmp_path):
     texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"text {i}\n" for i in range(2 * benchmark.MOST + 1)))
-    requests = benchmark.readable(loaded(exported.lengths(tmp_path / "model"), texts))
-    assert len(requests) <= benchmark.MOST and len(set(requests)) == len(requests)
-    assert b"text 0" in requests[0] and f"text {2 * benchmark.MOST}".encode() not in requests[1]
-    assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * benchmark.MOST
+    texts.write_text("".join(f"text {i}\n" for i in range(2 * benchmark.MAX_REQUESTS + 1)))
+    requests = benchmark.make_requests(loaded(exported.lengths(tmp_path / "model"), texts))
+    assert len(requests) <= benchmark.MAX_REQUESTS and len(set(requests)) == len(requests)
+    assert (
+        b"text 0" in requests[0]
+        and f"text {2 * benchmark.MAX_REQUESTS}".encode() not in requests[1]
+    )
+    assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * benchmark.MAX_REQUESTS
 
 
 def served(*pieces):
@@ -101,10 +104,10 @@ def http(status, body):
     return b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-def test_a_client_asks_in_order_and_reads_whole_answers():
+def test_a_client_sends_in_order_and_reads_whole_answers():
     refusal = b'{"error":"no"}'
     port = served(http(200, b"12"), http(400, refusal), http(200, b"3" * 100_000))
-    answers = clients.each_once(port, [b"a", b"b", b"c"])
+    answers = clients.send_each_once(port, [b"a", b"b", b"c"])
     assert [a.request for a in answers] == [0, 1, 2] and [a.status for a in answers] == [
         200, 400, 200,
     ]  # fmt: skip
@@ -112,15 +115,15 @@ def test_a_client_asks_in_order_and_reads_whole_answers():
     assert all(a.begin < a.end for a in answers)
 
 
-def test_a_connection_that_is_closed_is_an_error_for_people(tmp_path):
+def test_the_error_of_a_closed_connection_names_the_log(tmp_path):
     port = served(http(200, b"1"))
-    told = pytest.raises(DataError, match=r"stopped answering .* log in")
-    with told, benchmark.told_if_closed(tmp_path):
-        clients.for_a_while(port, [b"a"], 1, 60, 0)
+    fails = pytest.raises(DataError, match=r"stopped answering .* log in")
+    with fails, benchmark.naming_logs(tmp_path):
+        clients.send_for(port, [b"a"], 1, 60, 0)
 
 
-def test_nobody_begins_after_the_time_is_over():
-    answers = clients.for_a_while(served(http(200, b"1")), [b"a"], 1, 1e-9, 0)
+def test_no_client_begins_after_the_time_is_over():
+    answers = clients.send_for(served(http(200, b"1")), [b"a"], 1, 1e-9, 0)
     assert answers == []
 
 
@@ -130,15 +133,18 @@ def answer(request, end=1.0, status=200, **scores):
 
 
 def test_answers_that_are_mixed_up_are_found():
-    alone = [report.told(answer(0, a=0.9, b=0.1)), report.told(answer(1, a=0.3, b=0.7))]
+    expected = [
+        report.prediction(answer(0, a=0.9, b=0.1)),
+        report.prediction(answer(1, a=0.3, b=0.7)),
+    ]
     good = [answer(0, b=0.1, a=0.90001), answer(1, a=0.3, b=0.7), answer(1, end=3.0, a=0.3, b=0.7)]
-    fine = report.measured(Setting(False, 8, 2), [good, good], 2.0, alone)
+    fine = report.summarize(Setting(False, 8, 2), [good, good], 2.0, expected)
     assert fine["wrong"] == 0 and fine["answers"] == 6 and fine["rounds"] == [1.0, 1.0]
     assert fine["p50_ms"] == pytest.approx(500)
     bad = [answer(1, a=0.9, b=0.1), answer(0, a=0.9), answer(0, status=429, a=0.9, b=0.1)]
-    found = report.measured(Setting(False, 8, 2), [bad], 2.0, alone)
+    found = report.summarize(Setting(False, 8, 2), [bad], 2.0, expected)
     assert (found["wrong"], found["refused"], found["answers"]) == (2, 1, 2)
-    assert report.verdict([fine]) == DONE and report.verdict([fine, found]) == NUMBERS
+    assert report.exit_code([fine]) == DONE and report.exit_code([fine, found]) == NUMBERS
 
 
 def test_answers_agree_but_for_rounding():
@@ -148,7 +154,7 @@ def test_answers_agree_but_for_rounding():
     assert not report.agrees({"a": 1.0}, {"b": 1.0}) and not report.agrees(1.0, "1.0")
 
 
-def test_the_report_names_the_best(capfd):
+def test_the_report_names_the_best_settings(capfd):
     rows = [
         {"onednn": o, "max_batch": b, "clients": c, "answers_per_second": e, "rounds": [e, 1.2 * e],
          "p50_ms": ms, "p90_ms": ms, "p99_ms": ms, "answers": 5, "refused": r, "wrong": 0}
@@ -161,5 +167,5 @@ def test_the_report_names_the_best(capfd):
     assert "TF_ENABLE_ONEDNN_OPTS=1 ./run.sh serve --max_batch=32, 64 clients: 160.0" in most
     assert "TF_ENABLE_ONEDNN_OPTS=0 ./run.sh serve --max_batch=1, 1 client: p50 20.0" in soonest
     assert "3.20 times the best one by one" in times and "50.0 answers/s" in times
-    assert report.verdict(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
+    assert report.exit_code(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
     assert {len(report.line(row)) for row in rows} == {len(report.heading())}

@@ -1,1 +1,1 @@
-"""How fast a server answers, by clients."""
+"""Measures how fast a server answers, by number of clients."""

@@ -3,8 +3,8 @@
     one by one   1 client, --max_batch=1      each with TensorFlow's own kernels, and with oneDNN's
     batches      --clients, --max_batch
 
-All servers run from the start and are asked in turn, as machines change their speed within minutes.
-Every answer is compared with what the same request got alone.
+All servers run from the start and are measured in turn, as machines change their speed within
+minutes. Every answer is compared with the one to the same request when it was the only one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.errors import DataError
 from app.launch import processes
 from app.serving import server
-from app.serving.versions import Found
+from app.serving.versions import ModelVersion
 from app.tools.serving import clients, report
 from app.tools.serving.clients import Answer
 from app.tools.serving.report import Setting
@@ -29,7 +29,7 @@ from input import InputError
 from input.items import Items
 
 ROUNDS = 5
-MOST = 512  # items that are asked about
+MAX_REQUESTS = 512  # different ones
 KERNELS = (False, True)  # oneDNN's?
 OWN = ("input", "format", "field", "clients", "seconds", "output", "max_batch")  # serve has others
 
@@ -39,14 +39,14 @@ class Load(NamedTuple):
 
     Attributes:
         found: the model.
-        items: what clients ask about.
+        items: images or texts, of which clients send one a request.
         clients: of the servers that batch.
         max_batch: of these.
         seconds: of a round.
         flags: of `serve`, for all servers.
     """
 
-    found: Found
+    found: ModelVersion
     items: Items
     clients: Sequence[int]
     max_batch: int
@@ -62,54 +62,40 @@ def main(load: Load, folder: Path) -> int:
         DataError: a server does not start, or stops.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    requests = readable(load)
-    every = settings(load.max_batch, load.clients)
-    lasts = len(every) * (ROUNDS * load.seconds + 1)
-    print(f"{len(requests)} requests, {len(every)} settings: about {lasts:.0f} s", flush=True)
-    with running({s.server for s in every}, load.flags, folder) as ports, told_if_closed(folder):
-        requests, alone = answered_alone(ports[every[0].server], requests)
-        answers = asked(every, ports, requests, load.seconds)
-    rows = [report.measured(s, answers[s], load.seconds, alone) for s in every]
+    requests = make_requests(load)
+    settings = make_settings(load.max_batch, load.clients)
+    duration = len(settings) * (ROUNDS * load.seconds + 1)
+    print(f"{len(requests)} requests, {len(settings)} settings: about {duration:.0f} s", flush=True)
+    with servers({s.server for s in settings}, load.flags, folder) as ports, naming_logs(folder):
+        requests, expected = answered(ports[settings[0].server], requests)
+        answers = measure(settings, ports, requests, load.seconds)
+    rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
     lines = [report.heading(), *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
     (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "serving.txt").write_text("\n".join(lines) + "\n")
     print(f"report: {folder / 'serving.txt'}, serving.json")
-    return report.verdict(rows)
+    return report.exit_code(rows)
 
 
-def readable(load: Load) -> list[bytes]:
-    """The requests, at most MOST, evenly from all items.
+def make_requests(load: Load) -> list[bytes]:
+    """Returns the requests, at most MAX_REQUESTS, evenly from all items.
 
     Raises:
         InputError: no item can be read.
     """
     items, requests = load.items, []
-    for i in range(0, len(items), -(-len(items) // MOST)):
+    for i in range(0, len(items), -(-len(items) // MAX_REQUESTS)):
         with contextlib.suppress(ValueError, OSError):
             raw, _ = items.fetch(i)
-            requests.append(clients.written(load.found.name, raw, str(load.found.about.kind)))
+            requests.append(clients.encode(load.found.name, raw, str(load.found.about.kind)))
     if not requests:
         raise InputError("--input holds nothing that can be read.")
     return requests
 
 
-def answered_alone(port: int, requests: Sequence[bytes]) -> tuple[list[bytes], list[Any]]:
-    """The requests that are not refused, and what each is told when nobody else asks.
-
-    Raises:
-        InputError: all are refused.
-    """
-    answers = clients.each_once(port, requests)
-    fine = [answer for answer in answers if answer.status == 200]
-    if not fine:
-        reason = json.loads(answers[0].body)["error"]
-        raise InputError(f"the server refused all of --input, and said: {reason}")
-    return [requests[answer.request] for answer in fine], [report.told(answer) for answer in fine]
-
-
-def settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
-    """One by one, and batches for each number of clients, on both kinds of kernels."""
+def make_settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
+    """Returns one by one, and batches for each number of clients, on both kinds of kernels."""
     return [
         Setting(onednn, *rest)
         for onednn in KERNELS
@@ -117,33 +103,47 @@ def settings(max_batch: int, counts: Sequence[int]) -> list[Setting]:
     ]
 
 
-def asked(
-    every: Sequence[Setting],
-    ports: dict[tuple[bool, int], int],
+def answered(port: int, requests: Sequence[bytes]) -> tuple[list[bytes], list[Any]]:
+    """Returns the requests that are not refused, and their predictions one by one.
+
+    Raises:
+        InputError: all are refused.
+    """
+    answers = clients.send_each_once(port, requests)
+    fine = [answer for answer in answers if answer.status == 200]
+    if not fine:
+        reason = json.loads(answers[0].body)["error"]
+        raise InputError(f"the server refused all of --input, and said: {reason}")
+    return [requests[answer.request] for answer in fine], list(map(report.prediction, fine))
+
+
+def measure(
+    settings: Sequence[Setting],
+    ports: Mapping[tuple[bool, int], int],
     requests: Sequence[bytes],
     seconds: float,
 ) -> dict[Setting, list[list[Answer]]]:
-    """The answers of each round, for each setting.
+    """Returns the answers of each round, for each setting.
 
     Raises:
         ConnectionError: a server closed a connection.
     """
-    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in every}
-    for setting in every:
-        clients.for_a_while(ports[setting.server], requests, setting.clients, min(1, seconds), -1)
+    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in settings}
+    for setting in settings:
+        clients.send_for(ports[setting.server], requests, setting.clients, min(1, seconds), -1)
     for turn in range(ROUNDS):
-        for setting in every if turn % 2 else every[::-1]:
+        for setting in settings if turn % 2 else settings[::-1]:
             port = ports[setting.server]
-            found = clients.for_a_while(port, requests, setting.clients, seconds, turn)
+            found = clients.send_for(port, requests, setting.clients, seconds, turn)
             answers[setting].append(found)
     return answers
 
 
 @contextlib.contextmanager
-def running(
+def servers(
     kinds: set[tuple[bool, int]], flags: Sequence[str], folder: Path
 ) -> Iterator[dict[tuple[bool, int], int]]:
-    """A server each of (oneDNN's kernels, max_batch); gives their ports.
+    """Runs a server for each pair of oneDNN's kernels and max_batch; yields their ports.
 
     Raises:
         DataError: one does not start.
@@ -171,8 +171,8 @@ def running(
 
 
 @contextlib.contextmanager
-def told_if_closed(folder: Path) -> Iterator[None]:
-    """A connection that the server closes is an error for people."""
+def naming_logs(folder: Path) -> Iterator[None]:
+    """Turns the error of a connection that a server closes into one that names its log."""
     try:
         yield
     except ConnectionError as error:

@@ -1,4 +1,4 @@
-"""What came of asking a server: whether all was answered, rightly, how often and how soon."""
+"""Reports on a server: whether all was answered, and rightly, how often and how soon."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from app.errors import DONE, NUMBERS
 from app.tools.serving.clients import Answer
 
-CLOSE = 1e-4  # that a number may differ from the one that was given alone
+TOLERANCE = 1e-4  # that a number may differ from the one that was answered without other requests
 
 
 class Setting(NamedTuple):
-    """What is measured: a server, and how many ask it."""
+    """What is measured: a server, and the number of its clients."""
 
     onednn: bool
     max_batch: int
@@ -29,8 +29,8 @@ class Setting(NamedTuple):
         return self.onednn, self.max_batch
 
 
-def told(answer: Answer) -> Any:
-    """What an answer says: numbers by the names of classes, so that their order does not matter."""
+def prediction(answer: Answer) -> Any:
+    """Returns what an answer predicts, as numbers by class where it has classes, in any order."""
     (row,) = json.loads(answer.body)["predictions"]
     if isinstance(row, dict) and {"classes", "scores"} <= set(row):
         return dict(zip(row["classes"], row["scores"], strict=True))
@@ -38,35 +38,42 @@ def told(answer: Answer) -> Any:
 
 
 def agrees(one: Any, other: Any) -> bool:
-    """Whether two answers tell the same, but for rounding."""
+    """Whether two predictions are the same, but for rounding."""
     if isinstance(one, dict) and isinstance(other, dict):
         return set(one) == set(other) and all(agrees(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(agrees, one, other))
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= CLOSE
+        return abs(one - other) <= TOLERANCE
     return type(one) is type(other) and one == other
 
 
-def measured(
-    setting: Setting, rounds: Sequence[Sequence[Answer]], seconds: float, alone: Sequence[Any]
+def summarize(
+    setting: Setting, rounds: Sequence[Sequence[Answer]], seconds: float, expected: Sequence[Any]
 ) -> dict[str, Any]:
-    """A row of the report: speeds of the rounds, their median, percentiles over all answers."""
-    every = [answer for found in rounds for answer in found]
-    fine = [answer for answer in every if answer.status == 200]
+    """Returns a row: the speeds of the rounds, their median, percentiles over all answers.
+
+    Args:
+        setting: that was measured.
+        rounds: the answers of each round.
+        seconds: of a round.
+        expected: predictions, by request.
+    """
+    answers = [answer for found in rounds for answer in found]
+    fine = [answer for answer in answers if answer.status == 200]
     speeds = [sum(a.status == 200 and a.end <= seconds for a in r) / seconds for r in rounds]
-    taken = [1e3 * (a.end - a.begin) for a in fine] or [float("nan")]
-    p50, p90, p99 = np.percentile(taken, [50, 90, 99])
+    latencies = [1e3 * (a.end - a.begin) for a in fine] or [float("nan")]
+    p50, p90, p99 = np.percentile(latencies, [50, 90, 99])
     return {
         **setting._asdict(), "answers_per_second": statistics.median(speeds), "rounds": speeds,
         "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "answers": len(fine),
-        "refused": len(every) - len(fine),
-        "wrong": sum(not agrees(told(a), alone[a.request]) for a in fine),
+        "refused": len(answers) - len(fine),
+        "wrong": sum(not agrees(prediction(a), expected[a.request]) for a in fine),
     }  # fmt: skip
 
 
 def heading() -> str:
-    """Of the table."""
+    """Returns the first line of the table."""
     return (
         f"{'oneDNN':>6} {'max batch':>9} {'clients':>7} {'answers/s':>9} {'p50 ms':>8} "
         f"{'p90 ms':>8} {'p99 ms':>8} {'answers':>8} {'refused':>7} {'wrong':>5}"
@@ -74,7 +81,7 @@ def heading() -> str:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Of the table."""
+    """Returns a row as a line of the table."""
     return (
         f"{'on' if row['onednn'] else 'off':>6} {row['max_batch']:9} {row['clients']:7} "
         f"{row['answers_per_second']:9.1f} {row['p50_ms']:8.1f} {row['p90_ms']:8.1f} "
@@ -83,35 +90,35 @@ def line(row: dict[str, Any]) -> str:
 
 
 def advice(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The best settings on this machine, and what batches and cores are worth."""
+    """Names the best settings on this machine, and how much faster batches are."""
     batched = [row for row in rows if row["max_batch"] > 1 or row["clients"] > 1]
-    lone = [row for row in rows if row not in batched]
+    single = [row for row in rows if row not in batched]
     most = max(batched, key=lambda row: row["answers_per_second"])
     soonest = min(rows, key=lambda row: row["p50_ms"])
-    best = max(lone, key=lambda row: row["answers_per_second"])
-    turns = [a / b for a, b in zip(most["rounds"], best["rounds"], strict=True) if b]
+    best = max(single, key=lambda row: row["answers_per_second"])
+    ratios = [a / b for a, b in zip(most["rounds"], best["rounds"], strict=True) if b]
     return [
-        f"most a second: {called(most)}: {most['answers_per_second']:.1f} answers/s, p99 "
+        f"most a second: {command(most)}: {most['answers_per_second']:.1f} answers/s, p99 "
         f"{most['p99_ms']:.0f} ms",
-        f"soonest: {called(soonest)}: p50 {soonest['p50_ms']:.1f} ms",
-        f"most a second is {statistics.median(turns or [0]):.2f} times the best one by one "
-        f"({called(best)}: {best['answers_per_second']:.1f} answers/s); rounds "
-        f"{', '.join(f'{turn:.2f}' for turn in turns)}",
+        f"soonest: {command(soonest)}: p50 {soonest['p50_ms']:.1f} ms",
+        f"most a second is {statistics.median(ratios or [0]):.2f} times the best one by one "
+        f"({command(best)}: {best['answers_per_second']:.1f} answers/s); rounds "
+        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}",
     ]
 
 
-def called(row: dict[str, Any]) -> str:
-    """A setting as commands take it."""
+def command(row: dict[str, Any]) -> str:
+    """Returns the command that serves with a row's setting."""
     onednn, size = int(row["onednn"]), row["max_batch"]
-    who = "1 client" if row["clients"] == 1 else f"{row['clients']} clients"
-    return f"TF_ENABLE_ONEDNN_OPTS={onednn} ./run.sh serve --max_batch={size}, {who}"
+    clients = "1 client" if row["clients"] == 1 else f"{row['clients']} clients"
+    return f"TF_ENABLE_ONEDNN_OPTS={onednn} ./run.sh serve --max_batch={size}, {clients}"
 
 
-def verdict(rows: Sequence[dict[str, Any]]) -> int:
-    """The exit code: answers must all be there, and right."""
+def exit_code(rows: Sequence[dict[str, Any]]) -> int:
+    """Returns the exit code, and prints what is wrong: all must be answered, and rightly."""
     wrong, refused = (sum(row[name] for row in rows) for name in ("wrong", "refused"))
     if wrong:
-        print(f"error: {wrong} answers are not what the request got alone.", file=sys.stderr)
+        print(f"error: {wrong} answers are not what the request got by itself.", file=sys.stderr)
         return NUMBERS
     if refused:
         print(f"warning: {refused} requests were refused, as the queue was full.", file=sys.stderr)

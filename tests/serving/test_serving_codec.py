@@ -1,4 +1,4 @@
-"""JSON to tensors: every malformed body is one sentence."""
+"""JSON to tensors, where every malformed body is one sentence, and tensors to JSON."""
 
 import base64
 import io
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.serving import answers, examples, requests
-from app.serving.asked import Checks
-from app.serving.refusals import RequestError
-from app.serving.signatures import Signature, Spec
+from app.serving import codec
+from app.serving.errors import RequestError
+from app.serving.model import Signature, Spec
+from app.serving.tensors import InputCheck
 from input.raw import Limits
 
 pytestmark = pytest.mark.fast
@@ -36,7 +36,7 @@ ODD = signature(x=Spec("complex64", (None,)))
 SINGLE = Signature("single", "predict", {"text": Spec("string", ())}, {"class": Spec("string", ())})
 EXAMPLES = Signature("classify", "classify", {"inputs": Spec("string", (None,))}, ROWS)
 LIMITS = Limits(pixels=10_000, text=50)
-TEXTS, IMAGES, ANY = Checks("text", LIMITS), Checks("image", LIMITS), Checks(None, LIMITS)
+TEXTS, IMAGES, ANY = (InputCheck(kind, LIMITS) for kind in ("text", "image", None))
 
 
 def picture(kind="PNG", size=(8, 6)):
@@ -56,8 +56,8 @@ def huge_png(width, height):
     return b"\x89PNG\r\n\x1a\n" + others + struct.pack(">I", 0) + b"IDAT" + b"\0" * 8
 
 
-def predict(body, of, checks=ANY):
-    return requests.to_predict(requests.parse(body), of, checks)
+def predict(body, of, check=ANY):
+    return codec.decode_predict(codec.parse(body), of, check)
 
 
 def of(key, value):
@@ -178,12 +178,12 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(
-    ("body", "signature", "checks", "told"), MALFORMED, ids=range(len(MALFORMED))
+    ("body", "signature", "check", "reason"), MALFORMED, ids=range(len(MALFORMED))
 )
-def test_a_malformed_prediction_is_one_sentence(body, signature, checks, told):
+def test_a_malformed_prediction_is_one_sentence(body, signature, check, reason):
     with pytest.raises(RequestError) as caught:
-        predict(body, signature, checks)
-    assert told in caught.value.sentence
+        predict(body, signature, check)
+    assert reason in caught.value.sentence
     must_be_a_sentence(caught.value)
 
 
@@ -209,11 +209,11 @@ CLASSIFY = [
 ]
 
 
-@pytest.mark.parametrize(("given", "checks", "told"), CLASSIFY, ids=range(len(CLASSIFY)))
-def test_a_malformed_example_is_one_sentence(given, checks, told):
+@pytest.mark.parametrize(("given", "check", "reason"), CLASSIFY, ids=range(len(CLASSIFY)))
+def test_a_malformed_example_is_one_sentence(given, check, reason):
     with pytest.raises(RequestError) as caught:
-        examples.to_classify(given, EXAMPLES, checks)
-    assert told in caught.value.sentence
+        codec.decode_examples(given, EXAMPLES, check)
+    assert reason in caught.value.sentence
     must_be_a_sentence(caught.value)
 
 
@@ -221,17 +221,17 @@ def must_be_a_sentence(error):
     assert error.status == 400
     assert error.sentence.endswith(".") and "\n" not in error.sentence
     assert len(error.sentence) < 300
-    assert json.loads(answers.problem(error.sentence)) == {"error": error.sentence}
+    assert json.loads(error.body) == {"error": error.sentence}
 
 
 def test_rows_and_columns_are_the_same_tensors():
     rows = predict(b'{"instances": [{"a": 1, "b": "t"}, {"a": 2.5, "b": {"b64": "AP8"}}]}', TWO)
     columns = predict(b'{"inputs": {"a": [1, 2.5], "b": ["t", {"b64": "AP8="}]}}', TWO)
-    for asked in (rows, columns):
-        assert asked.tensors["a"].tolist() == [1, 2.5] and asked.tensors["a"].dtype == np.float32
-        assert asked.tensors["b"].tolist() == [b"t", b"\x00\xff"]
-        assert asked.rows == 2 and asked.sizes is None
-    assert rows.is_row and not columns.is_row
+    for inputs in (rows, columns):
+        assert inputs.tensors["a"].tolist() == [1, 2.5] and inputs.tensors["a"].dtype == np.float32
+        assert inputs.tensors["b"].tolist() == [b"t", b"\x00\xff"]
+        assert inputs.rows == 2 and inputs.sizes is None
+    assert rows.by_rows and not columns.by_rows
 
 
 def test_a_plain_value_and_a_named_one_are_the_same():
@@ -246,30 +246,63 @@ def test_texts_have_sizes():
     assert predict(of("instances", ["a", "four", "\u00e4"]), TEXT, TEXTS).sizes == [1, 4, 2]
 
 
-def test_floats_may_be_what_json_lacks():
-    asked = predict(b'{"instances": [NaN, Infinity, -Infinity, 3]}', NUMBER)
-    np.testing.assert_array_equal(asked.tensors["x"], [np.nan, np.inf, -np.inf, 3])
+def test_floats_may_be_nan_and_infinite():
+    inputs = predict(b'{"instances": [NaN, Infinity, -Infinity, 3]}', NUMBER)
+    np.testing.assert_array_equal(inputs.tensors["x"], [np.nan, np.inf, -np.inf, 3])
 
 
 def test_a_scalar_is_not_computed_with_others():
-    asked = predict(b'{"inputs": {"text": "a good film"}}', SINGLE, TEXTS)
-    assert asked.rows is None and asked.tensors["text"].item() == b"a good film"
+    inputs = predict(b'{"inputs": {"text": "a good film"}}', SINGLE, TEXTS)
+    assert inputs.rows is None and inputs.tensors["text"].item() == b"a good film"
 
 
 def test_pictures_pass():
     files = [picture(), picture("JPEG")]
-    asked = predict(of("instances", [coded(file) for file in files]), IMAGE, IMAGES)
-    assert asked.tensors["image_bytes"].tolist() == files
+    inputs = predict(of("instances", [coded(file) for file in files]), IMAGE, IMAGES)
+    assert inputs.tensors["image_bytes"].tolist() == files
 
 
 def test_examples_hold_their_features_and_the_context():
     import tensorflow as tf
 
     given = {"context": {"c": "all"}, "examples": [{"x": [1, 2], "y": 0.5, "z": coded(b"\xff")}]}
-    asked = examples.to_classify(given, EXAMPLES, ANY)
-    example = tf.train.Example.FromString(asked.tensors["inputs"][0])
+    inputs = codec.decode_examples(given, EXAMPLES, ANY)
+    example = tf.train.Example.FromString(inputs.tensors["inputs"][0])
     found = example.features.feature
     assert list(found["x"].int64_list.value) == [1, 2]
     assert list(found["y"].float_list.value) == [0.5]
     assert list(found["z"].bytes_list.value) == [b"\xff"]
     assert list(found["c"].bytes_list.value) == [b"all"]
+
+
+def encode(outputs, verb="predict", by_rows=True):
+    return codec.encode(verb, outputs, by_rows)
+
+
+def test_answers_are_written_as_tensorflow_serving_does():
+    one = {"y": np.array([0.2, np.nan, np.inf], np.float32)}
+    assert encode(one) == b'{"predictions":[0.2,NaN,Infinity]}'
+    assert encode(one, by_rows=False) == b'{"outputs":[0.2,NaN,Infinity]}'
+    raw = np.array([b"\xff\x00", b"a"], object)
+    two = {"raw_bytes": raw, "name": raw[::-1], "n": np.array([[1], [2]], np.int64)}
+    assert json.loads(encode(two))["predictions"] == [
+        {"raw_bytes": {"b64": "/wA="}, "name": "a", "n": [1]},
+        {"raw_bytes": {"b64": "YQ=="}, "name": "\ufffd\x00", "n": [2]},
+    ]
+    assert set(json.loads(encode(two, by_rows=False))["outputs"]) == set(two)
+
+
+def test_outputs_without_rows_are_an_error():
+    with pytest.raises(RequestError, match="no row per instance"):
+        encode({"y": np.float32(1)[()].reshape(())})
+
+
+def test_classes_and_scores_are_pairs():
+    scores, classes = np.array([[0.75, 0.25]], np.float32), np.array([[b"good", b"bad"]], object)
+    answer = encode({"scores": scores, "classes": classes}, "classify")
+    assert json.loads(answer) == {"results": [[["good", 0.75], ["bad", 0.25]]]}
+    assert json.loads(encode({"scores": scores}, "classify")) == {
+        "results": [[["", 0.75], ["", 0.25]]]
+    }
+    answer = encode({"outputs": np.array([[2.5], [3]], np.float32)}, "regress")
+    assert json.loads(answer) == {"results": [2.5, 3.0]}
