@@ -188,12 +188,12 @@ def test_every_kind_of_image_is_the_same_to_all(
             difference = np.abs(seen - wanted) * shallow.data.std * 255  # of 256 shades
             assert difference.max() <= (14 if content.startswith(b"\xff\xd8") else 1.01), name
             assert difference.mean() <= 2, name
-    lying = rows["PNG held 1"]["probabilities"], rows["PNG held 6"]["probabilities"]
-    assert lying[0] != lying[1]  # else nothing was shown
+    sideways = rows["PNG held 1"]["probabilities"], rows["PNG held 6"]["probabilities"]
+    assert sideways[0] != sideways[1]  # else the test would prove nothing
 
 
 def must_show_it_as_a_viewer_does(signatures):
-    """A photo that is stored lying, with transparent parts: upright, on white."""
+    """A photo that is stored sideways, with transparent parts: upright, on white."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, [40, 64, 4], np.uint8))
     exif = Image.Exif()
     exif[0x112] = 6
@@ -204,8 +204,8 @@ def must_show_it_as_a_viewer_does(signatures):
     seen = signatures["serving_default"](image_bytes=tf.constant([file.getvalue()]))["scores"]
     wanted = signatures["arrays"](images=np.array(image)[None])["scores"]
     assert np.allclose(seen, wanted, atol=1e-3)
-    lying = signatures["arrays"](images=np.array(image).swapaxes(0, 1)[None])["scores"]
-    assert not np.allclose(seen, lying, atol=1e-3)  # else nothing was shown
+    sideways = signatures["arrays"](images=np.array(image).swapaxes(0, 1)[None])["scores"]
+    assert not np.allclose(seen, sideways, atol=1e-3)  # else the test would prove nothing
 
 
 def must_run_in_a_session(folder, raw, signatures):

@@ -219,8 +219,8 @@ def failing(number):
 
 
 def test_a_sound_workdir_is_left_as_it_was(tmp_path):
-    for place in (tmp_path, tmp_path / "not" / "yet"):
-        assert storage.workdir(place).level == "ok"
+    for path in (tmp_path, tmp_path / "not" / "yet"):
+        assert storage.workdir(path).level == "ok"
         assert not list(tmp_path.iterdir())
 
 
