@@ -38,7 +38,7 @@ def draw(spans: Sequence[Span], stages: int, title: str, path: Path) -> None:
         left, width = (span.begin - begin) * 1e3, (span.end - span.begin) * 1e3
         kind, shade = span.task.kind, span.task.part // stages % 2
         axes.barh(
-            span.stage, width, left=left, height=0.86, edgecolor="white", linewidth=0.8,
+            span.stage, width, left=left, height=0.86, edgecolor="white", linewidth=0.5,
             color=FILLS[kind][shade], antialiased=False,
         )  # fmt: skip
         if width > NARROWEST * total:

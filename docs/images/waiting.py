@@ -1,6 +1,6 @@
 """A model whose blocks only wait: its trace shows a pipeline as on devices of their own.
 
-Each of 8 blocks waits 10 ms forward and 20 ms backward, which takes no core of this machine, so
+Each of 8 blocks waits 30 ms forward and 60 ms backward, which takes no core of this machine, so
 four stages do not compete for two cores. Threads, messages and the schedule are those of training.
 """
 
@@ -18,7 +18,7 @@ from input.images import Images
 class Waiting:
     """8 blocks that wait, and a head that classifies."""
 
-    milliseconds: float = 10.0  # of a block's forward pass; its backward pass takes twice as long
+    milliseconds: float = 30.0  # of a block's forward pass; its backward pass takes twice as long
 
     def blocks(self, num_classes: int) -> list[Any]:
         """Returns the blocks, the head in the last."""
