@@ -13,7 +13,9 @@ TEXT = (ROOT / "docs" / "layouts.md").read_text()
 SNIPPETS = re.findall(r"```python\n# (\w+)\.py\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize(("name", "code", "printed"), SNIPPETS, ids=lambda value: value[:10])
+@pytest.mark.parametrize(
+    ("name", "code", "printed"), SNIPPETS, ids=[name for name, _, _ in SNIPPETS]
+)
 def test_a_snippet_prints_what_stands_below_it(name, code, printed):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
