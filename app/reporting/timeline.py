@@ -7,44 +7,63 @@ from pathlib import Path
 
 from app.parallel.pipeline import Span
 
-COLORS = {"F": ("#4c78a8", "#9ecae9"), "B": ("#54a24b", "#b5e3a0")}  # even, odd chunks
+NAMES = {"F": "forward", "B": "backward"}
+FILLS = {"F": ("#2f6db3", "#8fbce6"), "B": ("#f0a030", "#f8d59b")}  # even, odd chunks
+INKS = {"F": ("white", "black"), "B": ("black", "black")}
+IDLE = "#eeeeee"
+INCHES = 10.5  # width of the picture
+NARROWEST = 0.012  # share of the step: a task that took less has no room for its number
 
 
 def bubble(spans: Sequence[Span], stages: int) -> float:
-    """The share of the stages' time, from the first task's begin to the last one's end, idle."""
+    """Returns the idle share of the stages' time, from the first task's begin to the last's end."""
     seconds = max(s.end for s in spans) - min(s.begin for s in spans)
     return 1 - sum(s.end - s.begin for s in spans) / (stages * seconds)
 
 
 def draw(spans: Sequence[Span], stages: int, title: str, path: Path) -> None:
-    """Writes the picture, a row a stage, in the format of `path`'s suffix."""
+    """Writes the picture, a row for each stage, in the format of `path`'s suffix."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     begin = min(s.begin for s in spans)
-    figure = Figure(figsize=(14, 1.2 + 0.7 * stages), layout="constrained")
+    total = (max(s.end for s in spans) - begin) * 1e3
+    figure = Figure(figsize=(INCHES, 1.5 + 0.55 * stages), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    axes.barh(range(stages), total, height=0.86, color=IDLE)
     for span in spans:
         left, width = (span.begin - begin) * 1e3, (span.end - span.begin) * 1e3
-        chunk = span.task.part // stages
+        kind, shade = span.task.kind, span.task.part // stages % 2
         axes.barh(
-            span.stage, width, left=left, height=0.9, edgecolor="white", linewidth=0.6,
-            color=COLORS[span.task.kind][chunk % 2],
+            span.stage, width, left=left, height=0.86, edgecolor="white", linewidth=0.5,
+            color=FILLS[kind][shade], antialiased=False,
         )  # fmt: skip
-        axes.text(
-            left + width / 2, span.stage, str(span.task.micro_batch), ha="center", va="center",
-            fontsize=8, clip_on=True,
-        )  # fmt: skip
-    axes.set_yticks(range(stages), [f"stage {s}" for s in range(stages)])
+        if width > NARROWEST * total:
+            axes.text(
+                left + width / 2, span.stage, str(span.task.micro_batch), ha="center",
+                va="center_baseline", fontsize=11, color=INKS[kind][shade], clip_on=True,
+            )  # fmt: skip
+    axes.set_yticks(range(stages), [f"stage {s}" for s in range(stages)], fontsize=12)
     axes.set_ylim(stages - 0.5, -0.5)
-    axes.set_xlim(0, (max(s.end for s in spans) - begin) * 1e3)
-    axes.set_xlabel("milliseconds; the number is the micro-batch")
-    axes.set_title(title)
-    names = {"F": "forward", "B": "backward"}
-    axes.legend(
-        handles=[Patch(color=COLORS[k][0], label=n) for k, n in names.items()],
-        loc="upper left", bbox_to_anchor=(1, 1),
+    axes.set_xlim(0, total)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=11)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("milliseconds; each number is a micro-batch", fontsize=12)
+    figure.suptitle(title, fontsize=14)
+    shades = 1 + any(s.task.part >= stages for s in spans)
+    patches = [
+        Patch(color=FILLS[kind][i], label=name if shades == 1 else f"{name}, {chunks} chunk")
+        for kind, name in NAMES.items()
+        for i, chunks in enumerate(("even", "odd")[:shades])
+    ]
+    figure.legend(
+        handles=[*patches, Patch(color=IDLE, label="idle: the bubble")],
+        loc="outside lower center", ncols=len(patches) + 1, frameon=False, fontsize=11,
+        handlelength=1.5, columnspacing=1.5,
     )  # fmt: skip
-    figure.savefig(path, dpi=120)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(path, dpi=100)

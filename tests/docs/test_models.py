@@ -1,0 +1,23 @@
+"""Runs the layer that docs/models.md splits into shares."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ranks import ROOT
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("shares", [1, 3])
+def test_shares_add_up(shares):
+    text = (ROOT / "docs" / "models.md").read_text()
+    names: dict = {}
+    exec(re.search(r"```python\n(def mlp\(.*?)```", text, re.DOTALL)[1], names)
+    layer = names["mlp"](width=4, columns=7, shares=shares)
+    x = tf.ones([2, 4])
+    y = layer(x)
+    each = [share(x) for share in layer.shares]
+    assert len(each) == shares
+    np.testing.assert_allclose(y, np.sum(each, 0), rtol=1e-5, atol=1e-6)
