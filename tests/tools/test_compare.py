@@ -105,7 +105,7 @@ def test_compare_writes_a_report_and_goes_on_with_it(user):
     page = (user / "side/compare.html").read_text()
     assert page.count("<svg") == 2 and "One of the 2 workers is slowed" in page
     assert "at 3 a device-hour" in page and (user / "side/compare.png").stat().st_size > 10_000
-    # The same folder again: finished runs are kept, another rule is run, if its conditions are the same.
+    # The same folder again: finished runs are kept, another rule is run, if conditions agree.
     written = (user / "side/sync/result.json").stat().st_mtime
     done = compare(user, *flags, "--updates=sync,local:5", "--slowdown=2")
     assert done.returncode == 0, done.stderr[-3000:]
