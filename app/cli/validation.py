@@ -95,15 +95,15 @@ def validate_stages(experiment: Experiment, layout: Layout) -> None:
     p, c, t = layout.stages, layout.chunks, layout.tensor
     if min(p, c, t) < 1:
         raise UsageError(f"--stages ({p}), --chunks ({c}) and --tensor ({t}) must be at least 1.")
-    if t > 1 and "shares" not in inspect.signature(experiment.model.blocks).parameters:
+    if t > 1 and "shards" not in inspect.signature(experiment.model.blocks).parameters:
         raise UsageError(
             f"--tensor={t} splits layers, but {type(experiment.model).__name__} cannot be split: "
-            "its blocks() takes no `shares`; cut it with --stages instead."
+            "its blocks() takes no `shards`; cut it with --stages instead."
         )
-    for layer, items in getattr(experiment.model, "shareable", {}).items():
+    for layer, items in getattr(experiment.model, "shardable", {}).items():
         if t > items:
             raise UsageError(
-                f"{layer} has {items} parts to share, fewer than --tensor={t}: set at most "
+                f"{layer} has {items} parts to split, fewer than --tensor={t}: set at most "
                 f"--tensor={items}."
             )
     if t > 1 and layout.exact:

@@ -54,7 +54,7 @@ class Outcome:
 
 
 def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator[Layout]:
-    """The matrix: processes x stages x schedule, recomputation, shares; the serial run first."""
+    """The matrix: processes x stages x schedule, recomputation, shards; the serial run first."""
     serial = Layout(exact=wanted.exact)
     yield serial
     both = sorted({1, wanted.processes})
@@ -204,7 +204,7 @@ def describe(layout: Layout) -> str:
     if layout.stages > 1:
         words.append(layout.schedule + (f" x {layout.chunks} chunks" if layout.chunks > 1 else ""))
     if layout.tensor > 1:
-        words.append(f"{layout.tensor} shares")
+        words.append(f"{layout.tensor} shards")
     if layout.recompute:
         words.append("recompute")
     return ", ".join(words)

@@ -17,7 +17,7 @@ from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
 from app.training.state import State
 from models import ModelError, blocks
-from models.shares import Shared
+from models.shards import Sharded
 
 RATE, STEPS = 0.05, 3
 BOTH = keras.regularizers.L1L2(0.03, 0.02)  # two uses of a tensor: their order shows in the bits
@@ -250,16 +250,16 @@ class Piece(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Split:
-    """A sum of shares that have what `extra` says, before a layer that is not split."""
+    """A sum of shards that have what `extra` says, before a layer that is not split."""
 
     extra: str = ""
 
-    def blocks(self, num_classes, shares=1):
+    def blocks(self, num_classes, shards=1):
         extra = {self.extra: "max_norm" if "constraint" in self.extra else BOTH}
         extra = extra if self.extra else {}
         return [
             keras.layers.GlobalAveragePooling2D(name="pool"),
-            Shared(lambda i, name: Piece(i, name, **extra), 4, shares, name="shared"),
+            Sharded(lambda i, name: Piece(i, name, **extra), 4, shards, name="shared"),
             keras.layers.Dense(num_classes, kernel_regularizer=BOTH, name="head"),
         ]
 
