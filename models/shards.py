@@ -102,10 +102,10 @@ class Sharded(keras.layers.Layer):
 
 
 def nested_layers(block: keras.Layer) -> list[keras.Layer]:
-    """Returns a block and all layers inside it, in the order in which they were assigned.
+    """Returns a block and all layers inside it, in Keras' order.
 
-    Keras has no public way to list the layers inside a layer, so this is the only place that uses
-    its private one. Initial weights depend on the order (`blocks.build`): a test pins it.
+    Keras has no public way to list the layers inside a layer: this is the only use of the private
+    one. Initial weights depend on the order (`blocks.build`), so a test pins it.
     """
     return list(block._flatten_layers())
 

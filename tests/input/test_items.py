@@ -12,12 +12,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input import InputError, items, pixels
-from input.images import Images
+from input import InputError, items
+from input.images import preprocessing
 from input.raw import Limits
 
 pytestmark = pytest.mark.fast
-SMALL = Images("synthetic", size=8)
+SMALL = preprocessing.Preprocessing(8, "none", mean=(0.5,) * 3, std=(0.2,) * 3)
 
 
 def encoded(kind="PNG", size=(5, 4)):
@@ -66,13 +66,13 @@ def test_what_can():
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_the_graph_looks_at_headers_too(kind):
     image = encoded(kind, (50, 40))
-    seen = pixels.evaluation(SMALL, tf.constant(image), 2000)
-    assert np.array_equal(seen, pixels.evaluation(SMALL, tf.constant(image)))
+    seen = SMALL.evaluation(tf.constant(image), 2000)
+    assert np.array_equal(seen, SMALL.evaluation(tf.constant(image)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1999 pixels"):
-        pixels.evaluation(SMALL, tf.constant(image), 1999)
+        SMALL.evaluation(tf.constant(image), 1999)
     for other in (b"", b"a text of no image at all", b"GIF89a" + bytes(40)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
-            pixels.evaluation(SMALL, tf.constant(other), 2000)
+            SMALL.evaluation(tf.constant(other), 2000)
 
 
 def test_a_folder_holds_every_file_in_order(tmp_path):
@@ -254,7 +254,7 @@ def test_no_input(tmp_path, name, kind, told):
 def test_a_decoded_image_becomes_what_its_file_becomes(tiny):
     data = tiny.data.open("")
     raw = data.held_out.fetch([0])[0][0]
-    image = pixels.decode(tf.constant(raw))
+    image = preprocessing.decode(tf.constant(raw))
     of_file = data.preprocess(tf.constant([raw]), Limits())
     assert np.array_equal(data.preprocess_arrays(image[tf.newaxis]), of_file)
     (evaluated, *_), *_ = data.evaluation(1, range(1))

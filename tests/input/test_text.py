@@ -12,10 +12,10 @@ import tensorflow as tf
 from app.cli.overrides import override
 from app.recovery import heartbeat
 from app.training import opening
-from input import InputError, baseline, text_set
+from input import InputError
 from input.order import split_of
-from input.text import Text
-from input.wordpiece import WordPiece
+from input.text import Text, text_set
+from input.text.wordpiece import WordPiece
 
 BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 
@@ -89,7 +89,7 @@ def test_a_saved_graph_gives_the_same_ids(tmp_path, is_split):
 def test_the_locale_is_no_part_of_it(tmp_path):
     words = [*MARKS, "i", "##i", "##\u0307", "I", "\u0131", "x"]
     with_vocabulary(tmp_path, words, strip_accents=False)
-    code = "import sys, pathlib; from input.wordpiece import WordPiece; "
+    code = "import sys, pathlib; from input.text.wordpiece import WordPiece; "
     code += "print(WordPiece(pathlib.Path(sys.argv[1]), 16)(['I I \u0130']))"
     answers = {
         locale: subprocess.run(
@@ -363,13 +363,13 @@ def test_the_baseline_stands_beside_the_result(sentences, train):
     baseline = result["baseline"]
     assert baseline["examples"] == result["metrics"]["test"]["examples"]
     assert 0 <= baseline["accuracy"] <= 1
-    assert text_set.open_splits(sentences.data, "")[2] == "test"
+    assert sentences.data.open("").evaluation_split == "test"
 
 
 def test_a_baseline_that_cannot_learn_loses_no_result(sentences):
     data = sentences.data.open("")
     data.training.fetch = lambda ids: ([b"a b" for _ in ids], data.training.labels[: len(ids)])
-    assert "vocabulary" in baseline.tf_idf(data.training, data.held_out)["error"]
+    assert "vocabulary" in text_set.tf_idf(data.training, data.held_out)["error"]
 
 
 def test_an_evaluation_text_without_a_label_is_named(sentences):

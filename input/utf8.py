@@ -1,12 +1,12 @@
-"""A text file as it is to be read: UTF-8 with line feeds, at any place, whatever it is stored as.
+"""Opens text files as seekable UTF-8 with line feeds, however they are stored.
 
     pipe            copied
-    .gz .bz2 .xz    unpacked
-    UTF-16, UTF-32  written again as UTF-8
+    .gz .bz2 .xz    decompressed
+    UTF-16, UTF-32  recoded as UTF-8
     old Mac lines   carriage returns without line feeds become line feeds
 
-What is needed for that is a temporary file, which is gone with the process. All is judged by the
-content; the name says only which kind of rows it has.
+The results are temporary files, which end with the process. How a file is stored is found by its
+content, not by its name.
 """
 
 from __future__ import annotations
@@ -24,14 +24,7 @@ from typing import IO, Any
 
 from input import InputError
 
-FORMS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl",
-         ".ndjson": "jsonl", ".json": "jsonl"}  # fmt: skip
-PACKED = (".gz", ".bz2", ".xz")
-# Files of other programs that people give for a table: a sentence, where their bytes are seen.
-OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow", ".zip", ".zst", ".pkl")
-MARK = codecs.BOM_UTF8  # of byte order, at the start of a file in UTF-8
-
-_BLOCK = 2**20
+_BLOCK = 2**20  # bytes
 _OPENERS: tuple[tuple[bytes, Any], ...] = (
     (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)
 )  # fmt: skip
@@ -42,28 +35,14 @@ _ENCODINGS = (  # UTF-32's mark begins with UTF-16's
 _FOREIGN = (
     (b"PAR1", "a Parquet file"), (b"ARROW1", "an Arrow file"), (b"FEA1", "a Feather file"),
     (b"PK\x03\x04", "a ZIP archive, as spreadsheets are"), (b"%PDF", "a PDF document"),
-    (b"\xd0\xcf\x11\xe0", "an old Office document"), (b"\x28\xb5\x2f\xfd", "packed with Zstandard"),
-    (b"SQLite format 3", "a database"), (b"\x80\x04\x95", "a Python pickle"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"), (b"SQLite format 3", "a database"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"), (b"\x80\x04\x95", "a Python pickle"),
     (b"version https://git-lfs", "a pointer that git-lfs left in the place of the file"),
 )  # fmt: skip
 
 
-def form_of(path: Path) -> str | None:
-    """Which rows a file has by its name: txt, csv, tsv or jsonl; None: it does not say."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return FORMS.get(suffixes[-1]) if suffixes else None
-
-
-def is_file_name(text: str) -> bool:
-    """Whether a name is that of a file of texts, or of one that people take for it."""
-    path = Path(text)
-    return form_of(path) is not None or path.suffix.lower() in OTHERS
-
-
-def opened(path: Path) -> IO[bytes]:
-    """Opens a file to be read at any place.
+def open_utf8(path: Path) -> IO[bytes]:
+    """Opens a file for reading at any offset.
 
     Raises:
         OSError: it cannot be read.
@@ -71,18 +50,20 @@ def opened(path: Path) -> IO[bytes]:
     """
     file: IO[bytes] = path.open("rb")
     if not path.is_file():
-        file = _copied(_blocks(file))
+        file = _copy(_blocks(file))
     while opener := next((o for magic, o in _OPENERS if _head(file).startswith(magic)), None):
-        file = _unpacked(path, opener, file)
+        file = _decompress(path, opener, file)
     head = _head(file)
     for magic, name in _FOREIGN:
         if head.startswith(magic):
             raise InputError(
                 f"{path} is {name}: save its table as .csv, .tsv or .jsonl in UTF-8, and name that."
             )
-    encoding = next((name for mark, name in _ENCODINGS if head.startswith(mark)), _guessed(head))
+    encoding = next(
+        (name for mark, name in _ENCODINGS if head.startswith(mark)), _guess_encoding(head)
+    )
     if encoding:
-        file = _recoded(path, file, encoding)
+        file = _recode(path, file, encoding)
     elif b"\0" in head:
         raise InputError(f"{path} is no text: it holds zero bytes. Give a text file in UTF-8.")
     return _with_line_feeds(file)
@@ -95,8 +76,8 @@ def _head(file: IO[bytes]) -> bytes:
     return head
 
 
-def _guessed(head: bytes) -> str | None:
-    """UTF-16 without a mark: every other byte of plain Latin text is zero."""
+def _guess_encoding(head: bytes) -> str | None:
+    """Recognises UTF-16 without a byte-order mark: every other byte of Latin text is zero."""
     half = len(head) // 2
     for place, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if half > 1 and head[place::2].count(0) > 0.4 * half and not head[1 - place :: 2].count(0):
@@ -109,26 +90,28 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def _copied(blocks: Iterator[bytes]) -> IO[bytes]:
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - as long as whoever opened it wants
+def _copy(blocks: Iterator[bytes]) -> IO[bytes]:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     for block in blocks:
         copy.write(block)
     copy.seek(0)
     return copy
 
 
-def _unpacked(path: Path, opener: Any, file: IO[bytes]) -> IO[bytes]:
+def _decompress(path: Path, opener: Any, file: IO[bytes]) -> IO[bytes]:
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
-        with opener(file) as packed:
-            shutil.copyfileobj(packed, copy, _BLOCK)
+        with opener(file) as compressed:
+            shutil.copyfileobj(compressed, copy, _BLOCK)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
-        raise InputError(f"{path} cannot be unpacked ({error}): fetch or pack it again.") from None
+        raise InputError(
+            f"{path} cannot be unpacked ({error}): fetch it or compress it again."
+        ) from None
     copy.seek(0)
     return copy
 
 
-def _recoded(path: Path, file: IO[bytes], encoding: str) -> IO[bytes]:
+def _recode(path: Path, file: IO[bytes], encoding: str) -> IO[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
 
     def blocks() -> Iterator[bytes]:
@@ -137,7 +120,7 @@ def _recoded(path: Path, file: IO[bytes], encoding: str) -> IO[bytes]:
         yield decoder.decode(b"", final=True).encode()
 
     try:
-        return _copied(blocks())
+        return _copy(blocks())
     except UnicodeError as error:
         raise InputError(f"{path} is not {encoding.upper()} ({error}): save it as UTF-8.") from None
 
@@ -152,4 +135,4 @@ def _with_line_feeds(file: IO[bytes]) -> IO[bytes]:
     file.seek(0)
     if not has_returns:
         return file
-    return _copied(block.replace(b"\r", b"\n") for block in _blocks(file))
+    return _copy(block.replace(b"\r", b"\n") for block in _blocks(file))
