@@ -315,7 +315,7 @@ def _module(place: str) -> object:
                 f"--experiment: cannot import {place!r} ({error}): give a path to a .py file, or a "
                 "module on PYTHONPATH."
             ) from None
-    path = paths.of_user(place).resolve()
+    path = paths.expand_user(place).resolve()
     if not path.is_file():
         raise UsageError(f"--experiment: there is no file {path}.")
     # A name of its own: the file may be called as a package here or in the library is.

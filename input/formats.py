@@ -12,6 +12,7 @@ number of columns; else a quotation mark is an ordinary character.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -140,8 +141,9 @@ class Table(Lines):
 
     def spans(self) -> Iterator[Span]:
         """See the base class; finds the delimiter and the columns first."""
-        self.dialect = self._find_dialect()
-        reader = self.dialect.reader(self._lines())
+        self.delimiter = self._find_delimiter()
+        self.is_quoted = self.form == "csv" or self._is_quoted_tsv()
+        reader = _reader(self._lines(), self.delimiter, self.is_quoted)
         try:
             self.columns: list[str] = next(reader, [])
             self._check_columns()
@@ -156,7 +158,8 @@ class Table(Lines):
 
     def values(self, content: bytes) -> list[Any]:
         """See the base class."""
-        row = next(self.dialect.reader(map(_decode, io.BytesIO(content))))
+        lines = map(_decode, io.BytesIO(content))
+        row = next(_reader(lines, self.delimiter, self.is_quoted))
         if row == self.columns:
             raise ValueError(
                 "the row repeats the names of the columns, as where files were joined: remove it"
@@ -183,18 +186,15 @@ class Table(Lines):
                     "give one of them another name."
                 )
 
-    def _find_dialect(self) -> Dialect:
+    def _find_delimiter(self) -> str:
         if self.form == "tsv":
-            return Dialect("\t", self._is_quoted_tsv())
+            return "\t"
         for delimiter in DELIMITERS:
-            dialect = Dialect(delimiter, True)
-            try:
-                header: list[str] = next(dialect.reader(self._lines()), [])
-            except csv.Error:
-                continue
-            if set(self.fields) <= set(header):
-                return dialect
-        return Dialect(",", True)
+            with contextlib.suppress(csv.Error):
+                header: list[str] = next(_reader(self._lines(), delimiter), [])
+                if set(self.fields) <= set(header):
+                    return delimiter
+        return ","
 
     def _is_quoted_tsv(self) -> bool:
         widths, enclosed, open_ended = set(), 0, 0
@@ -210,24 +210,18 @@ class Table(Lines):
         if not enclosed + open_ended or (len(widths) == 1 and open_ended):
             return False
         try:
-            rows = Dialect("\t", True).reader(self._lines())
+            rows = _reader(self._lines(), "\t")
             return len({len(row) for row in rows if row}) == 1
         except csv.Error:
             return False
 
 
-class Dialect(NamedTuple):
-    """What separates the fields of a table, and whether quotation marks enclose them."""
-
-    delimiter: str
-    is_quoted: bool
-
-    def reader(self, lines: Iterable[str]) -> Any:
-        """Reads rows as lists of fields; raises csv.Error for lines of another dialect."""
-        csv.field_size_limit(2**31 - 1)  # of one text
-        if self.is_quoted:
-            return csv.reader(lines, delimiter=self.delimiter, strict=True)
-        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
+def _reader(lines: Iterable[str], delimiter: str, is_quoted: bool = True) -> Any:
+    """Reads rows as lists of fields; raises csv.Error for lines that are separated otherwise."""
+    csv.field_size_limit(2**31 - 1)  # of one text
+    if is_quoted:
+        return csv.reader(lines, delimiter=delimiter, strict=True)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
 def _decode(content: bytes) -> str:

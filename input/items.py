@@ -131,7 +131,7 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
     Raises:
         InputError: there is no such folder or file, or it holds nothing that can be predicted.
     """
-    path = paths.of_user(text)
+    path = paths.expand_user(text)
     if path.is_dir():
         if kind != "image":
             raise InputError(

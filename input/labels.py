@@ -109,7 +109,7 @@ def cached_count(source: Source, data_dir: str) -> list[int]:
     """Returns `count`, which is stored below `data_dir` for the next time."""
     about = f"{source.name(0)} {len(source)} {source.classes}"
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
-    path = paths.of_user(data_dir) / "label_counts" / f"{digest}.json"
+    path = paths.expand_user(data_dir) / "label_counts" / f"{digest}.json"
     if path.exists():
         stored: list[int] = json.loads(path.read_text())
         return stored

@@ -88,7 +88,7 @@ def pretrained(name: str, data_dir: str) -> Path:
         InputError: there is no such folder, or it was not prepared.
     """
     if name not in PRETRAINED:
-        folder = paths.of_user(name)
+        folder = paths.expand_user(name)
         if not folder.is_dir():
             raise InputError(
                 f"no folder {name!r}: give {', '.join(PRETRAINED)} or a folder with vocab.txt or "
@@ -112,4 +112,4 @@ def prepare_pretrained(name: str, data_dir: str) -> str:
 
 
 def _place(data_dir: str) -> Path:
-    return paths.of_user(data_dir) / "pretrained"
+    return paths.expand_user(data_dir) / "pretrained"

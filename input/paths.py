@@ -11,7 +11,7 @@ from pathlib import Path
 from input import InputError
 
 
-def of_user(text: str) -> Path:
+def expand_user(text: str) -> Path:
     """Expands `~` in a path that a user wrote; it stays if there is no home."""
     return Path(os.path.expanduser(text))  # Path.expanduser raises without a home
 

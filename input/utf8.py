@@ -15,7 +15,6 @@ import bz2
 import codecs
 import gzip
 import lzma
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -99,28 +98,18 @@ def _copy(blocks: Iterator[bytes]) -> IO[bytes]:
 
 
 def _decompress(path: Path, opener: Any, file: IO[bytes]) -> IO[bytes]:
-    copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         with opener(file) as compressed:
-            shutil.copyfileobj(compressed, copy, _BLOCK)
+            return _copy(_blocks(compressed))
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
         raise InputError(
             f"{path} cannot be unpacked ({error}): fetch it or compress it again."
         ) from None
-    copy.seek(0)
-    return copy
 
 
 def _recode(path: Path, file: IO[bytes], encoding: str) -> IO[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)()
-
-    def blocks() -> Iterator[bytes]:
-        for block in _blocks(file):
-            yield decoder.decode(block).encode()
-        yield decoder.decode(b"", final=True).encode()
-
     try:
-        return _copy(blocks())
+        return _copy(text.encode() for text in codecs.iterdecode(_blocks(file), encoding))
     except UnicodeError as error:
         raise InputError(f"{path} is not {encoding.upper()} ({error}): save it as UTF-8.") from None
 

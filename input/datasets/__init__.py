@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from input import InputError, Source, failures, labels, paths
@@ -31,47 +31,23 @@ def prepare(name: str, data_dir: str) -> str:
     return f"{name} ({counts}) in {builder.data_path}"
 
 
-def open_images(
-    name: str, data_dir: str, train_split: str, evaluation_split: str | None
-) -> tuple[Source, Source, str]:
-    """Returns training split, evaluation split and the latter's name; images stay encoded.
-
-    Raises:
-        InputError: the set is not prepared, or has no such split, or none with labels.
-    """
-    import tensorflow_datasets as tfds
-
-    builder = _prepared(name, data_dir)
-    image, label = builder.info.supervised_keys or ("image", "label")
-
-    def open_split(split: str) -> Split:
-        return Split(builder, split, image, label, {image: tfds.decode.SkipDecoding()})
-
-    return _open_splits(name, builder, open_split, train_split, evaluation_split)
-
-
-def open_texts(
+def open_splits(
     name: str, data_dir: str, train_split: str, evaluation_split: str | None,
-    text_field: str, label_field: str,
+    fields: tuple[str, str] | None = None,
 ) -> tuple[Source, Source, str]:  # fmt: skip
     """Returns training split, evaluation split and the latter's name.
 
+    Args:
+        name: of the set.
+        data_dir: below which it was prepared.
+        train_split: name or slice.
+        evaluation_split: name or slice; None: the first of EVALUATION_SPLITS that has labels.
+        fields: features of input and label; None: those of an image set, whose images stay encoded.
+
     Raises:
         InputError: the set is not prepared, or has no such split, or none with labels.
     """
     builder = _prepared(name, data_dir)
-
-    def open_split(split: str) -> Split:
-        return Split(builder, split, text_field, label_field)
-
-    return _open_splits(name, builder, open_split, train_split, evaluation_split)
-
-
-def _open_splits(
-    name: str, builder: tfds.core.DatasetBuilder, open_split: Callable[[str], Split],
-    train_split: str, evaluation_split: str | None,
-) -> tuple[Source, Source, str]:  # fmt: skip
-    """Opens the splits; of evaluation, where none is named, the first that has labels."""
     splits = builder.info.splits
     for kind, wanted in (("train", train_split), ("evaluation", evaluation_split)):
         if wanted and wanted.partition("[")[0] not in splits:
@@ -81,11 +57,11 @@ def _open_splits(
             )
     there = [split for split in EVALUATION_SPLITS if split in splits]
     with _errors(name):
-        train = open_split(train_split)
+        train = Split(builder, train_split, fields)
         if evaluation_split:
-            return train, open_split(evaluation_split), evaluation_split
+            return train, Split(builder, evaluation_split, fields), evaluation_split
         for split in there:
-            found = open_split(split)
+            found = Split(builder, split, fields)
             if labels.has_labels(found):
                 return train, found, split
     why = f"no labels in {', '.join(there)}" if there else f"only {', '.join(splits)}"
@@ -158,27 +134,25 @@ class Split:
     """A split of a prepared TFDS set, whose records are read by index."""
 
     def __init__(
-        self,
-        builder: tfds.core.DatasetBuilder,
-        split: str,
-        input_key: str,
-        label_key: str,
-        decoders: dict[str, Any] | None = None,
+        self, builder: tfds.core.DatasetBuilder, split: str, fields: tuple[str, str] | None
     ) -> None:
-        self.input, self.label = input_key, label_key
-        features = builder.info.features
-        for key in (input_key, label_key):
-            if key not in features:
+        import tensorflow_datasets as tfds
+
+        info = builder.info
+        keys: tuple[str, str] = fields or info.supervised_keys or ("image", "label")
+        self.input, self.label = keys
+        for key in keys:
+            if key not in info.features:
                 raise InputError(
-                    f"{builder.info.name} has no feature {key!r}, only {', '.join(features)}."
+                    f"{info.name} has no feature {key!r}, only {', '.join(info.features)}."
                 )
-        if not hasattr(features[label_key], "num_classes"):
-            raise InputError(
-                f"{builder.info.name}: {label_key!r} is {features[label_key]}, no class label."
-            )
-        self.classes = tuple(features[label_key].names)
-        labels.require_classes(self.classes, builder.info.name)
+        label = info.features[self.label]
+        if not hasattr(label, "num_classes"):
+            raise InputError(f"{info.name}: {self.label!r} is {label}, no class label.")
+        self.classes = tuple(label.names)
+        labels.require_classes(self.classes, info.name)
         self.path = f"{builder.data_path}, split {split}"
+        decoders = None if fields else {self.input: tfds.decode.SkipDecoding()}
         self.records: Any = builder.as_data_source(split=split, decoders=decoders)
 
     def __len__(self) -> int:

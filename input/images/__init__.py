@@ -132,4 +132,4 @@ class Images:
             return folders.open_splits(self.dataset, data_dir, skips, self.bad_image_budget)
         from input import datasets
 
-        return datasets.open_images(self.dataset, data_dir, self.train_split, self.evaluation_split)
+        return datasets.open_splits(self.dataset, data_dir, self.train_split, self.evaluation_split)

@@ -78,13 +78,13 @@ def prepare(folder: str, data_dir: str, skips: bool, budget: int) -> str:
     Raises:
         InputError: no images; a class without any; bad images beyond the budget.
     """
-    root = paths.of_user(folder).resolve()
+    root = paths.expand_user(folder).resolve()
     splits = {split: Listing(root, split) for split in SPLITS}
     classes = sorted({name for listing in splits.values() for name in listing.classes})
     labels.require_text(classes, root)
     labels.require_classes(classes, str(root))
     images = {split: listing.images for split, listing in splits.items()}
-    _must_have_all(root, classes, splits, images)
+    _require_images_of_all(root, classes, splits, images)
     every = [p for found in images.values() for p, _ in found]
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in every]
     listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
@@ -95,7 +95,7 @@ def prepare(folder: str, data_dir: str, skips: bool, budget: int) -> str:
         if len(bad) > (budget if skips else 0):
             raise InputError(_too_many(bad, len(every), budget))
         good = {split: [(p, c) for p, c in images[split] if p not in bad] for split in SPLITS}
-        _must_have_all(root, classes, splits, good)
+        _require_images_of_all(root, classes, splits, good)
         number = {name: i for i, name in enumerate(classes)}
         index = {
             "format": FORMAT,
@@ -116,9 +116,9 @@ def prepare(folder: str, data_dir: str, skips: bool, budget: int) -> str:
 def _index_path(folder: str, data_dir: str, skips: bool, budget: int) -> Path:
     """Returns the path of an index: one for each folder and policy for bad images."""
     policy = f"{'skip' if skips else 'fail'} {budget}"
-    key = f"{paths.of_user(folder).resolve()} {policy}"
+    key = f"{paths.expand_user(folder).resolve()} {policy}"
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
-    return paths.of_user(data_dir) / "image_folders" / f"{digest}.json"
+    return paths.expand_user(data_dir) / "image_folders" / f"{digest}.json"
 
 
 class Listing:
@@ -199,7 +199,7 @@ def _too_many(bad: Mapping[Path, str], total: int, budget: int) -> str:
     )
 
 
-def _must_have_all(
+def _require_images_of_all(
     root: Path, classes: Sequence[str], splits: Mapping[str, Listing],
     images: Mapping[str, Sequence[tuple[Path, str]]],
 ) -> None:  # fmt: skip

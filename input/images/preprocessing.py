@@ -30,16 +30,15 @@ class Preprocessing:
 
     def training(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns an augmented training input, float32 [size, size, 3]; seed is int64 [2]."""
-        if self.augmentation == "imagenet":
-            image = resize(random_crop(encoded, seed), self.size)
-            return self.normalise(_flip(image, seed))
-        image = resize(decode(encoded), self.size)
+        crops = self.augmentation == "imagenet"
+        image = resize(random_crop(encoded, seed) if crops else decode(encoded), self.size)
         if self.augmentation in ("shift", "shift_flip"):
             margin = self.size // 8
             image = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])
             image = tf.image.stateless_random_crop(image, [self.size, self.size, 3], seed)
-        if self.augmentation == "shift_flip":
-            image = _flip(image, seed)
+        if self.augmentation in ("shift_flip", "imagenet"):
+            flip_seed = tf.random.experimental.stateless_fold_in(seed, 1)
+            image = tf.image.stateless_random_flip_left_right(image, flip_seed)
         return self.normalise(image)
 
     def evaluation(self, encoded: tf.Tensor, max_pixels: int | None = None) -> tf.Tensor:
@@ -98,8 +97,3 @@ def random_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes bilinearly to float32 [size, size, 3]."""
     return tf.ensure_shape(tf.image.resize(image, [size, size]), [size, size, 3])
-
-
-def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    flip_seed = tf.random.experimental.stateless_fold_in(seed, 1)
-    return tf.image.stateless_random_flip_left_right(image, flip_seed)

@@ -131,6 +131,6 @@ class Text:
             return files.open_splits(self.dataset, self.evaluation_file, fields, self.classes)
         from input import datasets
 
-        return datasets.open_texts(
-            self.dataset, data_dir, self.train_split, self.evaluation_split, *fields
+        return datasets.open_splits(
+            self.dataset, data_dir, self.train_split, self.evaluation_split, fields
         )

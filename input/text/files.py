@@ -31,7 +31,7 @@ def open_splits(
     Raises:
         InputError: names the file and line that cannot be used.
     """
-    path = paths.of_user(dataset)
+    path = paths.expand_user(dataset)
     every = _Labelled(path, fields, classes)
     classes = classes or tuple(sorted(every.numbers))
     if len(classes) < 2:
@@ -39,7 +39,7 @@ def open_splits(
             f"{path} has {len(every.rows)} texts of {len(classes)} classes: it needs 2 or more."
         )
     if evaluation_file:
-        held_out = _Labelled(paths.of_user(evaluation_file), fields, classes)
+        held_out = _Labelled(paths.expand_user(evaluation_file), fields, classes)
         return every.split(classes), held_out.split(classes), "test"
     train = [i for i, is_test in enumerate(every.are_tests) if not is_test]
     test = [i for i, is_test in enumerate(every.are_tests) if is_test]

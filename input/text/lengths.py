@@ -35,7 +35,7 @@ def path_of(about: Sequence[str], data_dir: str) -> Path | None:
     if not data_dir:
         return None
     key = hashlib.sha256(json.dumps(list(about)).encode()).hexdigest()[:16]
-    return paths.of_user(data_dir) / "text_lengths" / f"{key}.npy"
+    return paths.expand_user(data_dir) / "text_lengths" / f"{key}.npy"
 
 
 def find(path: Path | None, measure: Measure) -> Generator[None, None, np.ndarray]:

@@ -126,7 +126,7 @@ class TextSet(IndexedDataSet):
 
     def must_suit(self, weights: Path) -> None:
         """See `DataSet`."""
-        self.wordpiece.vocabulary.must_be_that_of(weights)
+        self.wordpiece.vocabulary.check_weights(weights)
 
     def baseline(self) -> dict[str, Any] | None:
         """See `DataSet`: TF-IDF and logistic regression."""

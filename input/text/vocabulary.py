@@ -60,7 +60,7 @@ class Vocabulary:
         settings = [self.is_lower, self.strips_accents, self.splits_chinese]
         return hashlib.sha256(json.dumps([*settings, *self.words]).encode()).hexdigest()
 
-    def must_be_that_of(self, folder: Path) -> None:
+    def check_weights(self, folder: Path) -> None:
         """Checks that a folder's weights were trained with these words, if it has a vocabulary.
 
         Raises:
@@ -110,7 +110,7 @@ def read(folder: Path) -> Vocabulary:
     for name, value in settings.items():
         if not isinstance(value, bool) and (value is not None or name != "strip_accents"):
             raise InputError(f"{folder}: {name} must be true or false, not {value!r}.")
-    _must_have_marks(path, words)
+    _require_marks(path, words)
     lower, strip = settings["do_lower_case"], settings["strip_accents"]
     return Vocabulary(
         path,
@@ -173,7 +173,7 @@ def _marks(processor: dict[str, Any]) -> list[str]:
     return [value["id"] for piece in pieces for value in piece.values()]
 
 
-def _must_have_marks(path: Path, words: list[str]) -> None:
+def _require_marks(path: Path, words: list[str]) -> None:
     lacking = [mark for mark in (PAD, UNKNOWN, START, END) if mark not in words]
     if lacking:
         raise InputError(

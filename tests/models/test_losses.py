@@ -1,4 +1,4 @@
-"""What blocks add to the objective, and what their weights must keep to, on every layout."""
+"""Losses and weight constraints of blocks count on every layout as a person would write them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def opened(experiment, layout=None):
 
 
 def trained(experiment, layout=None):
-    """The state after some steps, and each one's loss."""
+    """Returns the state after some steps, and each step's loss."""
     layout = layout or Layout()
     state, stream = opened(experiment, layout)
     mine = range(experiment.num_micro_batches)
@@ -88,7 +88,7 @@ def trained(experiment, layout=None):
 
 
 def by_hand(experiment):
-    """Plain gradient descent on the objective as a person would write it."""
+    """Trains by plain gradient descent on the objective as a person would write it."""
     state, stream = opened(experiment)
     _, wide, residual, head = state.parts[0].blocks
     inner, total, losses = residual.inner, experiment.num_micro_batches, []
@@ -166,10 +166,10 @@ def test_a_worker_of_a_parameter_server_adds_them_of_the_weights_it_has_read(exp
 def test_local_steps_add_them_once_each(experiment):
     """A process that steps by its own mean has the objective of its own examples."""
     local = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=2)
-    alone = dataclasses.replace(experiment, update=local)
+    averaging = dataclasses.replace(experiment, update=local)
     layout = Layout(processes=2)
-    state, stream = opened(alone)
-    step = strategy.make_step(alone, layout, state, range(3), range(STEPS))
+    state, stream = opened(averaging)
+    step = strategy.make_step(averaging, layout, state, range(3), range(STEPS))
     assert isinstance(step, LocalSGDStep)
     step(0, stream, RATE)
     own = dataclasses.replace(experiment, global_batch=experiment.global_batch // 2)
@@ -179,7 +179,7 @@ def test_local_steps_add_them_once_each(experiment):
         np.testing.assert_allclose(state.weights[name], value, atol=1e-6, err_msg=name)
 
 
-def test_evaluation_is_the_cross_entropy_alone(experiment):
+def test_evaluation_is_the_cross_entropy_without_losses_of_blocks(experiment):
     state, _ = opened(experiment)
     data = experiment.data.open("")
     found = Evaluator(state, data, 4, Topology())()
@@ -265,17 +265,17 @@ class Split:
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ("kernel_regularizer", "regularizer or other loss"),
         ("activity_regularizer", "regularizer or other loss"),
         ("kernel_constraint", "constraint"),
     ],
 )
-def test_what_needs_all_of_a_split_weight_is_refused_by_name(experiment, extra, told):
+def test_what_needs_all_of_a_split_weight_is_refused_by_name(experiment, extra, message):
     experiment = dataclasses.replace(experiment, model=Split(extra))
     opened(experiment)  # whole it is fine
-    with pytest.raises((ModelError, UsageError), match=f"shared have a {told}.*--tensor"):
+    with pytest.raises((ModelError, UsageError), match=f"shared have a {message}.*--tensor"):
         opened(experiment, Layout(tensor=2))
 
 

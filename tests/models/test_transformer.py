@@ -49,7 +49,7 @@ def test_padding_never_changes_a_result(norm, pooling):
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_tokens_alone_give_what_all_places_give(norm, shards):
+def test_computing_only_tokens_gives_what_computing_all_places_gives(norm, shards):
     config = dataclasses.replace(SMALL, norm=norm, pooling="mean", dropout=0.0)
     model = built(config, shards=shards)
     ids = np.random.default_rng(0).integers(4, 50, [3, 9]).astype(np.int32)
