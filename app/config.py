@@ -31,11 +31,11 @@ class Model(Protocol):
     def blocks(self, num_classes: int) -> Sequence[Any]:
         """Returns the Keras layers, first to last; called once a process.
 
-        A model that can be split over devices (--tensor) takes `shares: int = 1` too, and
-        makes what can be split of `models.shares.Shared`.
+        A model that can be split over devices (--tensor) takes `shards: int = 1` too, and
+        makes what can be split of `models.shards.Sharded`.
 
         What a model knows of its blocks without TensorFlow is checked sooner: `len(model)` of
-        them, and in `shareable`, by the name of a layer, how many parts there are to share.
+        them, and in `shardable`, by the name of a layer, how many parts there are to split.
         """
         ...
 
@@ -149,7 +149,7 @@ class Layout:
 
     processes: int = 1
     stages: int = 1  # of a process: the model is cut in as many runs of blocks
-    tensor: int = 1  # devices a stage: its blocks are split in as many shares
+    tensor: int = 1  # devices a stage: its blocks are split in as many shards
     schedule: Literal["1f1b", "gpipe"] = "1f1b"  # order of a stage's micro-batches
     chunks: int = 1  # runs of blocks a stage; more than 1: interleaved
     cut: tuple[int, ...] = ()  # blocks of each run; none: balanced by measured time

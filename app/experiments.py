@@ -324,7 +324,7 @@ def _module(source: str) -> object:
                 f"--experiment: cannot import {source!r} ({error}): give a path to a .py file, or "
                 "a module on PYTHONPATH."
             ) from None
-    path = paths.of_user(source).resolve()
+    path = paths.expand_user(source).resolve()
     if not path.is_file():
         raise UsageError(f"--experiment: there is no file {path}.")
     # Under a name of its own: the file may be named as a package of this project or a library.

@@ -1,13 +1,13 @@
-"""What a library says of a failure, for a person: one sentence, without its own insides."""
+"""Turns a library's error into one sentence for users, without the library's internals."""
 
 from __future__ import annotations
 
 import re
 
-from input import raw
+from input.raw import DAMAGED, UNKNOWN
 
-# Names of nodes, operators, stacks and devices, and a folder's name in `paths.plain`.
-INSIDES = re.compile(
+# Names of nodes, operators, stacks and devices, and folders' names from `paths.plain`.
+INTERNALS = re.compile(
     r"\{\{[^{}]*\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]|<stack traces[^>]*>|name: ?$"
     r"|/job:\w+/(replica|task):\d+\S*|/proc/self/fd/\d+/?"
 )
@@ -15,19 +15,29 @@ INSIDES = re.compile(
 HEADINGS = re.compile(
     r"(Graph execution error|Detected at node|Node:|\d+ root error|\(\d+\) \w+:\s*$|[A-Z_]+:\s*$)"
 )
-NUMBERED = re.compile(r"^(\(\d+\) )?[A-Z][A-Z_]{4,}: +|^\(\d+\) \w+: +")  # of several, or a status
-LONGEST = 300  # characters
+# Errors of TensorFlow's decoders, and of the checks in exported graphs.
+DECODING = (
+    (r"Input is empty|Trying to decode", UNKNOWN),
+    (r"Invalid JPEG|jpeg::", DAMAGED["JPEG"]),
+    (r"Invalid PNG|PNG size", DAMAGED["PNG"]),
+    (r"assertion failed: \[((?:it is|the|a text) [^\]]*)\]", r"\1"),
+)
+NUMBERED = re.compile(
+    r"^(\(\d+\) )?[A-Z][A-Z_]{4,}: +|^\(\d+\) \w+: +"
+)  # one of several errors, or a status
+MAX_LENGTH = 300  # characters
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, without a full stop: of a file its reason, of TensorFlow the cause."""
+    """Returns what an error says, without a full stop: a file's reason, or TensorFlow's cause."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     message = str(getattr(error, "message", error))
-    if meant := raw.known(message):
-        return meant
-    text = INSIDES.sub("", message)
+    for pattern, meaning in DECODING:
+        if known := re.search(pattern, message):
+            return known.expand(meaning)
+    text = INTERNALS.sub("", message)
     lines = [line.strip() for line in text.splitlines()]
     found = [line for line in lines if line and not HEADINGS.match(line)]
     first = NUMBERED.sub("", found[0]) if found else type(error).__name__
-    return first[:LONGEST].rstrip(" .:")
+    return first[:MAX_LENGTH].rstrip(" .:")

@@ -1,4 +1,4 @@
-"""What is to be predicted: the files of a folder, the rows of a file, or a split; by number.
+"""Reads what is to be predicted by index: the files of a folder, the rows of a file, or a split.
 
 An item that cannot be read keeps its place: `fetch` says what is wrong with it.
 """
@@ -9,20 +9,17 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from input import InputError, paths, plain
+from input import InputError, Source, paths, rows
 from input.rows import Rows
-
-if TYPE_CHECKING:  # it imports TensorFlow, which files and rows do without
-    from input.sources import Source
 
 
 class Items(Protocol):
-    """Images as they are encoded, or texts in UTF-8, in order.
+    """Encoded images, or texts in UTF-8, in order.
 
     Attributes:
-        digest: of what they are, so that a job that goes on later can tell.
+        digest: of the items, by which a resumed job recognises its input.
     """
 
     digest: str
@@ -30,24 +27,24 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def fetch(self, i: int) -> tuple[bytes, int | None]:
-        """Item i, and its class if that is known.
+        """Reads item i; returns it and its class, if that is known.
 
         Raises:
-            ValueError, OSError: what is wrong with it.
+            ValueError, OSError: says what is wrong with it.
         """
         ...
 
     def name(self, i: int) -> str | int:
-        """Its file, its line or its number."""
+        """Returns the item's file, line or number."""
         ...
 
 
 class Files(Items):
-    """All files below a folder but hidden ones, sorted by their paths."""
+    """All files below a folder except hidden ones, sorted by their paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths = sorted(paths.below(folder, _fail))
+        self.paths = sorted(paths.below(folder))
         if not self.paths:
             raise InputError(f"{folder} has no files: put images there.")
         listing = [(str(p), paths.state(folder / p)) for p in self.paths]
@@ -57,16 +54,16 @@ class Files(Items):
         return len(self.paths)
 
     def fetch(self, i: int) -> tuple[bytes, None]:
-        """The file."""
+        """Reads the file."""
         return paths.content(self.folder / self.paths[i]), None
 
     def name(self, i: int) -> str:
-        """Its path below the folder."""
+        """Returns the file's path below the folder."""
         return paths.shown(str(self.paths[i]))
 
 
 class OfRows(Items):
-    """The texts of a file, or the images that it names, from where the file is."""
+    """The texts in the rows of a file, or the images whose paths they give, relative to it."""
 
     def __init__(self, rows: Rows, are_paths: bool) -> None:
         self.rows, self.are_paths = rows, are_paths
@@ -77,15 +74,15 @@ class OfRows(Items):
         return len(self.rows)
 
     def fetch(self, i: int) -> tuple[bytes, None]:
-        """The text, or the image that the row names."""
+        """Reads the text, or the image."""
         value = self._value(i)
         if self.are_paths:
             return paths.content(self.rows.path.parent / value), None
         return value.encode("utf-8", "surrogateescape"), None
 
     def name(self, i: int) -> str | int:
-        """The path that the row names, or its line."""
-        with contextlib.suppress(ValueError):  # what is wrong with the row is said elsewhere
+        """Returns the image's path, or the row's line."""
+        with contextlib.suppress(ValueError):  # `fetch` says what is wrong with the row
             if self.are_paths:
                 return paths.shown(self._value(i))
         return self.rows.lines[i]
@@ -97,7 +94,6 @@ class OfRows(Items):
         return value.strip()
 
     def _state(self, i: int) -> tuple[int, int]:
-        """The state of the file that a row names."""
         try:
             return paths.state(self.rows.path.parent / self._value(i))
         except ValueError:
@@ -105,7 +101,7 @@ class OfRows(Items):
 
 
 class Split(Items):
-    """A split of the experiment's own data, or some of it, with its labels."""
+    """A split of the experiment's own data, with its labels if it has any."""
 
     def __init__(self, source: Source, digest: str) -> None:
         self.source, self.digest = source, digest
@@ -114,28 +110,28 @@ class Split(Items):
         return len(self.source)
 
     def fetch(self, i: int) -> tuple[bytes, int | None]:
-        """The example; glue's tests have no labels."""
+        """Reads the example; the label is None in splits without labels, as glue's tests."""
         (example,), (label,) = self.source.fetch([i])
         return example, label if 0 <= label < len(self.source.classes) else None
 
     def name(self, i: int) -> int:
-        """Its number."""
+        """Returns the example's number."""
         return i
 
 
 def open_items(text: str, kind: str, form: str | None, field: str | None) -> Items:
-    """A folder or a file.
+    """Opens a folder or a file.
 
     Args:
-        text: its path.
-        kind: "image" or "text".
-        form: txt, csv, tsv or jsonl; None: as the name of the file says.
-        field: the column or key; None: text, or path.
+        text: its path, as the user gives it.
+        kind: `image` or `text`.
+        form: txt, csv, tsv or jsonl; None: by the file's name.
+        field: the column or key; None: `text`, or `path` for images.
 
     Raises:
-        InputError: nothing there, or nothing that can be predicted.
+        InputError: there is no such folder or file, or it holds nothing that can be predicted.
     """
-    path = paths.of_user(text)
+    path = paths.expand_user(text)
     if path.is_dir():
         if kind != "image":
             raise InputError(
@@ -143,17 +139,13 @@ def open_items(text: str, kind: str, form: str | None, field: str | None) -> Ite
                 "or .jsonl."
             )
         return Files(path)
-    form = form or plain.form_of(path)
+    form = form or rows.form_of(path)
     if not path.exists():
         raise InputError(f"{path} does not exist: name a folder, a file, or split:<name>.")
-    if not form and not plain.is_file_name(path.name):
+    if not form and not rows.is_file_name(path.name):
         raise InputError(
             f"{path} may be of any format: name it .txt, .csv, .tsv or .jsonl, or give --format."
         )
     are_paths = kind == "image"
     field = field or ("path" if are_paths else "text")
     return OfRows(Rows(path, form or "csv", [field]), are_paths)
-
-
-def _fail(error: OSError) -> None:
-    raise InputError(f"cannot read {error.filename}: {error.strerror}.")

@@ -1,4 +1,4 @@
-"""Which examples make step s: a pure function of (seed, step).
+"""Orders examples: which examples make step s is a pure function of (seed, step).
 
 Training reads an endless sequence of places; each epoch is one permutation of the N
 examples. Step s owns places [s G, (s + 1) G); micro-batch i of it, numbered s V + i, owns
@@ -9,7 +9,7 @@ is the state of the data.
                      epoch    0 0 0 0 0 | 1 1 1 1 1 | 2
                      step     0 0 0 0 1   1 1 1 2 2   2
 
-Examples of different lengths can be grouped, so that little is padded: within a window of
+Examples can be grouped by length, so that there is little padding: within a window of
 WINDOW micro-batches they are sorted by length, cut into micro-batches, and these shuffled.
 """
 
@@ -19,16 +19,16 @@ import hashlib
 
 import numpy as np
 
-WINDOW = 32  # micro-batches sorted together: wide enough to group, too narrow for a curriculum
+WINDOW = 32  # micro-batches sorted together: enough to group, too few for a curriculum
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Random numbers that are a function of the key."""
+    """Returns a generator of random numbers that are a function of the key."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def split_of(text: str) -> str:
-    """A text's split, by its digest: a tenth is the test, a tenth the validation."""
+    """Returns a text's split by its digest: a tenth is `test`, a tenth `validation`."""
     tenth = int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:4], "big") % 10
     return {0: "test", 1: "validation"}.get(tenth, "train")
 
@@ -40,14 +40,17 @@ def grouped(
     skip: int,
     shuffle: np.random.Generator,
 ) -> np.ndarray:
-    """An epoch's order, with examples of like length in one micro-batch.
+    """Reorders an epoch so that examples of similar length are in one micro-batch.
 
     Args:
         order: ids, [N].
         lengths: of each example, by id, [N].
         micro_batch: examples in each.
-        skip: examples at the front that complete the last micro-batch of the epoch before.
+        skip: examples at the front that complete the previous epoch's last micro-batch.
         shuffle: draws the order of a window's micro-batches.
+
+    Returns:
+        ids, [N].
     """
     pieces = [order[:skip]]
     for start in range(skip, len(order), WINDOW * micro_batch):
@@ -66,7 +69,7 @@ class Order:
         seed: the experiment's.
         num_examples: N.
         micro_batch: examples in each.
-        lengths: of each example, to group by; None: not grouped.
+        lengths: of each example, to group by; None: examples are not grouped.
     """
 
     def __init__(
@@ -77,11 +80,11 @@ class Order:
         self._epochs: dict[int, np.ndarray] = {}  # the last few
 
     def places(self, number: int) -> np.ndarray:
-        """Places of micro-batch `number`, int64 [micro_batch]."""
+        """Returns the places of micro-batch `number`, int64 [micro_batch]."""
         return np.arange(number * self.micro_batch, (number + 1) * self.micro_batch)
 
     def examples(self, number: int) -> np.ndarray:
-        """Ids, in [0, num_examples), of the examples at those places, int64 [micro_batch]."""
+        """Returns the ids of micro-batch `number`, in [0, num_examples), int64 [micro_batch]."""
         epochs, offsets = np.divmod(self.places(number), self.num_examples)
         ids = np.empty_like(offsets)
         for epoch in np.unique(epochs):
@@ -90,7 +93,7 @@ class Order:
         return ids
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """The order of one epoch, int64 [num_examples]."""
+        """Returns the ids of one epoch in order, int64 [num_examples]."""
         known = self._epochs.get(epoch)
         if known is not None:
             return known

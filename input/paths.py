@@ -1,25 +1,27 @@
-"""Files that a person names: what they hold, whether they changed, and how they are written."""
+"""Helps with paths that users give, with files below them, and with writing whole files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from input import InputError
 
-def of_user(text: str) -> Path:
-    """A path that a person wrote, with their home for `~`, which stays where there is no home."""
-    return Path(os.path.expanduser(text))  # Path's own fails there
+
+def expand_user(text: str) -> Path:
+    """Expands `~` in a path that a user wrote; it stays if there is no home."""
+    return Path(os.path.expanduser(text))  # Path.expanduser raises without a home
 
 
 @contextlib.contextmanager
 def plain(folder: Path) -> Iterator[str]:
-    """A folder's name for TensorFlow, of digits, letters and slashes, while the block runs.
+    """Yields a name of a folder that TensorFlow can open, of letters, digits and slashes.
 
-    TensorFlow takes the name of what it reads for a pattern, so that it finds nothing in a folder
-    `[1]`, and every name for UTF-8. Linux has another name for each folder that a process holds.
+    TensorFlow reads names as patterns, so that it finds nothing in a folder `[1]`, and as UTF-8.
+    Linux has another name for each folder that a process has opened.
 
     Raises:
         OSError: there is no such folder.
@@ -32,7 +34,7 @@ def plain(folder: Path) -> Iterator[str]:
 
 
 def state(path: Path) -> tuple[int, int]:
-    """Size and time of a file; nothing, if there is none."""
+    """Returns size in bytes and time of change in ns of a regular file; 0, 0 for anything else."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -41,35 +43,55 @@ def state(path: Path) -> tuple[int, int]:
 
 
 def content(path: Path) -> bytes:
-    """Of a file; a pipe would be waited for."""
+    """Reads a regular file; raises ValueError for anything else, as a pipe, which would block."""
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
     return path.read_bytes()
 
 
 def shown(text: str) -> str:
-    """As it can be written: half characters, which stand for other bytes, are replaced."""
+    """Returns a text that can be encoded: surrogates, which stand for other bytes, are replaced."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def below(
-    folder: Path, fail: Callable[[OSError], None], follows_links: bool = False
-) -> Iterator[Path]:
-    """All files below a folder, by their paths from it, whether they can be read or not.
+def below(folder: Path, follows_links: bool = False) -> Iterator[Path]:
+    """Yields the relative paths of all files below a folder, readable or not.
 
-    What has a hidden name, or is in a folder that has, is left out.
+    Hidden files and folders are left out.
 
     Args:
-        folder: is walked.
-        fail: takes the error of a folder that cannot be listed.
-        follows_links: to folders, unless they lead to where the walk has been.
+        folder: to walk.
+        follows_links: whether to follow links to folders, to each folder once.
+
+    Raises:
+        InputError: a folder that cannot be listed.
     """
-    been = set()
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}.")
+
+    visited = set()
     for place, folders, files in os.walk(folder, onerror=fail, followlinks=follows_links):
         real = os.path.realpath(place)
-        if real in been:
+        if real in visited:
             folders[:] = []
             continue
-        been.add(real)
+        visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name).relative_to(folder) for name in files if name[0] != ".")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that replaces it at the end: whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a client has of an example, an image file or a text: whether it can be taken at all."""
+"""Checks examples as they are stored or sent, image files and texts, without decoding them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import struct
 from dataclasses import dataclass
 
-FIELDS = {"image": "image_bytes", "text": "text"}  # by kind: its name in a request
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # how files of the formats begin
+FIELDS = {"image": "image_bytes", "text": "text"}  # names in a request, by kind
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # first bytes of the formats
 UNKNOWN = "it is neither a JPEG nor a PNG image"
 DAMAGED = {name: f"the {name} image is damaged or cut off" for name in ("JPEG", "PNG")}
-OTHERS = {  # how other files begin
+OTHERS = {  # first bytes of other formats, as regular expressions
     "a GIF image": rb"GIF8",
     "a WebP image": rb"RIFF....WEBP",
     "a BMP image": rb"BM",
@@ -27,18 +27,18 @@ OTHERS = {  # how other files begin
     "an HTML page": rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)\b",
     "an SVG drawing": rb"(\xef\xbb\xbf)?\s*<(.{,1000}<)?svg\b",
 }
-SEGMENT = re.compile(rb"\xff+([^\0\xff])", re.DOTALL)  # of a JPEG, begins so
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # those that say how large it is (T.81, B.1)
-DECODED = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # sequential and progressive ones
-PIXELS = {0xDA, 0xD9}  # after which none does
+SEGMENT = re.compile(rb"\xff+([^\0\xff])", re.DOTALL)  # begins a segment of a JPEG
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments with the image's size (T.81, B.1)
+DECODED = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # of those, sequential and progressive
+PIXELS = {0xDA, 0xD9}  # segments after which there is none with the size
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most of one example.
+    """The largest example that is accepted.
 
     Attributes:
-        pixels: of an image, as its header says: a small file may hold very many.
+        pixels: of an image, by its header: a small file may hold very many.
         text: bytes of a text in UTF-8.
     """
 
@@ -46,10 +46,10 @@ class Limits:
     text: int = 100_000
 
     def check(self, kind: str, raw: bytes) -> None:
-        """Looks at an example without decoding it.
+        """Checks an example of kind `image` or `text`.
 
         Raises:
-            ValueError: what is wrong with it, in a sentence without its end.
+            ValueError: says what is wrong with it, without a full stop.
         """
         (self._image if kind == "image" else self._text)(raw)
 
@@ -75,10 +75,10 @@ class Limits:
 
 
 def image_size(raw: bytes) -> tuple[int, int]:
-    """Width and height in pixels, as the header says that they are stored.
+    """Returns width and height in pixels as the header says, before any EXIF rotation.
 
     Raises:
-        ValueError: what a file is that is no JPEG or PNG, or that its header is damaged.
+        ValueError: the file is no JPEG or PNG (it says what it is), or its header is damaged.
     """
     if not raw:
         raise ValueError("the image is empty")
@@ -115,16 +115,3 @@ def _other(raw: bytes) -> str:
         if re.match(begin, raw[:1100], re.DOTALL | re.IGNORECASE):
             return f"it is {name}, not a JPEG or PNG: convert it"
     return UNKNOWN
-
-
-def known(text: str) -> str | None:
-    """What an error of TensorFlow's means, in a person's words, if it is one of decoding."""
-    for pattern, sentence in (
-        (r"Input is empty|Trying to decode", UNKNOWN),
-        (r"Invalid JPEG|jpeg::", DAMAGED["JPEG"]),
-        (r"Invalid PNG|PNG size", DAMAGED["PNG"]),
-        (r"assertion failed: \[((?:it is|the|a text) [^\]]*)\]", r"\1"),
-    ):
-        if found := re.search(pattern, text):
-            return found.expand(sentence)
-    return None

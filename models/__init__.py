@@ -1,8 +1,8 @@
-"""Models: each a frozen dataclass that lists its blocks. To add one, add a file here.
+"""Models: each is a frozen dataclass that lists its blocks. To add one, add a file.
 
-Nothing here knows of ranks, devices or Horovod, nor imports `app` or `input`.
+Models know nothing of ranks, devices or Horovod, and import neither `app` nor `input`.
 """
 
 
 class ModelError(Exception):
-    """A list of blocks that breaks the protocol: which block, and the way out."""
+    """A model that breaks the protocol of blocks: names the block and says how to fix it."""

@@ -1,21 +1,21 @@
-"""The protocol of a model: an ordered list of blocks, each a Keras layer.
+"""Defines the protocol of a model: an ordered list of blocks, each a Keras layer.
 
 A block is called as `block(x, training=..., seed=...)` and returns the next block's x:
 
-    x         activations: a tensor [B, ...] or a tuple of such; the first block gets the
-              data set's inputs
+    x         activations: a tensor [B, ...] or a tuple of such; the data set's inputs for the
+              first block
     training  Python bool
     seed      int32 [2], keyed by (experiment seed, micro-batch, block): draw from it with
               `tf.random.stateless_*`, and no process, stage or order shows in the result
 
-A block whose `call` does not name `training` or `seed` is not given them, so any Keras
-layer without hidden random or moving state is a block as it is.
+`training` and `seed` are passed only if the block's `call` names them, so any Keras layer without
+hidden random or moving state is a block as it is.
 
 Moving statistics are not assigned in `call`, which runs once a micro-batch: a block
 *records* the micro-batch's value, and the training step takes the mean over all of them.
 
-What Keras' layers add to the loss (`add_loss`, regularizers) is part of the objective, as
-`losses.py` says; constraints of weights are applied after each update, as Keras does.
+Losses that Keras layers add (`add_loss`, regularizers) are part of the objective
+(`losses.py`); constraints of weights are applied after each update, as Keras does.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models import ModelError, losses, shares
-from models.shares import Place
+from models import ModelError, losses, shards
+from models.shards import Place
 
 Activations = Any  # a tensor or a tuple of tensors
 
@@ -41,7 +41,7 @@ _recording = threading.local()  # pipeline stages are traced by threads of their
 
 @dataclass(frozen=True)
 class Statistic:
-    """One micro-batch's value for a variable that follows the mean of all of them."""
+    """One micro-batch's value of a variable that follows the mean over all micro-batches."""
 
     variable: keras.Variable
     value: tf.Tensor
@@ -50,12 +50,12 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the blocks of a training step leave beside their activations.
+    """Collects what the blocks of a training step return beside their activations.
 
     Attributes:
-        loss_weight: what a block's loss counts in what is differentiated, float32 [].
+        loss_weight: weight of the blocks' losses in what is differentiated, float32 [].
         statistics: in the order of the blocks.
-        losses: float32 [] of each block that has any, likewise.
+        losses: float32 [] of each block that has any, in the order of the blocks.
     """
 
     loss_weight: tf.Tensor
@@ -65,7 +65,7 @@ class Recorded:
 
 @contextlib.contextmanager
 def recording(loss_weight: tf.Tensor | float = 1.0) -> Iterator[Recorded]:
-    """Collects what the blocks called inside record, and adds their losses to the objective."""
+    """Collects what blocks record inside the context, and adds their losses to the objective."""
     outer = getattr(_recording, "recorded", None)
     _recording.recorded = Recorded(tf.convert_to_tensor(loss_weight))
     try:
@@ -75,7 +75,7 @@ def recording(loss_weight: tf.Tensor | float = 1.0) -> Iterator[Recorded]:
 
 
 def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
-    """Hands a micro-batch's statistic to the step that is collecting, if one is."""
+    """Records a micro-batch's value of a statistic, inside `recording`."""
     recorded = getattr(_recording, "recorded", None)
     if recorded is not None:
         recorded.statistics.append(Statistic(variable, value, momentum))
@@ -84,18 +84,18 @@ def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
 def call(
     block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor, place: int
 ) -> Activations:
-    """Calls one block, giving it what its `call` names; `place` is its own in the model."""
+    """Calls one block with the arguments its `call` names; `place` is its index in the model."""
     names = inspect.signature(block.call).parameters
-    given: dict[str, Any] = {"training": training} if "training" in names else {}
+    arguments: dict[str, Any] = {"training": training} if "training" in names else {}
     if "seed" in names:
-        given["seed"] = tf.random.experimental.stateless_fold_in(seed, place)
-    return block(x, **given)
+        arguments["seed"] = tf.random.experimental.stateless_fold_in(seed, place)
+    return block(x, **arguments)
 
 
 def forward(
     blocks: Sequence[keras.Layer], x: Activations, training: bool, seed: tf.Tensor, first: int = 0
 ) -> Activations:
-    """Runs blocks in order; `first` is the place of the first of them in the whole model."""
+    """Runs blocks in order; `first` is the index of the first of them in the model."""
     recorded: Recorded | None = getattr(_recording, "recorded", None)
     for place, block in enumerate(blocks, first):
         x = call(block, x, training, seed, place)
@@ -108,7 +108,7 @@ def forward(
 
 @contextlib.contextmanager
 def reading(blocks: Sequence[keras.Layer], values: Sequence[tf.Tensor]) -> Iterator[None]:
-    """Inside, the blocks' trainable variables have these values, in order; none: their own."""
+    """Gives the blocks' trainable variables these values, in order; none: leaves them."""
     if not values:
         yield
         return
@@ -124,42 +124,54 @@ def build(
     seed: int,
     places: Sequence[Sequence[Place]] | None = None,
 ) -> list[Statistic]:
-    """Creates every weight, each a function of (seed, its block's and its layer's name) alone.
-
-    Returns the statistics of the model, in the order in which its blocks record them.
+    """Creates every weight, each a function of (seed, its block's and its layer's name) only.
 
     Args:
         blocks: the whole model's, not yet built.
         inputs: one batch of inputs of any size.
         seed: the experiment's.
-        places: for each block, the device of each of its shares; the first is the block's.
+        places: for each block, the device of each of its shards; the first is the block's.
+
+    Returns:
+        The statistics of the model, in the order in which its blocks record them.
 
     Raises:
         ModelError: two weights of one name, a moving state outside the protocol, or losses that
             no gradient would reach.
     """
     for block in blocks:
-        for place, layer in enumerate(block._flatten_layers()):
-            for attribute, initializer in vars(layer).items():
-                if isinstance(initializer, keras.initializers.Initializer):
-                    key = f"{seed}/{block.name}/{place}/{layer.name}/{attribute}"
-                    digest = hashlib.sha256(key.encode()).digest()
-                    initializer.seed = int.from_bytes(digest[:4], "little") >> 1
+        _seed_initializers(block, seed)
     key = tf.zeros([2], tf.int32)
     x = inputs
     places = places or [[contextlib.nullcontext]] * len(blocks)
     statistics: list[Statistic] = []
-    for place, (block, where) in enumerate(zip(blocks, places, strict=True)):
-        # For what a layer draws by initializers that are not its attributes.
-        digest = hashlib.sha256(f"{seed}/{block.name}".encode()).digest()
-        keras.utils.set_random_seed(int.from_bytes(digest[:4], "little"))
-        shares.put(block, where)
+    for place, (block, devices) in enumerate(zip(blocks, places, strict=True)):
+        # For initializers that are not attributes of their layers.
+        keras.utils.set_random_seed(_digest(f"{seed}/{block.name}"))
+        shards.assign_devices(block, devices)
         if type(block).build is keras.Layer.build:
-            block.built = True  # by the call: Keras would call it on symbols first
-        with where[0](), recording() as recorded:
+            block.built = True  # by the call: Keras would call it on symbolic tensors first
+        with devices[0](), recording() as recorded:
             x = forward([block], x, True, key, place)
-        # What is inside it, Keras may have called on symbols first.
+        # Keras may have called layers inside the block on symbolic tensors first.
         statistics += [s for s in recorded.statistics if not tf.is_symbolic_tensor(s.value)]
+    _check_variables(blocks, statistics)
+    return statistics
+
+
+def _seed_initializers(block: keras.Layer, seed: int) -> None:
+    for place, layer in enumerate(shards.nested_layers(block)):
+        for attribute, initializer in vars(layer).items():
+            if isinstance(initializer, keras.initializers.Initializer):
+                name = f"{seed}/{block.name}/{place}/{layer.name}/{attribute}"
+                initializer.seed = _digest(name) >> 1
+
+
+def _digest(name: str) -> int:  # of 32 bits
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+
+
+def _check_variables(blocks: Sequence[keras.Layer], statistics: Sequence[Statistic]) -> None:
     paths = [v.path for block in blocks for v in block.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
@@ -173,4 +185,3 @@ def build(
                 f"{variable.path} changes during a call, once a micro-batch and process: use "
                 "models.normalization.BatchNormalization, stateless dropout, or blocks.record()."
             )
-    return statistics

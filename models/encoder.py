@@ -2,24 +2,21 @@
 
 B  texts of a micro-batch   T  tokens of its longest   D  width   H  heads   K  classes
 
-What goes from block to block is (x, mask): float [B, T, D], and bool [B, T], true where
-there is a token. What stands at padded places is never looked at: not by attention, whose
-weight there is exactly 0, nor by the head; without training it is not computed (packing.py).
+Blocks pass on (x, mask): float [B, T, D], and bool [B, T], true where there is a token. Padded
+places change no result: attention gives them a weight of exactly 0, and the head ignores them.
+Outside training nothing is computed for them (packing.py).
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from models.packing import Padded, packing
-from models.shares import Shared
-
-if TYPE_CHECKING:
-    from models.transformer import Transformer
+from models.shards import Sharded
 
 Activations = tuple[tf.Tensor, tf.Tensor]
 ACTIVATIONS = {
@@ -30,22 +27,22 @@ ACTIVATIONS = {
 
 
 def dense(units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
-    """A dense layer, started as BERT's are."""
+    """Returns a dense layer, initialised as BERT's are."""
     return keras.layers.Dense(units, kernel_initializer=initializer(), use_bias=use_bias, name=name)
 
 
 def initializer() -> keras.initializers.Initializer:
-    """Truncated normal, deviation 0.02."""
+    """Returns BERT's initializer: a truncated normal of standard deviation 0.02."""
     return keras.initializers.TruncatedNormal(stddev=0.02)
 
 
-def normalization(config: Transformer, name: str) -> keras.layers.LayerNormalization:
-    """Layer normalisation over D (arXiv:1607.06450), float32 inside."""
-    return keras.layers.LayerNormalization(epsilon=config.epsilon, name=name)
+def normalization(epsilon: float, name: str) -> keras.layers.LayerNormalization:
+    """Returns layer normalisation over D (arXiv:1607.06450), float32 inside."""
+    return keras.layers.LayerNormalization(epsilon=epsilon, name=name)
 
 
 def dropout(x: tf.Tensor, rate: float, training: bool, seed: tf.Tensor, place: int) -> tf.Tensor:
-    """Dropout that is a function of (seed, place): no process and no stage shows in it."""
+    """Applies dropout that is a function of (seed, place), whichever process or stage runs it."""
     if not training or not rate:
         return x
     seed = tf.random.experimental.stateless_fold_in(seed, place)
@@ -53,42 +50,52 @@ def dropout(x: tf.Tensor, rate: float, training: bool, seed: tf.Tensor, place: i
 
 
 class Embeddings(keras.layers.Layer):
-    """Sum of the embeddings of word, position and segment (one segment here), normalised."""
+    """The normalised sum of word, position and segment embeddings (only one segment is used).
 
-    def __init__(self, config: Transformer, shares: int = 1, **kwargs: Any) -> None:
+    Args:
+        vocabulary: rows of the word table, which the shards split.
+        positions: rows of the position table.
+        width: D.
+        rate: of dropout.
+        epsilon: of the normalisation.
+        shards: devices over which the layer is split.
+    """
+
+    def __init__(
+        self, vocabulary: int, positions: int, width: int, rate: float, epsilon: float,
+        shards: int, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.config = config
-        self.words = Shared(
-            lambda rows, name: Words(rows, config.width, name=name),
-            config.vocabulary, shares, name="words",
-        )  # fmt: skip
-        self.normalization = normalization(config, "normalization")
+        self.num_positions, self.width, self.rate = positions, width, rate
+        self.words = Sharded(
+            lambda rows, name: Words(rows, width, name=name), vocabulary, shards, name="words"
+        )
+        self.normalization = normalization(epsilon, "normalization")
         self.position_initializer, self.segment_initializer = initializer(), initializer()
 
     def build(self, shape: tuple[int | None, ...]) -> None:
-        """Creates the tables of positions, [positions, D], and of segments, [2, D]."""
-        width = self.config.width
+        """Creates the position table, [positions, D], and the segment table, [2, D]."""
         self.positions = self.add_weight(
-            name="positions", shape=(self.config.positions, width), autocast=False,
+            name="positions", shape=(self.num_positions, self.width), autocast=False,
             initializer=self.position_initializer,
         )  # fmt: skip
         self.segments = self.add_weight(
-            name="segments", shape=(2, width), autocast=False,
+            name="segments", shape=(2, self.width), autocast=False,
             initializer=self.segment_initializer,
         )  # fmt: skip
         self.words.build(shape)
-        self.normalization.build((*shape, width))
+        self.normalization.build((*shape, self.width))
 
     def call(self, ids: tf.Tensor, training: bool, seed: tf.Tensor) -> Activations:
-        """int32 [B, T], 0 where padded, -> ([B, T, D], [B, T])."""
+        """Maps int32 [B, T], 0 where padded, to ([B, T, D], [B, T])."""
         x = self.words(ids)
         x += self.positions.value[: tf.shape(ids)[1]] + self.segments.value[0]
         x = tf.cast(self.normalization(x), self.compute_dtype)
-        return dropout(x, self.config.dropout, training, seed, 0), ids > 0
+        return dropout(x, self.rate, training, seed, 0), ids > 0
 
 
 class Words(keras.layers.Layer):
-    """Some rows of the embedding table; ids of other rows give 0."""
+    """A range of rows of the word table; ids outside the range give 0."""
 
     def __init__(self, rows: range, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -97,59 +104,72 @@ class Words(keras.layers.Layer):
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the table [rows, D]."""
-        # Without autocast: in bfloat16 all of it would be cast in every call.
+        # Without autocast: in bfloat16 the whole table would be cast in every call.
         self.table = self.add_weight(
             name="table", shape=(len(self.rows), self.width), autocast=False,
             initializer=self.table_initializer,
         )  # fmt: skip
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
-        """int32 [B, T] -> float32 [B, T, D]."""
+        """Maps int32 [B, T] to float32 [B, T, D]."""
         own = (ids >= self.rows.start) & (ids < self.rows.stop)
         x = tf.gather(self.table.value, tf.where(own, ids - self.rows.start, 0))
         return tf.where(own[..., tf.newaxis], x, 0.0)
 
 
 class Layer(keras.layers.Layer):
-    """Self-attention and MLP, each a residual branch (arXiv:1706.03762)."""
+    """Self-attention and MLP, each a residual branch (arXiv:1706.03762).
 
-    def __init__(self, config: Transformer, shares: int = 1, **kwargs: Any) -> None:
+    Args:
+        width: D.
+        heads: H, which the shards split; the MLP's 4 D columns are split too.
+        activation: of the MLP, a key of ACTIVATIONS.
+        norm: where to normalise: `pre` before each branch, `post` after each sum.
+        rate: of dropout.
+        epsilon: of the normalisations.
+        shards: devices over which the layer is split.
+    """
+
+    def __init__(
+        self, width: int, heads: int, activation: str, norm: Literal["post", "pre"], rate: float,
+        epsilon: float, shards: int, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.config = config
-        self.attention = Shared(
-            lambda heads, name: Attention(config, heads, name=name),
-            config.heads, shares, bias=config.width, name="attention",
+        self.norm, self.rate = norm, rate
+        self.attention = Sharded(
+            lambda own, name: Attention(width, heads, own, rate, name=name),
+            heads, shards, bias=width, name="attention",
         )  # fmt: skip
-        self.attention_normalization = normalization(config, "attention_normalization")
-        self.mlp = Shared(
-            lambda columns, name: MLP(config, len(columns), name=name),
-            4 * config.width, shares, bias=config.width, name="mlp",
+        self.attention_normalization = normalization(epsilon, "attention_normalization")
+        self.mlp = Sharded(
+            lambda columns, name: MLP(width, len(columns), activation, name=name),
+            4 * width, shards, bias=width, name="mlp",
         )  # fmt: skip
-        self.mlp_normalization = normalization(config, "mlp_normalization")
+        self.mlp_normalization = normalization(epsilon, "mlp_normalization")
 
     def build(self, shapes: Any) -> None:
-        """Builds what it is made of, for ([B, T, D], [B, T])."""
+        """Builds the layers inside, for ([B, T, D], [B, T])."""
         for layer in (
             self.attention, self.attention_normalization, self.mlp, self.mlp_normalization
         ):  # fmt: skip
             layer.build(shapes[0])
 
     def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> Activations:
-        """([B, T, D], [B, T]) -> ([B, T, D], [B, T])."""
+        """Maps ([B, T, D], [B, T]) to ([B, T, D], [B, T])."""
         x, mask = inputs
-        rate, rows = self.config.dropout, packing(mask, training)
+        rows = packing(mask, training)
 
-        def attend(share: Attention, y: tf.Tensor) -> tf.Tensor:
-            return share(y, rows=rows, training=training, seed=seed)
+        def attend(shard: Attention, y: tf.Tensor) -> tf.Tensor:
+            return shard(y, rows=rows, training=training, seed=seed)
 
         def attention(y: tf.Tensor) -> tf.Tensor:
-            return dropout(self.attention(y, work=attend), rate, training, seed, 1)
+            return dropout(self.attention(y, work=attend), self.rate, training, seed, 1)
 
         def mlp(y: tf.Tensor) -> tf.Tensor:
-            return dropout(self.mlp(y), rate, training, seed, 2)
+            return dropout(self.mlp(y), self.rate, training, seed, 2)
 
         x = rows.pack(x)
-        if self.config.norm == "pre":
+        if self.norm == "pre":
             x += attention(self.attention_normalization(x))
             x += mlp(self.mlp_normalization(x))
         else:
@@ -159,49 +179,55 @@ class Layer(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """What some of the heads add: softmax(q k' / sqrt(D / H)) v of each, mixed.
+    """The term of some heads in the sum over all: softmax(q k' / sqrt(D / H)) v, projected.
 
-    The columns of `qkv` are those of the first head's q, k and v, then the second's.
+    The columns of `qkv` are the first head's q, k and v, then the second's, and so on.
+
+    Args:
+        width: D.
+        heads: H, heads of the whole layer.
+        own: the heads computed by this shard.
+        rate: of dropout.
     """
 
-    def __init__(self, config: Transformer, heads: range, **kwargs: Any) -> None:
+    def __init__(self, width: int, heads: int, own: range, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config, self.heads = config, heads
-        self.size = config.width // config.heads  # of a head: D / H
-        self.qkv = dense(3 * len(heads) * self.size, "qkv")
-        self.out = dense(config.width, "out", use_bias=False)
+        self.heads, self.own, self.rate = heads, own, rate
+        self.size = width // heads  # of a head: D / H
+        self.qkv = dense(3 * len(own) * self.size, "qkv")
+        self.out = dense(width, "out", use_bias=False)
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the weights, for [B, T, D]."""
         self.qkv.build(shape)
-        self.out.build((*shape[:-1], len(self.heads) * self.size))
+        self.out.build((*shape[:-1], len(self.own) * self.size))
 
     def call(self, x: tf.Tensor, rows: Padded, training: bool, seed: tf.Tensor) -> tf.Tensor:
-        """Rows [..., D] -> rows [..., D]."""
-        q, k, v = rows.apart(self.qkv(x), len(self.heads))  # [B, H, T, D / H]
+        """Maps rows [..., D] to rows [..., D]."""
+        q, k, v = rows.split_heads(self.qkv(x), len(self.own))  # [B, H, T, D / H]
         scores = tf.matmul(q * self.size**-0.5, k, transpose_b=True)  # [B, H, T, T]
-        weights = tf.nn.softmax(scores + tf.cast(rows.far, scores.dtype))
+        weights = tf.nn.softmax(scores + tf.cast(rows.mask_scores, scores.dtype))
         mixed = tf.matmul(self._drop(weights, training, seed), v)  # [B, H, T, D / H]
-        return self.out(rows.together(mixed))
+        return self.out(rows.join_heads(mixed))
 
     def _drop(self, weights: tf.Tensor, training: bool, seed: tf.Tensor) -> tf.Tensor:
-        rate, heads = self.config.dropout, self.heads
-        if len(heads) == self.config.heads or not training or not rate:
-            return dropout(weights, rate, training, seed, 0)
-        # Drawn for all heads, so that these get what they get uncut.
+        if len(self.own) == self.heads or not training or not self.rate:
+            return dropout(weights, self.rate, training, seed, 0)
+        # Drawn for all heads, so that a head drops the same however the layer is split.
         b, _, t, _ = tf.unstack(tf.shape(weights))
-        every = tf.ones([b, self.config.heads, t, t], weights.dtype)
-        return weights * dropout(every, rate, training, seed, 0)[:, heads.start : heads.stop]
+        ones = tf.ones([b, self.heads, t, t], weights.dtype)
+        kept = dropout(ones, self.rate, training, seed, 0)
+        return weights * kept[:, self.own.start : self.own.stop]
 
 
 class MLP(keras.layers.Layer):
-    """What some of the 4 D columns add."""
+    """The term of some of the 4 D columns in the MLP's sum over all."""
 
-    def __init__(self, config: Transformer, columns: int, **kwargs: Any) -> None:
+    def __init__(self, width: int, columns: int, activation: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[activation]
         self.inner = dense(columns, "inner")
-        self.out = dense(config.width, "out", use_bias=False)
+        self.out = dense(width, "out", use_bias=False)
         self.columns = columns
 
     def build(self, shape: tuple[int | None, ...]) -> None:
@@ -210,30 +236,33 @@ class MLP(keras.layers.Layer):
         self.out.build((*shape[:-1], self.columns))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Rows [..., D] -> rows [..., D]."""
+        """Maps rows [..., D] to rows [..., D]."""
         return self.out(self.activation(self.inner(x)))
 
 
 class Head(keras.layers.Layer):
-    """One vector a text, and one logit a class."""
+    """Pools a text's tokens into one vector, and classifies it."""
 
-    def __init__(self, config: Transformer, num_classes: int, **kwargs: Any) -> None:
+    def __init__(
+        self, num_classes: int, width: int, norm: Literal["post", "pre"],
+        pooling: Literal["cls", "mean"], rate: float, epsilon: float, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.config = config
-        if config.norm == "pre":
-            self.normalization = normalization(config, "normalization")
-        if config.pooling == "cls":
-            self.pooler = dense(config.width, "pooler")
+        self.norm, self.pooling, self.rate = norm, pooling, rate
+        if norm == "pre":
+            self.normalization = normalization(epsilon, "normalization")
+        if pooling == "cls":
+            self.pooler = dense(width, "pooler")
         self.classifier = dense(num_classes, "classifier")
 
     def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> tf.Tensor:
-        """([B, T, D], [B, T]) -> [B, K]."""
+        """Maps ([B, T, D], [B, T]) to logits [B, K]."""
         x, mask = inputs
-        if self.config.norm == "pre":
+        if self.norm == "pre":
             x = self.normalization(x)
-        if self.config.pooling == "cls":
+        if self.pooling == "cls":
             x = tf.tanh(self.pooler(x[:, 0]))
         else:
             weights = tf.cast(mask, x.dtype)[:, :, tf.newaxis]
             x = tf.reduce_sum(x * weights, 1) / tf.reduce_sum(weights, 1)
-        return self.classifier(dropout(x, self.config.dropout, training, seed, 0))
+        return self.classifier(dropout(x, self.rate, training, seed, 0))

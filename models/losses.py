@@ -1,14 +1,14 @@
-"""What blocks add to the objective: Keras' `losses` of their layers.
+"""Adds Keras' `losses` of a model's layers to the objective.
 
     objective = mean over G examples of the cross-entropy
               + mean over V micro-batches of the blocks' losses
 
-A regularizer of weights has one value in all micro-batches, so it counts once a step; what is of
-activations is a micro-batch's own (Keras divides an `activity_regularizer` by its examples).
+A weight regularizer has the same value in all micro-batches, so it counts once a step; a loss of
+activations is each micro-batch's own (Keras divides an `activity_regularizer` by the examples).
 
-The gradient enters through the block's output: on its way back, what comes for the output starts
-that of the losses too (as Megatron-LM's MoEAuxLossAutoScaler does). So a pipeline has nothing else
-to differentiate, and the gradients in a block add up in one order, wherever the model is cut.
+The gradient enters through the block's output: when the output's gradient comes back, it starts
+that of the losses too (as in Megatron-LM's MoEAuxLossAutoScaler). So a pipeline has nothing else to
+differentiate, and the gradients in a block add up in one order, wherever the model is cut.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from models import ModelError
 
 
 def of(block: keras.Layer) -> tf.Tensor | None:
-    """The sum of a block's losses in its last call, float32 []; None if it has none."""
+    """Returns the sum of a block's losses in its last call, float32 []; None if it has none."""
     losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in block.losses]
     return sum(losses[1:], losses[0]) if losses else None
 
 
 def attach(y: Any, loss: tf.Tensor, weight: tf.Tensor, name: str) -> Any:
-    """A block's output as it is; where a gradient comes back through it, `weight` is the loss's.
+    """Returns a block's output unchanged; its gradient gives the loss the gradient `weight`.
 
     Args:
-        y: a tensor or a tuple of such.
-        loss: of the block that `y` comes from.
+        y: the output, a tensor or a tuple of such.
+        loss: of the block.
         weight: float32 [].
         name: of the block.
 
     Raises:
-        ModelError: an output that has no gradient.
+        ModelError: the output has no gradient.
     """
     flat = tf.nest.flatten(y)
     places = [i for i, tensor in enumerate(flat) if tensor.dtype.is_floating]
     if not places:
         raise ModelError(
-            f"{name} adds to the loss, but what it returns are integers, through which no gradient "
-            "comes back to it: return activations, or take its losses and regularizers away."
+            f"{name} adds to the loss, but returns only integers, through which no gradient comes "
+            "back to it: return activations, or remove its losses and regularizers."
         )
 
     @tf.custom_gradient

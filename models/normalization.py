@@ -1,9 +1,9 @@
-"""Batch normalisation over a micro-batch, by TensorFlow's fused kernel.
+"""Normalises batches over a micro-batch, with TensorFlow's fused kernel.
 
-Keras 3's own layer is built of separate means, squares and products (36 % of a float32
-ResNet-50 step on a CPU, 50 % of a bfloat16 one) and moves its averages once a call, which
-makes them depend on the number of processes. The fused kernel also returns the
-micro-batch's mean and variance, which is all the step needs to move the averages once.
+Keras 3's own layer consists of separate means, squares and products (36 % of a float32 ResNet-50
+step on a CPU, 50 % of a bfloat16 one), and moves its averages once a call, so that they depend on
+the number of processes. The fused kernel also returns the micro-batch's mean and variance, which
+the step needs to move the averages once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from models import blocks
 class BatchNormalization(keras.layers.Layer):
     """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta  (arXiv:1502.03167).
 
-    Training uses the micro-batch's mean and biased variance, and records both (the
-    variance unbiased, as the fused kernel gives it); inference uses the moving averages.
+    Training uses the micro-batch's mean and biased variance, and records both (the variance
+    unbiased, as the fused kernel returns it); inference uses the moving averages.
 
     Args:
         epsilon: added to the variance.
-        momentum: share of the old moving average kept in each step.
-        zero_gamma: start gamma at 0, so that a residual branch starts as nothing.
+        momentum: fraction of the old moving average that each step keeps.
+        zero_gamma: starts gamma at 0, so that a residual branch starts as zero.
     """
 
     def __init__(

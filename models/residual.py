@@ -16,8 +16,8 @@ from models.normalization import BatchNormalization
 class Convolution(keras.layers.Layer):
     """Convolution without bias, padded by (size - 1) / 2 on every side.
 
-    Padding is the same on both sides at stride 2 too (TensorFlow's SAME pads the far side
-    more), as in the published models. Weights start as in arXiv:1502.01852, fan-out.
+    Padding is the same on both sides at stride 2 too, as in the published models (TensorFlow's
+    SAME pads the far side more). Weights are initialised as in arXiv:1502.01852, fan-out.
     """
 
     def __init__(self, filters: int, size: int, stride: int = 1, **kwargs: Any) -> None:
@@ -43,19 +43,19 @@ class Convolution(keras.layers.Layer):
         if self.stride == 1:
             return tf.nn.conv2d(x, kernel, 1, "SAME")
         pad = [(self.size - 1) // 2] * 2
-        # Not the operator's own explicit padding: ResNet-50 at 224 pixels was seen to train at
-        # 5.6 images/s with it everywhere against 8.4 so (bfloat16: 0.34 against 13.5).
+        # Not the operator's own explicit padding: with it ResNet-50 at 224 pixels trained at 5.6
+        # images/s instead of 8.4 (bfloat16: 0.34 instead of 13.5).
         return tf.nn.conv2d(tf.pad(x, [[0, 0], pad, pad, [0, 0]]), kernel, self.stride, "VALID")
 
 
 def pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A 1x1 convolution as a matrix product, [B, H, W, C] x [1, 1, C, C'] -> [B, H', W', C'].
+    """Computes a 1x1 convolution as a matrix product.
 
-    H and W must be known as the graph is made.
+    Maps [B, H, W, C] x [1, 1, C, C'] to [B, H', W', C']; H and W must be known statically.
 
-    On a CPU with AMX its forward and backward were seen to take three quarters of the
-    operator's time in bfloat16 at 224 pixels, less than half where it strides, and in float32
-    the same; a float32 step on 32 pixels ran at 1.4 times the speed.
+    On a CPU with AMX forward and backward took three quarters of the convolution operator's time
+    in bfloat16 at 224 pixels, less than half with a stride, and the same time in float32; a float32
+    step on 32 pixels ran at 1.4 times the speed.
     """
     if stride > 1:
         x = tf.nn.avg_pool2d(x, 1, stride, "VALID")  # takes every stride-th pixel
@@ -65,10 +65,10 @@ def pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def add_relu(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """relu(x + y), in bfloat16 on CPUs compiled into one pass, and so its gradient.
+    """Computes relu(x + y); in bfloat16 on CPUs, XLA compiles it and its gradient to one pass each.
 
-    TensorFlow's own two CPU kernels were seen to take four times the time in bfloat16, 7 % of
-    a ResNet-50 step at 224 pixels; in float32 they are the faster ones by 5 % of a step.
+    TensorFlow's own two CPU kernels took four times the time in bfloat16, 7 % of a ResNet-50 step
+    at 224 pixels; in float32 they are faster, by 5 % of a step.
     """
     on_cpu = not tf.config.get_visible_devices("GPU")
     return (_add_relu_compiled if on_cpu and x.dtype == tf.bfloat16 else _add_relu)(x, y)
@@ -82,7 +82,7 @@ _add_relu_compiled = tf.function(_add_relu, autograph=False, jit_compile=True)
 
 
 class Stem(keras.layers.Layer):
-    """Images to the first activations: `imagenet` quarters H and W, `cifar` keeps them."""
+    """Maps images to the first activations: `imagenet` quarters H and W, `cifar` keeps them."""
 
     def __init__(self, width: int, kind: str, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -95,10 +95,10 @@ class Stem(keras.layers.Layer):
         self.normalization = BatchNormalization(epsilon, name="normalization")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[B, H, W, 3] -> [B, H / 4, W / 4, width] (cifar: [B, H, W, width])."""
+        """Maps [B, H, W, 3] to [B, H / 4, W / 4, width] (cifar: [B, H, W, width])."""
         x = tf.nn.relu(self.normalization(self.convolution(x), training=training))
         if self.pooled:
-            # Zeros are as good as minus infinity here: after a ReLU nothing is below them.
+            # Zeros do for minus infinity: after a ReLU nothing is below them.
             x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
         return x
 
@@ -127,11 +127,11 @@ class Residual(keras.layers.Layer):
             )
 
     def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """The convolutions of the branch, first to last."""
+        """Returns the convolutions of the branch, first to last."""
         raise NotImplementedError
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[B, H, W, C] -> [B, H / stride, W / stride, width * expansion]."""
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, width * expansion]."""
         y, last = x, len(self.convolutions) - 1
         layers = zip(self.convolutions, self.normalizations, strict=True)
         for place, (convolution, normalization) in enumerate(layers):
@@ -146,7 +146,7 @@ class Basic(Residual):
     """Two 3x3 convolutions (depths 18 and 34)."""
 
     def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """3x3 of the unit's stride, 3x3."""
+        """Returns a 3x3 convolution with the unit's stride, and one without."""
         return [
             Convolution(width, 3, stride, name="convolution1"),
             Convolution(width, 3, name="convolution2"),
@@ -159,7 +159,7 @@ class Bottleneck(Residual):
     expansion = 4
 
     def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """The stride is in the 3x3 (v1.5) or in the first 1x1 (v1)."""
+        """Returns 1x1, 3x3, 1x1; the stride is in the 3x3 (v1.5) or in the first 1x1 (v1)."""
         first, second = (1, stride) if version == "v1.5" else (stride, 1)
         return [
             Convolution(width, 1, first, name="convolution1"),

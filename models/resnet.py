@@ -1,4 +1,4 @@
-"""ResNet v1.5 (arXiv:1512.03385; stride in the 3x3 convolution): the recipe of its list.
+"""Configures a ResNet v1.5 (arXiv:1512.03385; stride in the 3x3 convolution).
 
 The layers are in `residual.py`, so that reading a configuration needs no TensorFlow.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import keras
 
-# Depth: (blocks in each of the four groups, is the block a bottleneck).
+# Depth: (blocks in each of the four groups, whether they are bottlenecks).
 DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -25,7 +25,7 @@ DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 @dataclass(frozen=True)
 class ResNet:
-    """25,557,032 trainable parameters at depth 50, width 64 and 1,000 classes.
+    """A residual network; 25,557,032 trainable parameters at the defaults and 1,000 classes.
 
     Attributes:
         depth: 18, 34, 50, 101 or 152.
@@ -53,11 +53,11 @@ class ResNet:
             raise ValueError(f"epsilon must be above 0 and finite, not {self.epsilon}")
 
     def __len__(self) -> int:
-        """Blocks of the list."""
+        """Returns the number of blocks."""
         return sum(DEPTHS[self.depth][0]) + 2
 
     def blocks(self, num_classes: int) -> Sequence[keras.Layer]:
-        """Stem, one block a residual unit, head."""
+        """Returns the stem, a block for each residual unit, and the head."""
         from models import residual  # TensorFlow, only when a model is built
 
         counts, is_bottleneck = DEPTHS[self.depth]

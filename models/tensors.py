@@ -1,8 +1,8 @@
-"""Weights as `transformers` saves them: safetensors, in one file or in several.
+"""Reads weights as `transformers` saves them: safetensors, in one file or in several.
 
-A file is a header and bytes: 8 bytes with the header's length, the header, JSON that gives each
-tensor its type, shape and place, and then the tensors. Headers are read at once and checked;
-a tensor when it is read. Nothing else is read: a pickle (pytorch_model.bin) may run code.
+A file holds 8 bytes with the length of the header, the header, JSON with the type, shape and
+offsets of each tensor, and then the tensors. Headers are read and checked at once, a tensor when it
+is needed. Other formats are not read: a pickle (pytorch_model.bin) may run code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's place: `start` is counted from the beginning of the file."""
+    """Where a tensor is: `start` is its offset from the beginning of the file, in bytes."""
 
     path: Path
     kind: str
@@ -41,7 +41,7 @@ class Entry:
     start: int
 
     def read(self) -> np.ndarray:
-        """The tensor, float32.
+        """Reads the tensor, as float32.
 
         Raises:
             ModelError: the file cannot be read.
@@ -56,10 +56,10 @@ class Entry:
 
 
 def entries(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a folder, by name.
+    """Returns every tensor of a folder, by name.
 
     Raises:
-        ModelError: there are none, in a form that is read, or a file is damaged.
+        ModelError: the folder has no safetensors, or a file is damaged.
     """
     if (folder / INDEX).exists() and not (folder / WHOLE).exists():
         return _sharded(folder / INDEX)
@@ -68,14 +68,14 @@ def entries(folder: Path) -> dict[str, Entry]:
         if others:
             raise ModelError(
                 f"{folder} has its weights in {others[0]} only, which is not read (reading "
-                f"such a file may run code in it): where you trust it and have `transformers` and "
+                f"such a file may run code in it): if you trust it, and have `transformers` and "
                 f"its framework, write {WHOLE} beside it: {CONVERT.format(folder)}"
             )
     return _entries(folder / WHOLE)
 
 
 def _sharded(index: Path) -> dict[str, Entry]:
-    files = loaded(index).get("weight_map")
+    files = load_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in files.values()
     ):
@@ -109,12 +109,12 @@ def _entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise ModelError(f"cannot read {path} ({error.strerror}): see model.init_from.") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f"a header that is none, {type(error).__name__}: {str(error)[:100]}"
+        reason = f"an invalid header, {type(error).__name__}: {str(error)[:100]}"
         raise ModelError(_damage(path, reason)) from None
 
 
 def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> dict[str, Entry]:
-    """The tensors of a header whose places are one after the other, to the end of the file."""
+    """Returns a header's tensors, which must follow one another to the end of the file."""
     found, places = {}, []
     for name, about in header.items():
         if name == "__metadata__":
@@ -142,11 +142,11 @@ def _damage(path: Path, reason: str) -> str:
     return f"{path} is cut short or damaged: it has {reason}. Fetch it again (see model.init_from)."
 
 
-def loaded(path: Path) -> dict[str, Any]:
-    """A JSON file's object.
+def load_json(path: Path) -> dict[str, Any]:
+    """Reads the object of a JSON file.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the file cannot be read, or holds something else.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,15 +1,16 @@
-"""A transformer encoder that classifies texts (BERT, arXiv:1810.04805): the recipe of its list.
+"""Configures a transformer encoder that classifies texts (BERT, arXiv:1810.04805).
 
 The layers are in `encoder.py`, so that reading a configuration needs no TensorFlow.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import keras
@@ -24,16 +25,16 @@ class Transformer:
 
     Attributes:
         layers, width, heads: of the encoder; `heads` divides `width`.
-        vocabulary: ids of the embedding table; at least as many as the data's vocabulary.
-        positions: the longest text, in tokens.
+        vocabulary: rows of the embedding table; at least the size of the data's vocabulary.
+        positions: the most tokens a text may have.
         norm: `post` normalises after each sum (BERT), `pre` before each branch
             (arXiv:2002.04745) and once more in the head.
-        pooling: `cls` is the first token through a layer with tanh (BERT), `mean` the mean
-            over the tokens.
-        dropout: of embeddings, attention, branches and of the head's input.
+        pooling: `cls` takes the first token through a dense layer with tanh (BERT), `mean` the
+            mean over the tokens.
+        dropout: rate for embeddings, attention, branches and the head's input.
         epsilon: of the normalisation.
         init_from: folder of a BERT in the Hugging Face format (`config.json`,
-            `model.safetensors`, whole or in parts), or `minilm`; None starts at random.
+            `model.safetensors`, in one file or several), or `minilm`; None: random weights.
         activation: of the MLP (arXiv:1606.08415); `gelu_tanh` is what BERT's authors computed.
     """
 
@@ -70,44 +71,58 @@ class Transformer:
             )
 
     def __len__(self) -> int:
-        """Blocks of the list."""
+        """Returns the number of blocks."""
         return self.layers + 2
 
     @property
-    def shareable(self) -> dict[str, int]:
-        """What --tensor shares out of each layer: of attention whole heads."""
+    def shardable(self) -> dict[str, int]:
+        """The number of parts that --tensor can split a layer into, by the layer's name."""
         return {"attention": self.heads}
 
-    def blocks(self, num_classes: int, shares: int = 1) -> Sequence[keras.Layer]:
-        """Embeddings, the encoder's layers, head.
+    def blocks(self, num_classes: int, shards: int = 1) -> Sequence[keras.Layer]:
+        """Returns embeddings, encoder layers and head.
 
-        Cut into shares are the embedding table by words, attention by heads and the MLP by
-        columns.
+        Shards split the embedding table by words, attention by heads and the MLP by columns.
         """
         from models import encoder  # TensorFlow, only when a model is built
 
+        common: dict[str, Any] = {
+            "width": self.width, "rate": self.dropout, "epsilon": self.epsilon
+        }  # fmt: skip
+        layer = common | {
+            "heads": self.heads, "activation": self.activation, "norm": self.norm, "shards": shards
+        }  # fmt: skip
         return [
-            encoder.Embeddings(self, shares, name="embeddings"),
-            *(encoder.Layer(self, shares, name=f"layer{i:02d}") for i in range(self.layers)),
-            encoder.Head(self, num_classes, name="head"),
+            encoder.Embeddings(
+                self.vocabulary, self.positions, shards=shards, name="embeddings", **common
+            ),
+            *(encoder.Layer(name=f"layer{i:02d}", **layer) for i in range(self.layers)),
+            encoder.Head(num_classes, norm=self.norm, pooling=self.pooling, name="head", **common),
         ]
 
     def check(self, folder: Path) -> None:
-        """Compares what `init_from` is of, found in `folder`, with this; reads no weights.
+        """Compares the model with the one that `init_from` names; reads no weights.
+
+        Args:
+            folder: where that model is.
 
         Raises:
-            ModelError: another architecture or size, a file that is missing or damaged.
+            ModelError: another architecture or size, or a file that is missing or damaged.
         """
         from models import pretrained
 
-        pretrained.check(self, folder)
+        pretrained.check(dataclasses.asdict(self), folder)
 
     def load(self, blocks: Sequence[keras.Layer], folder: Path) -> None:
-        """Puts the weights of `init_from`, found in `folder`, into built blocks of one share.
+        """Loads the weights that `init_from` names into built blocks of one shard.
+
+        Args:
+            blocks: of this model.
+            folder: where the weights are.
 
         Raises:
-            ModelError: another architecture, a missing tensor, another size.
+            ModelError: another architecture or size, or a tensor that is missing.
         """
         from models import pretrained
 
-        pretrained.load_bert(self, blocks, folder)
+        pretrained.load(dataclasses.asdict(self), blocks, folder)

@@ -1,6 +1,6 @@
-"""Settings of the tests that make up their inputs: few of them in CI, and the same ones each time.
+"""Settings of the tests with random inputs: a few in CI, and the same ones each time.
 
-SCALEPROOF_FUZZ_EXAMPLES=20000 pytest -n 2 -k fuzz     so many others, of each
+SCALEPROOF_FUZZ_EXAMPLES=20000 pytest -n 2 -k fuzz     20,000 new ones for each test
 """
 
 import os
@@ -12,7 +12,7 @@ GIVEN = os.environ.get("SCALEPROOF_FUZZ_EXAMPLES")
 
 
 def examples(share=1.0):
-    """Settings of a test; `share`: of the number of examples, for one whose examples take long."""
+    """Returns the settings of a test; `share` scales the number of examples, to save time."""
     return settings(
         max_examples=max(1, int(share * int(GIVEN or FEW))),
         derandomize=not GIVEN,

@@ -1,4 +1,4 @@
-"""Image files of every kind, and what Pillow makes of them."""
+"""Image files of every kind, and how Pillow decodes them."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ random = np.random.default_rng(0)
 
 LARGE, SMALL = ">", "<"  # orders of bytes
 
-# Smooth, or JPEG's colours would be far from anyone's; and of no symmetry.
+# Smooth, or JPEG's colours would differ between decoders; and without symmetry.
 PHOTO = Image.fromarray(random.integers(0, 256, [5, 8, 3], np.uint8)).resize((93, 61), 3)
 
 
@@ -22,13 +22,13 @@ def saved(image, kind="JPEG", **options):
 
 
 def pillows(content):
-    """What Pillow makes of a file: upright, on white."""
+    """Returns a file as Pillow decodes it: upright, on white."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGBA")
     return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image))[..., :3]
 
 
 def exif(orientation, order=LARGE, kind=3, count=1, begin=8):
-    """A block of EXIF, with an entry before the orientation's and one behind it."""
+    """Returns a block of EXIF, with an entry before the orientation's and one after it."""
     value, unit = (struct.pack(order + "Hxx", x) for x in (orientation, 2))
     entries = [(0x10F, 2, 4, b"me\0\0"), (0x112, kind, count, value), (0x128, 3, 1, unit)]
     content = struct.pack(order + "H", len(entries))
@@ -48,7 +48,7 @@ def chunk(name, content):
 
 
 def chunks(content):
-    """Those of a PNG."""
+    """Returns the chunks of a PNG."""
     at, found = 8, []
     while at < len(content):
         end = at + 12 + struct.unpack_from(">I", content, at)[0]
@@ -58,7 +58,7 @@ def chunks(content):
 
 
 def with_exif(content, block, before=b"", at=2):
-    """A JPEG or PNG with a block, behind other pieces; of a PNG, at the place of a chunk."""
+    """Returns a JPEG or PNG with an EXIF block behind `before`, at a byte or (PNG) a chunk."""
     if content.startswith(b"\xff\xd8"):
         app1 = segment(0xE1, b"Exif\0\0" + block)
         return content[:at] + before + app1 + content[at:]
@@ -70,7 +70,7 @@ PLAIN = {kind: saved(PHOTO, kind) for kind in ("JPEG", "PNG")}
 
 
 def gradient(mode, alpha):
-    """Colours whose alpha goes from clear to full; what is clear hides a colour."""
+    """Returns an image whose alpha rises from 0 to 255; where it is 0 there is a colour too."""
     ramp = np.tile(np.linspace(0, 255, 64).round().astype(np.uint8), (40, 1))
     if alpha != "ramp":
         ramp = (ramp > 99).astype(np.uint8) * 255

@@ -1,4 +1,4 @@
-"""Small models, for tests of what is around a model: they need not wait for a deep one."""
+"""Small models, for tests of what surrounds a model: they are built faster than deep ones."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from models.resnet import ResNet
 class Short(ResNet):
     """A ResNet-18's stem, a unit of its first group, the first of its second, and its head.
 
-    It has what the ten blocks have: convolutions with and without stride, normalisation, pooling,
-    a sum with what went before, and a projection of it.
+    These have all that the ten blocks have: convolutions with and without stride, normalisation,
+    pooling, and shortcuts with and without a projection.
     """
 
     depth: int = 18
@@ -26,7 +26,7 @@ class Short(ResNet):
 
 @dataclass(frozen=True)
 class Shallow:
-    """As README's."""
+    """The model in README."""
 
     width: int = 4
 

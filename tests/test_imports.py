@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,47 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def import_lines(source: str, modules: Collection[str]) -> dict[str, int]:
+    """Maps the modules that a source imports to lines; imports in functions and of types count."""
+    lines: dict[str, int] = {}
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # `from a import b` imports a.b if that is a module, and else a.
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else str(node.module) for name in full]
+        for name in names:
+            if name in modules:
+                lines.setdefault(name, node.lineno)
+    return lines
+
+
+def cycles(sources: dict[str, str]) -> list[str]:
+    """Returns the shortest cycle of imports through each module that is in one, with lines.
+
+    Args:
+        sources: by the modules' names.
+    """
+    graph = {name: import_lines(source, sources.keys()) for name, source in sources.items()}
+    found = {}
+    for first in graph:
+        paths = [[first]]  # breadth first
+        seen: set[str] = set()
+        for path in paths:
+            for other in graph[path[-1]]:
+                if other == first:
+                    pairs = zip(path, [*path[1:], first], strict=True)
+                    steps = [f"{a} imports {b} (line {graph[a][b]})" for a, b in pairs]
+                    found.setdefault(frozenset(path), ", ".join(steps))
+                    seen = set(graph)
+                elif other not in seen:
+                    seen.add(other)
+                    paths.append([*path, other])
+    return list(found.values())
+
+
 def users(*prefixes: str) -> set[str]:
     return {
         str(path.relative_to(ROOT))
@@ -41,10 +83,41 @@ def test_horovod_is_used_in_one_file_and_launched_by_another():
     assert users("horovod") - users("horovod.runner") == {"app/parallel/replicas.py"}
 
 
-def test_models_and_input_stand_alone():
+def test_models_and_input_import_neither_the_application_nor_each_other():
+    assert not any(f.startswith(("models/", "input/")) for f in users("horovod"))
     assert not any(f.startswith(("models/", "input/")) for f in users("app"))
     assert not any(f.startswith("input/") for f in users("models"))
     assert not any(f.startswith("models/") for f in users("input"))
+
+
+def test_imports_have_no_cycle():
+    sources = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p.read_text()
+        for p in FILES
+    }
+    found = [line for line in cycles(sources) if "app.tools.comparison" not in line]
+    assert not found, (
+        "modules import each other, if only in a function or for a type; move what both need to a "
+        "module below them, or pass it as an argument:\n" + "\n".join(found)
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import app.a",
+        "from app import a",
+        "from app.a import name",
+        "def f():\n    from app import other, a",
+        "if TYPE_CHECKING:\n    from app.a import T",
+    ],
+)
+def test_a_cycle_of_imports_is_found_and_named(line):
+    sources = {"app": "", "app.a": "from app import b", "app.b": "import app.c", "app.c": line}
+    (found,) = cycles(sources)
+    assert (
+        "app.a imports app.b (line 1), app.b imports app.c (line 1), app.c imports app.a" in found
+    )
 
 
 def test_parallel_knows_no_training():
@@ -85,7 +158,8 @@ def test_integers_need_no_tensorflow():
         for p in (ROOT / "app/tools/peers").glob("*.py")
         if p.stem not in both
     ]
-    free += ["input/order.py", "input/images.py", "input/text.py", "input/items.py"]
+    free += ["input/__init__.py", "input/order.py", "input/items.py", "input/rows.py"]
+    free += ["input/images/__init__.py", "input/text/__init__.py", "input/text/files.py"]
     assert not set(free) & users("tensorflow", "keras")
 
 
@@ -96,9 +170,9 @@ def test_torch_is_of_the_other_side():
     }
 
 
-def test_one_gradient_tape_and_one_of_shares():
+def test_one_gradient_tape_and_one_of_shards():
     tapes = [str(p.relative_to(ROOT)) for p in FILES if "GradientTape(" in p.read_text()]
-    assert tapes == ["app/training/differentiation.py", "models/shares.py"]
+    assert tapes == ["app/training/differentiation.py", "models/shards.py"]
 
 
 def test_what_is_hidden_can_be_imported_afterwards(monkeypatch):

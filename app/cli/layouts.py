@@ -74,15 +74,15 @@ def _validate_tensor(experiment: Experiment, layout: Layout) -> None:
     t, model = layout.tensor, experiment.model
     if t == 1:
         return
-    if "shares" not in inspect.signature(model.blocks).parameters:
+    if "shards" not in inspect.signature(model.blocks).parameters:
         raise UsageError(
             f"--tensor={t} splits layers, but {type(model).__name__} cannot be split: its blocks() "
-            "takes no `shares`; cut it with --stages instead."
+            "takes no `shards`; cut it with --stages instead."
         )
-    for layer, parts in getattr(model, "shareable", {}).items():
+    for layer, parts in getattr(model, "shardable", {}).items():
         if t > parts:
             raise UsageError(
-                f"{layer} has {parts} parts to share, fewer than --tensor={t}: set at most "
+                f"{layer} has {parts} parts to split, fewer than --tensor={t}: set at most "
                 f"--tensor={parts}."
             )
     if layout.exact:

@@ -30,7 +30,7 @@ from app.training.building import build
 from input import paths
 from input.batches import DataSet
 from input.raw import FIELDS, Limits
-from models import blocks, shares
+from models import blocks, shards
 
 FORMAT = 1  # of scaleproof.json
 TOP = 5  # classes given for an example, at most
@@ -80,7 +80,7 @@ class Model(tf.Module):
         """Returns the logits of a batch of inputs, float32 [b, K]."""
         layers, values = self._blocks(), self._weights()
         variables = [v for block in layers for v in block.variables]
-        mapping = [(v, values[shares.name(v)]) for v in variables]
+        mapping = [(v, values[shards.whole_name(v)]) for v in variables]
         with keras.StatelessScope(state_mapping=mapping):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
         return tf.cast(y, tf.float32)

@@ -6,7 +6,7 @@ part     0      1      2      3        part   0   1   2   3   4   5   6   7
 blocks   0-5    6-11   12-17  18-23    blocks 0-2 3-5 6-8 ...
 stage    0      1      2      3        stage  0   1   2   3   0   1   2   3
 
-With tensor parallelism a stage is several devices, each with a share of each of its blocks.
+With tensor parallelism a stage is several devices, each with a shard of each of its blocks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Placement:
 
     Attributes:
         devices: of each stage, by TensorFlow's names; "" is wherever TensorFlow likes. A stage
-            with several has a share of each block on each.
+            with several has a shard of each block on each.
         sizes: blocks of each part; part p is on stage p modulo the number of stages.
         scope: puts each variable where it belongs, if a block is not all in one place.
     """
@@ -56,7 +56,7 @@ class Placement:
         return cls((("",),), (num_blocks,))
 
     @property
-    def num_shares(self) -> int:
+    def num_shards(self) -> int:
         """Devices of a stage."""
         return len(self.devices[0])
 
@@ -71,7 +71,7 @@ class Placement:
         return part % len(self.devices)
 
     def each_block(self) -> list[list[Place]]:
-        """For each block, where its shares are."""
+        """For each block, where its shards are."""
         return [
             [self.scope or functools.partial(tf.device, device) for device in devices]
             for run, devices in self.runs()
@@ -93,12 +93,12 @@ def local_devices(count: int) -> list[str]:
 
 
 @functools.cache  # once a process
-def connect(servers: tuple[str, ...], shares: int = 1) -> list[str]:
-    """Connects this process to stage servers; returns `shares` devices of each, in order.
+def connect(servers: tuple[str, ...], shards: int = 1) -> list[str]:
+    """Connects this process to stage servers; returns `shards` devices of each, in order.
 
     Args:
         servers: host:port of each stage's, in order.
-        shares: devices a stage; all of one server, whose devices are near each other.
+        shards: devices a stage; all of one server, whose devices are near each other.
 
     Raises:
         UsageError: one that does not answer, or has too few devices.
@@ -123,12 +123,12 @@ def connect(servers: tuple[str, ...], shares: int = 1) -> list[str]:
         own = [d for d in devices if d.name.startswith(f"/job:stage/replica:0/task:{task}/")]
         gpus = [d.name for d in own if d.device_type == "GPU"]
         names = gpus or [d.name for d in own if d.device_type == "CPU"]
-        if len(names) < shares:
+        if len(names) < shards:
             raise UsageError(
-                f"--tensor={shares} needs as many devices of each stage server, but {server} has "
-                f"{len(names)}: start it on more GPUs, or without GPUs with --tensor={shares}."
+                f"--tensor={shards} needs as many devices of each stage server, but {server} has "
+                f"{len(names)}: start it on more GPUs, or without GPUs with --tensor={shards}."
             )
-        found += names[:shares]
+        found += names[:shards]
     return found
 
 

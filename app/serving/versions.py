@@ -72,7 +72,7 @@ def newest(model: Path) -> tuple[Path, int]:
     Raises:
         UsageError: there is none.
     """
-    model = paths.of_user(str(model)).resolve()
+    model = paths.expand_user(str(model)).resolve()
     if not model.is_dir():
         what = "is a file" if model.exists() else "does not exist"
         raise UsageError(f"--model={model} {what}: give a folder that `./run.sh export` wrote.")

@@ -210,7 +210,7 @@ def describe(layout: Layout) -> str:
     if layout.stages > 1:
         words.append(layout.schedule + (f" x {layout.chunks} chunks" if layout.chunks > 1 else ""))
     if layout.tensor > 1:
-        words.append(f"{layout.tensor} slices")
+        words.append(f"{layout.tensor} shards")
     if layout.recompute:
         words.append("recompute")
     return ", ".join(words)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel.placement import Placement, here
 from app.parallel.sharded import Sharded
-from models import ModelError, blocks, shares
+from models import ModelError, blocks, shards
 
 POLICIES = {
     "float32": "float32",
@@ -46,16 +46,16 @@ def build(
     Raises:
         ModelError: what breaks the protocol of blocks, or cannot be split.
     """
-    if placement is None or placement.num_shares == 1:
+    if placement is None or placement.num_shards == 1:
         return _whole(experiment, input_spec, num_classes, placement, pretrained)
     with tf.device(here()):  # no device need hold all of it
         source = _whole(experiment, input_spec, num_classes, None, pretrained)
     start(experiment)
-    split = list(experiment.model.blocks(num_classes, shares=placement.num_shares))  # type: ignore[call-arg]
+    split = list(experiment.model.blocks(num_classes, shards=placement.num_shards))  # type: ignore[call-arg]
     places = placement.each_block()
     statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
     for block in split:
-        shares.refuse_losses(block)
+        shards.refuse_losses(block)
     return Built(split, statistics, _fill(split, source.blocks))
 
 
@@ -93,24 +93,24 @@ def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
     """Gives split blocks the weights of whole ones; returns the axes of those that are split.
 
     Raises:
-        ModelError: a share with a weight that is not a slice.
+        ModelError: a shard with a weight that is not a slice.
     """
     axes: dict[str, int] = {}
-    shards: dict[str, list[tf.Variable]] = {}
+    pieces: dict[str, list[tf.Variable]] = {}
     for variable in (v for block in split for v in block.variables):
-        shards.setdefault(shares.name(variable), []).append(variable.value)
+        pieces.setdefault(shards.whole_name(variable), []).append(variable.value)
     for variable in (v for block in whole for v in block.variables):
-        name = shares.name(variable)
-        first, *others = shards[name]
+        name = shards.whole_name(variable)
+        first, *others = pieces[name]
         if not others:
             first.assign(variable.value)
             continue
         differs = [a != b for a, b in zip(variable.shape, first.shape, strict=True)]
         if sum(differs) != 1:
             raise ModelError(
-                f"each share of {name} has shape {list(first.shape)}, the whole "
-                f"{list(variable.shape)}: a share holds a slice along one axis of every weight it "
-                "has; what is not sliced, as a bias of the sum, belongs to the Shared layer."
+                f"each shard of {name} has shape {list(first.shape)}, the whole "
+                f"{list(variable.shape)}: a shard holds a slice along one axis of every weight it "
+                "has; what is not sliced, as a bias of the sum, belongs to the Sharded layer."
             )
         axes[name] = differs.index(True)
         Sharded((first, *others), axes[name]).assign(variable.value)

@@ -7,7 +7,7 @@
 Inside a compiled step (one part) this is one graph. In a pipeline each part's forward is a
 compiled function of its own, called under an eager tape, which keeps what the backward pass
 needs; that makes tracing time independent of the number of micro-batches and stages.
-(The shares of a split layer have a tape of their own: `models/shares.py` says why.)
+(The shards of a split layer have a tape of their own: `models/shards.py` says why.)
 """
 
 from __future__ import annotations

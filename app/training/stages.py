@@ -44,7 +44,7 @@ def place(
     Args:
         experiment: holds the model.
         layout: stages, chunks, cut.
-        devices: as many a stage as a layer has shares, stage 0's first.
+        devices: as many a stage as a layer has shards, stage 0's first.
         num_classes: of the data.
         costs: balance by these; None if the layout says how to cut.
 

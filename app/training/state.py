@@ -20,7 +20,7 @@ from app.config import Experiment
 from app.parallel.placement import Placement, here
 from app.parallel.sharded import Sharded, Weight
 from app.training.building import Built, build
-from models import blocks, shares
+from models import blocks, shards
 
 Snapshot: TypeAlias = dict[str, tf.Tensor]  # whole tensors in this process, by name
 
@@ -53,8 +53,8 @@ class Part:
         self.trainable: list[tf.Variable] = [v.value for v in trainable]
         self.variables: list[tf.Variable] = [v.value for v in variables]
         self._constraints = [(v.value, v.constraint) for v in trainable if v.constraint]
-        self.names = [shares.name(v) for v in trainable]
-        self._all_names = [shares.name(v) for v in variables]
+        self.names = [shards.whole_name(v) for v in trainable]
+        self._all_names = [shards.whole_name(v) for v in variables]
         self.slots = [
             [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
             for _ in o.optimizer.slots

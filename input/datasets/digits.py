@@ -1,4 +1,4 @@
-"""The scanned handwritten digits that scikit-learn carries (UCI, CC BY 4.0)."""
+"""Builds a set of the scanned handwritten digits in scikit-learn (UCI, CC BY 4.0)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Fashion-MNIST (arXiv:1708.07747, MIT licence), from Debian's package where there is one.
+"""Builds Fashion-MNIST (arXiv:1708.07747, MIT licence), from Debian's package if there is one.
 
-`dataset-fashion-mnist` is taken from where it is installed, or else fetched and unpacked
-by the system's own package client, which needs no root; elsewhere the files come over the
-network as TFDS' own builder takes them.
+`dataset-fashion-mnist` is read where it is installed, or else downloaded and unpacked by apt-get
+and dpkg, which need no root; on other systems the files are downloaded as by TFDS' own builder.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class ScaleproofFashionMnist(tfds.core.GeneratorBasedBuilder):
 
 
 def _debian_files(scratch: Path) -> Path | None:
-    """Where the package's files are; None where the system has no such package."""
+    """Returns the folder of the package's files; None if the system has no such package."""
     if INSTALLED.exists():
         return INSTALLED
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
@@ -75,7 +74,7 @@ def _debian_files(scratch: Path) -> Path | None:
     def run(*command: str) -> bool:
         return subprocess.run(command, cwd=scratch, capture_output=True).returncode == 0
 
-    # A machine whose package lists were never read knows no package until they are.
+    # A machine that never updated its package lists knows no package until it does.
     run("apt-get", "download", PACKAGE) or (
         run("apt-get", "update") and run("apt-get", "download", PACKAGE)
     )

@@ -1,4 +1,4 @@
-"""Sentences of movie reviews, each rated by twenty people (Hutto and Gilbert, ICWSM 2014).
+"""Builds a set of movie-review sentences, rated by twenty people (Hutto, Gilbert, ICWSM 2014).
 
 The ratings are in the source package of `vaderSentiment` (MIT licence); the sentences were
 taken from Rotten Tomatoes by Pang and Lee (ACL 2005).

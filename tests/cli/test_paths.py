@@ -22,7 +22,7 @@ from app.launch.launcher import Start
 from app.serving import versions
 from app.serving.model import load
 from app.training import trained
-from input import InputError, failures, names, paths
+from input import InputError, failures, labels, paths
 from input.images import Images
 from input.raw import Limits
 from models.pretrained import Weights
@@ -163,11 +163,11 @@ def test_a_name_that_is_not_utf_8_can_be_printed_anywhere(photos, tmp_path):
 
 @pytest.mark.fast
 def test_names_of_classes_are_text(tmp_path):
-    names.must_be_text(["cat", "\N{CAT FACE}"], tmp_path)
+    labels.require_text(["cat", "\N{CAT FACE}"], tmp_path)
     with pytest.raises(InputError, match=r"'caf\ufffd+' is the name of a class.*rename it.*convmv"):
-        names.must_be_text(["cat", os.fsdecode(b"caf\xe9")], tmp_path)
+        labels.require_text(["cat", os.fsdecode(b"caf\xe9")], tmp_path)
     with pytest.raises(InputError, match=r"'a\\nb' has a line break"):
-        names.must_be_text(["a\nb"], tmp_path)
+        labels.require_text(["a\nb"], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["[1]", os.fsdecode(b"\xff")])

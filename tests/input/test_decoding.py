@@ -1,6 +1,5 @@
 """The one decoder, against Pillow's: every kind of image, upright, on white, whole or a window."""
 
-import dataclasses
 import io
 import os
 import struct
@@ -27,9 +26,9 @@ from pictures import (
 )
 from PIL import Image, ImageOps
 
-from input import decoding, metadata, pixels
 from input.failures import sentence
-from input.images import Images
+from input.images import Images, decoding, metadata, preprocessing
+from input.images.preprocessing import Preprocessing
 from input.raw import Limits
 
 pytestmark = pytest.mark.fast
@@ -40,14 +39,13 @@ FUZZED = Limits(pixels=20_000)
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
 def whole(content):
-    opened = decoding.opened(content)
-    image = decoding.image(opened)
-    return image, opened.size
+    header = decoding.read_header(content)
+    return decoding.image(header), header.size
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)])
 def part(content, window):
-    return decoding.image(decoding.opened(content), window)
+    return decoding.image(decoding.read_header(content), window)
 
 
 def decoded(content):
@@ -350,11 +348,11 @@ REFUSED = {
 def test_what_is_refused_is_refused_everywhere(kind):
     content, reason = REFUSED[kind]
     assert decoding.image_fault(content).startswith(reason)
-    config = Images("synthetic", size=16, augmentation="imagenet")
+    images = Preprocessing(16, "imagenet", mean=(0.5,) * 3, std=(0.2,) * 3)
     seed = tf.constant([1, 2], tf.int64)
     for function in (
-        pixels.decode, lambda x: pixels.evaluation(config, x),
-        lambda x: pixels.evaluation(config, x, 10**6), lambda x: pixels.training(config, x, seed),
+        preprocessing.decode, images.evaluation,
+        lambda x: images.evaluation(x, 10**6), lambda x: images.training(x, seed),
     ):  # fmt: skip
         graph = tf.function(function, input_signature=[tf.TensorSpec([], tf.string)])
         for run in (function, graph):
@@ -372,26 +370,26 @@ def test_what_is_refused_is_refused_everywhere(kind):
 @pytest.mark.parametrize("content", [PLAIN["JPEG"], PLAIN["PNG"]], ids=["JPEG", "PNG"])
 def test_everyone_sees_the_same_image(content, augmentation):
     config = Images("synthetic", size=32, augmentation=augmentation, mean=(0.0,) * 3,
-                    std=(1 / 255,) * 3)  # fmt: skip
+                    std=(1 / 255,) * 3, synthetic_examples=1)  # fmt: skip
     content = with_exif(content, exif(6))
-    upright = pixels.decode(tf.constant(content))
+    data = config.open("")
+    upright = preprocessing.decode(tf.constant(content))
     assert upright.shape == (93, 61, 3)
-    evaluated = pixels.evaluation(config, tf.constant(content))
+    evaluated = data.preprocessing.evaluation(tf.constant(content))
     # At its border a crop lacks the neighbours from which colour is interpolated.
     border = slice(3, -3) if augmentation == "imagenet" else slice(None)
-    of_array = pixels.evaluation_of_array(config, upright)
+    of_array = data.preprocessing.evaluation_of_array(upright)
     np.testing.assert_allclose(evaluated[border, border], of_array[border, border], atol=1e-3)
-    data = dataclasses.replace(config, synthetic_examples=1).open("")
     served = tf.function(lambda x: data.preprocess(x, Limits()))(tf.constant([content]))
     assert np.array_equal(served[0], evaluated)
     if augmentation == "none":
         seed = tf.constant([1, 2], tf.int64)
-        assert np.array_equal(pixels.training(config, tf.constant(content), seed), evaluated)
+        assert np.array_equal(data.preprocessing.training(tf.constant(content), seed), evaluated)
 
 
 def test_no_walk_is_endless():
     """However many pieces a file has: what stands behind them all is not looked for."""
-    pieces = chunk(b"tEXt", b"eXIf") + chunk(b"teXt", b"") * (metadata.MOST + 10)
+    pieces = chunk(b"tEXt", b"eXIf") + chunk(b"teXt", b"") * (metadata.MAX_PIECES + 10)
     content = with_exif(PLAIN["PNG"], exif(6), pieces, -1)
     assert whole(tf.constant(content))[0].shape == (61, 93, 3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input import InputError, classes
+from input import InputError, labels
 from input.images import Images
 
 pytestmark = pytest.mark.fast
@@ -100,7 +100,7 @@ def test_a_class_without_images_is_refused(folder):
         prepare(folder)
 
 
-def test_a_class_of_bad_images_alone_is_refused(folder):
+def test_a_class_with_only_bad_images_is_refused(folder):
     for split in ("train", "val"):
         put(folder, f"{split}/bird/0.jpg", b"no image")
     with pytest.raises(InputError, match="'bird'"):
@@ -147,18 +147,19 @@ def test_an_index_of_an_older_version_is_made_again(folder):
     ],
 )
 def test_classes_that_may_be_mistaken_are_warned_of(names, words):
-    (found,) = classes.doubts(names, {"train": [9] * len(names)})
+    (found,) = labels.doubts(names, {"train": [9] * len(names)})
     assert words in found
 
 
 def test_classes_as_they_should_be_are_not_warned_of():
-    assert not classes.doubts(["0", "1", "10", "cat", "cats", "über"], {"train": [5] * 6})
-    (few,) = classes.doubts(["a", "b"], {"train": [4, 900], "test": [1, 9]})
+    names = ["0", "1", "10", "cat", "cats", "über"]
+    assert not list(labels.doubts(names, {"train": [5] * 6}))
+    (few,) = labels.doubts(["a", "b"], {"train": [4, 900], "test": [1, 9]})
     assert few == "few examples in train: 'a' 4."
 
 
 def test_a_table_of_many_classes_shows_the_smallest():
     names, counts = [f"class {i}" for i in range(1000)], [i + 10 for i in range(1000)]
-    report = classes.report(names, {"train": counts, "val": [5] * 1000})
+    report = labels.report(names, {"train": counts, "val": [5] * 1000})
     assert len(report) < 20 and "class 0 " in report[1]
     assert "10 smallest of 1,000 (train: 10 to 1,009 a class; val: 5 to 5 a class)" in report[-1]

@@ -1,4 +1,4 @@
-"""Files of texts that are made up: read, or refused in a sentence, by training and prediction."""
+"""Random files of texts are read, or refused in a sentence, by training and prediction alike."""
 
 import csv
 import gzip
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from input import InputError, items
 from input.raw import Limits
 from input.text import Text
-from input.text_files import open_splits
 
 pytestmark = pytest.mark.fast
 
@@ -66,7 +65,7 @@ def test_fuzz_a_file_is_read_alike_or_refused(tmp_path_factory, content, name):
     path.write_bytes(content)
     trained = None
     try:
-        train, _, _ = open_splits(Text(str(path), evaluation_file=str(path)))
+        train, _, _ = Text(str(path), evaluation_file=str(path)).open_splits("")
         trained = train.fetch(range(len(train)))[0]
         assert all(text.strip() and Limits().check("text", text) is None for text in trained)
     except InputError as error:

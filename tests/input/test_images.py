@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input import InputError, decoding, image_set, pixels, sources
-from input.images import Images
+from input import InputError
+from input.images import Images, decoding, image_set, preprocessing
 
 
 @pytest.fixture
@@ -168,43 +168,42 @@ def test_evaluation_sees_every_example_once(digits, processes):
 
 
 @pytest.mark.parametrize("augmentation", ["shift_flip", "imagenet"])
-def test_augmentation_depends_on_the_place_alone(augmentation):
+def test_augmentation_depends_only_on_the_place(augmentation):
     config = Images("synthetic", size=24, augmentation=augmentation, mixup=0.3,
                     synthetic_examples=64, synthetic_classes=5)  # fmt: skip
     data = config.open("")
-    alone = everything(data.train(7, 4, lambda k: k, 6))
+    whole = everything(data.train(7, 4, lambda k: k, 6))
     second = everything(data.train(7, 4, lambda k: k + 3, 3))  # a process that runs the last 3
-    for a, b in zip(alone, second, strict=True):
+    for a, b in zip(whole, second, strict=True):
         assert np.array_equal(a[12:], b)
-    assert not np.array_equal(alone[0], everything(data.train(8, 4, lambda k: k, 6))[0])
+    assert not np.array_equal(whole[0], everything(data.train(8, 4, lambda k: k, 6))[0])
 
 
 def test_a_crop_of_a_jpeg_equals_the_crop_of_its_pixels():
-    data, _, _ = sources.open_splits(Images("synthetic"), "")
+    data, _, _ = Images("synthetic").open_splits("")
     encoded = tf.constant(data.fetch([3])[0][0])
     window = tf.constant([16, 32, 64, 80])
-    crop = decoding.image(decoding.opened(encoded), window)
+    crop = decoding.image(decoding.read_header(encoded), window)
     assert crop.shape == (64, 80, 3)
-    whole = pixels.decode(encoded)[16:80, 32:112]
+    whole = preprocessing.decode(encoded)[16:80, 32:112]
     # At its border the crop lacks the neighbours from which colour is interpolated.
     assert np.array_equal(crop[2:-2, 2:-2], whole[2:-2, 2:-2])
 
 
 def test_evaluation_takes_the_standard_centre_crop():
-    config = Images("synthetic", size=224, augmentation="imagenet",
-                    mean=(0.0,) * 3, std=(1 / 255,) * 3)  # fmt: skip
+    crop = preprocessing.Preprocessing(224, "imagenet", mean=(0.0,) * 3, std=(1 / 255,) * 3)
     image = np.random.default_rng(0).integers(0, 256, [256, 300, 3], np.uint8)
-    out = pixels.evaluation(config, tf.io.encode_png(image))
+    out = crop.evaluation(tf.io.encode_png(image))
     np.testing.assert_allclose(out, image[16:240, 38:262], atol=1e-3)
 
 
-def test_mixup_mixes_images_and_targets_by_one_share():
+def test_mixup_mixes_images_and_targets_with_one_weight():
     x = tf.reshape(tf.range(4.0), [4, 1, 1, 1])
     y = tf.one_hot([0, 1, 2, 3], 4)
     mixed, targets = image_set.mixup(x, y, 1.0, tf.constant([1, 2], tf.int64))
-    share = float(targets[0, 0])
-    assert 0 < share < 1
+    weight = float(targets[0, 0])
+    assert 0 < weight < 1
     np.testing.assert_allclose(
-        mixed[:, 0, 0, 0], share * np.arange(4) + (1 - share) * np.arange(4)[::-1], rtol=1e-5
+        mixed[:, 0, 0, 0], weight * np.arange(4) + (1 - weight) * np.arange(4)[::-1], rtol=1e-5
     )
-    np.testing.assert_allclose(targets[0], [share, 0, 0, 1 - share], rtol=1e-5)
+    np.testing.assert_allclose(targets[0], [weight, 0, 0, 1 - weight], rtol=1e-5)

@@ -12,12 +12,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input import InputError, items, pixels
-from input.images import Images
+from input import InputError, items
+from input.images import preprocessing
 from input.raw import Limits
 
 pytestmark = pytest.mark.fast
-SMALL = Images("synthetic", size=8)
+SMALL = preprocessing.Preprocessing(8, "none", mean=(0.5,) * 3, std=(0.2,) * 3)
 
 
 def encoded(kind="PNG", size=(5, 4)):
@@ -38,7 +38,7 @@ def bomb(width, height):
 
 
 @pytest.mark.parametrize(
-    ("kind", "raw", "told"),
+    ("kind", "raw", "message"),
     [
         ("image", b"", "the image is empty"),
         ("image", b"a text", "neither a JPEG nor a PNG"),
@@ -51,12 +51,12 @@ def bomb(width, height):
         ("text", b"x" * 21, "21 bytes, more than the 20 that"),
     ],
 )
-def test_what_cannot_be_taken(kind, raw, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_refused(kind, raw, message):
+    with pytest.raises(ValueError, match=message):
         Limits(pixels=1000, text=20).check(kind, raw)
 
 
-def test_what_can():
+def test_what_is_accepted():
     for kind, raw in (
         ("image", encoded()), ("image", encoded("JPEG")), ("text", "größe".encode())
     ):  # fmt: skip
@@ -66,13 +66,13 @@ def test_what_can():
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_the_graph_looks_at_headers_too(kind):
     image = encoded(kind, (50, 40))
-    seen = pixels.evaluation(SMALL, tf.constant(image), 2000)
-    assert np.array_equal(seen, pixels.evaluation(SMALL, tf.constant(image)))
+    seen = SMALL.evaluation(tf.constant(image), 2000)
+    assert np.array_equal(seen, SMALL.evaluation(tf.constant(image)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1999 pixels"):
-        pixels.evaluation(SMALL, tf.constant(image), 1999)
+        SMALL.evaluation(tf.constant(image), 1999)
     for other in (b"", b"a text of no image at all", b"GIF89a" + bytes(40)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
-            pixels.evaluation(SMALL, tf.constant(other), 2000)
+            SMALL.evaluation(tf.constant(other), 2000)
 
 
 def test_a_folder_holds_every_file_in_order(tmp_path):
@@ -98,13 +98,13 @@ def test_a_folder_holds_every_file_in_order(tmp_path):
 def rows(path, content, kind="text", form=None, field=None):
     path.write_bytes(content)
     found = items.open_items(str(path), kind, form, field)
-    told = []
+    results = []
     for i in range(len(found)):
         try:
-            told.append((found.name(i), found.fetch(i)[0].decode()))
+            results.append((found.name(i), found.fetch(i)[0].decode()))
         except ValueError as error:
-            told.append((found.name(i), str(error)))
-    return told
+            results.append((found.name(i), str(error)))
+    return results
 
 
 def test_lines(tmp_path):
@@ -234,7 +234,7 @@ def test_paths_of_images_are_from_where_the_list_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told"),
+    ("name", "kind", "message"),
     [
         ("missing.txt", "text", "does not exist"),
         ("x.dat", "text", "give --format"),
@@ -243,18 +243,18 @@ def test_paths_of_images_are_from_where_the_list_is(tmp_path):
         ("empty.txt", "text", "has no rows"),
     ],
 )
-def test_no_input(tmp_path, name, kind, told):
+def test_no_input(tmp_path, name, kind, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.dat").write_text("a")
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         items.open_items(str(tmp_path / name), kind, None, None)
 
 
 def test_a_decoded_image_becomes_what_its_file_becomes(tiny):
     data = tiny.data.open("")
     raw = data.held_out.fetch([0])[0][0]
-    image = pixels.decode(tf.constant(raw))
+    image = preprocessing.decode(tf.constant(raw))
     of_file = data.preprocess(tf.constant([raw]), Limits())
     assert np.array_equal(data.preprocess_arrays(image[tf.newaxis]), of_file)
     (evaluated, *_), *_ = data.evaluation(1, range(1))

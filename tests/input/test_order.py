@@ -22,10 +22,10 @@ def test_an_epoch_may_end_inside_a_micro_batch():
 
 def test_a_step_does_not_depend_on_who_asks():
     order = Order(seed=3, num_examples=101, micro_batch=4)
-    alone = [order.examples(16 + i).tolist() for i in range(8)]
+    expected = [order.examples(16 + i).tolist() for i in range(8)]
     for processes in (2, 3, 8):
         shares = [share(8, processes, r) for r in range(processes)]
-        assert [order.examples(16 + i).tolist() for s in shares for i in s] == alone
+        assert [order.examples(16 + i).tolist() for s in shares for i in s] == expected
 
 
 def test_seeds_differ():

@@ -14,7 +14,7 @@ from ranks import ROOT
 from input import InputError, items
 from input.rows import Rows
 from input.text import Text
-from input.text_files import labelled, open_splits
+from input.text.files import labelled
 
 pytestmark = pytest.mark.fast
 
@@ -55,7 +55,7 @@ def test_training_and_prediction_read_the_same_rows_however_they_are_stored(tmp_
     found = items.open_items(str(path), "text", form, "text")
     assert [found.fetch(i)[0].decode() for i in range(len(found))] == [t for t, _ in ROWS]
     config = Text(str(path), evaluation_file=str(path))
-    train, held, _ = open_splits(config)
+    train, held, _ = config.open_splits("")
     assert train.classes == ("bad", "good")
     assert list(zip(*train.fetch(range(60)), strict=True)) == [
         (t.encode(), int(label == "good")) for t, label in ROWS
@@ -120,7 +120,7 @@ def test_what_cannot_train_is_refused_in_a_sentence(tmp_path, name):
     content, words = REFUSED[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words):
-        open_splits(Text(str(tmp_path / name)))
+        Text(str(tmp_path / name)).open_splits("")
 
 
 @pytest.mark.parametrize("name", ["two.csv", "number.jsonl", "again.csv", "x.parquet", "cut.json"])
@@ -146,8 +146,8 @@ def test_a_text_file_trains_from_where_it_is(tmp_path):
         file.write("text,label\n")
         file.writelines(f"{i} {'long ' * 600},{i % 2}\n" for i in range(10_000))
     script = (
-        "import sys, tracemalloc; from input.text import Text; from input import text_files\n"
-        "tracemalloc.start(); splits = text_files.open_splits(Text(sys.argv[1]))\n"
+        "import sys, tracemalloc; from input.text import Text, files\n"
+        "tracemalloc.start(); splits = Text(sys.argv[1]).open_splits('')\n"
         "print(tracemalloc.get_traced_memory()[1], len(splits[0]))"
     )
     done = subprocess.run(

@@ -12,10 +12,10 @@ import tensorflow as tf
 from app.cli.overrides import override
 from app.recovery import heartbeat
 from app.training import opening
-from input import InputError, baseline, text_set
+from input import InputError
 from input.order import split_of
-from input.text import Text
-from input.wordpiece import WordPiece
+from input.text import Text, text_set
+from input.text.wordpiece import WordPiece
 
 BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 
@@ -33,7 +33,7 @@ WORDPIECE = json.loads(lzma.decompress((BERT.parent / "wordpiece.json.xz").read_
 
 
 def with_vocabulary(folder, words, **settings):
-    """A folder with vocab.txt, and tokenizer_config.json if there are settings."""
+    """Returns a folder with vocab.txt, and tokenizer_config.json if there are settings."""
     folder.mkdir(exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     if settings:
@@ -42,7 +42,7 @@ def with_vocabulary(folder, words, **settings):
 
 
 def as_saved(folder, saved):
-    """A folder as the reference saves it: tokenizer.json, and no vocab.txt."""
+    """Returns a folder as the reference saves it: tokenizer.json, and no vocab.txt."""
     vocabulary = {word: i for i, word in enumerate(WORDPIECE["words"])}
     tokenizer = saved["tokenizer.json"] | {}
     tokenizer["model"] = tokenizer["model"] | {"vocab": vocabulary}
@@ -68,7 +68,7 @@ def test_ids_of_every_setting_are_the_reference_s(tmp_path, place, kind):
 
 
 def test_a_long_word_changes_no_other_text(tmp_path):
-    """Beside one each text is split in words by other operators."""
+    """In a batch with a long word, all texts are split into words by other operators."""
     texts = WORDPIECE["texts"][:1000]
     rows = WordPiece(with_vocabulary(tmp_path, WORDPIECE["words"]), 512)([*texts, "a" * 101])
     for text, row, ids in zip(texts, rows.numpy(), WORDPIECE["ids"], strict=False):
@@ -89,7 +89,7 @@ def test_a_saved_graph_gives_the_same_ids(tmp_path, is_split):
 def test_the_locale_is_no_part_of_it(tmp_path):
     words = [*MARKS, "i", "##i", "##\u0307", "I", "\u0131", "x"]
     with_vocabulary(tmp_path, words, strip_accents=False)
-    code = "import sys, pathlib; from input.wordpiece import WordPiece; "
+    code = "import sys, pathlib; from input.text.wordpiece import WordPiece; "
     code += "print(WordPiece(pathlib.Path(sys.argv[1]), 16)(['I I \u0130']))"
     answers = {
         locale: subprocess.run(
@@ -110,7 +110,7 @@ def test_tokens_that_no_text_has_keep_their_places(tmp_path):
 
 
 def saved_with(folder, change):
-    """A folder with a tokenizer.json that `change` made another."""
+    """Writes a tokenizer.json that `change` altered."""
     tokenizer = json.loads(json.dumps(WORDPIECE["saved"][0]["tokenizer.json"]))
     tokenizer["model"]["vocab"] = {word: i for i, word in enumerate(WORDPIECE["words"][:9])}
     change(tokenizer)
@@ -190,7 +190,7 @@ def test_evaluation_takes_every_text_once(sentences):
     assert weights == n
 
 
-def test_a_tenth_is_held_out_by_the_text_alone(sentences):
+def test_a_tenth_is_held_out_by_its_text(sentences):
     data = sentences.data.open("")
     assert data.num_train + data.num_evaluation == 200
     texts, _ = data.held_out.fetch(range(data.num_evaluation))
@@ -198,7 +198,7 @@ def test_a_tenth_is_held_out_by_the_text_alone(sentences):
 
 
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
-def test_a_file_of_one_s_own(tmp_path, kind):
+def test_a_user_s_file(tmp_path, kind):
     rows = [('He said "no", twice', "bad"), ("it's a film\u2019s film", "good")] * 40
     path = tmp_path / f"mine.{kind}"
     if kind == "jsonl":
@@ -221,7 +221,7 @@ def test_a_file_of_one_s_own(tmp_path, kind):
 
 @pytest.fixture
 def tokenised(monkeypatch):
-    """Counts texts as they are tokenised for their lengths, a few at once."""
+    """Counts the texts that are tokenised for their lengths, a few at once."""
     counts = []
     real = WordPiece.lengths
 
@@ -234,7 +234,7 @@ def tokenised(monkeypatch):
     return counts
 
 
-def test_a_file_is_tokenised_by_prepare_alone(sentences, tmp_path, tokenised):
+def test_a_file_is_tokenised_only_by_prepare(sentences, tmp_path, tokenised):
     sentences.data.prepare(str(tmp_path))
     assert sum(tokenised) == 200
     tokenised.clear()
@@ -266,7 +266,7 @@ def test_what_changed_since_is_tokenised_again(sentences, tmp_path, tokenised, c
     assert not tokenised  # the first to open it keeps what it found
 
 
-def test_one_process_of_a_machine_tokenises_and_all_show_life(sentences, tmp_path, tokenised):
+def test_one_process_of_a_machine_tokenises_and_all_report_progress(sentences, tmp_path, tokenised):
     first, second = (sentences.data.open(str(tmp_path)) for _ in range(2))
     one, other = first.ready(), second.ready()
     for _ in range(3):
@@ -282,14 +282,14 @@ def test_one_process_of_a_machine_tokenises_and_all_show_life(sentences, tmp_pat
     assert np.array_equal(first.lengths, second.lengths)
 
 
-def test_a_folder_that_cannot_be_written_keeps_nobody_from_training(sentences, tmp_path, tokenised):
+def test_a_folder_that_cannot_be_written_does_not_prevent_training(sentences, tmp_path, tokenised):
     (tmp_path / "text_lengths").write_text("a file where the folder would be")
     data = sentences.data.open(str(tmp_path))
     batches(data)
     assert sum(tokenised) == data.num_train
 
 
-def test_a_run_that_opens_texts_shows_life(sentences, tmp_path, tokenised, monkeypatch):
+def test_a_run_that_opens_texts_reports_progress(sentences, tmp_path, tokenised, monkeypatch):
     beats = []
     monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
     data = opening.open_data(sentences, str(tmp_path))
@@ -327,7 +327,7 @@ def test_bad_rows_are_named(tmp_path, content, words):
         ("list.jsonl", "[1]", ["line 1", "JSON object"]),
     ],
 )
-def test_a_file_that_is_none_is_told(tmp_path, name, content, words):
+def test_a_file_without_labelled_texts_is_refused(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError) as error:
         Text(str(tmp_path / name), vocabulary=str(BERT)).prepare(str(tmp_path))
@@ -363,13 +363,13 @@ def test_the_baseline_stands_beside_the_result(sentences, train):
     baseline = result["baseline"]
     assert baseline["examples"] == result["metrics"]["test"]["examples"]
     assert 0 <= baseline["accuracy"] <= 1
-    assert text_set.open_splits(sentences.data, "")[2] == "test"
+    assert sentences.data.open("").evaluation_split == "test"
 
 
 def test_a_baseline_that_cannot_learn_loses_no_result(sentences):
     data = sentences.data.open("")
     data.training.fetch = lambda ids: ([b"a b" for _ in ids], data.training.labels[: len(ids)])
-    assert "vocabulary" in baseline.tf_idf(data.training, data.held_out)["error"]
+    assert "vocabulary" in text_set.tf_idf(data.training, data.held_out)["error"]
 
 
 def test_an_evaluation_text_without_a_label_is_named(sentences):

@@ -105,6 +105,6 @@ def test_a_label_that_is_missing_does_not_train(data_dir, tmp_path, kind):
 
 def test_no_split_to_evaluate_says_so(data_dir, monkeypatch):
     images().prepare(data_dir)
-    monkeypatch.setattr("input.sources.EVALUATION_SPLITS", ("test",))
+    monkeypatch.setattr("input.datasets.EVALUATION_SPLITS", ("test",))
     with pytest.raises(InputError, match=r"no labels in test\): set data\.evaluation_split"):
         images().open(data_dir)

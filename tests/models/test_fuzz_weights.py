@@ -1,5 +1,6 @@
-"""Folders of pretrained weights that are made up: loaded, or refused in a sentence."""
+"""Random folders of pretrained weights are loaded, or refused in a sentence."""
 
+import dataclasses
 import json
 import struct
 
@@ -9,18 +10,19 @@ from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import ModelError, bert_config, pretrained
+from models import ModelError, pretrained
 from models.transformer import Transformer
 
 pytestmark = pytest.mark.fast
 
 MODEL = Transformer(layers=1, width=8, heads=2, vocabulary=6, positions=16)
+FIELDS = dataclasses.asdict(MODEL)
 CONFIG = {
     "model_type": "bert", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2,
     "vocab_size": 6, "max_position_embeddings": 16, "intermediate_size": 32, "type_vocab_size": 2,
     "hidden_act": "gelu", "layer_norm_eps": 1e-12,
 }  # fmt: skip
-SHAPES = bert_config.shapes(MODEL, 2)
+SHAPES = pretrained.shapes(FIELDS, 2)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -57,29 +59,29 @@ def folders(draw):
         at = draw(st.integers(0, len(text) + 8))
         raw = raw[:at] + draw(st.binary(max_size=3)) + raw[at + draw(st.integers(0, 3)) :]
     cut = draw(st.sampled_from([None, None, None, draw(st.integers(0, len(raw)))]))
-    made_up = draw(st.sampled_from([json.dumps(config).encode()] * 9 + [draw(st.binary())]))
-    return made_up, raw[:cut]
+    contents = draw(st.sampled_from([json.dumps(config).encode()] * 9 + [draw(st.binary())]))
+    return contents, raw[:cut]
 
 
 @given(folders())
 @examples(share=2)
-def test_fuzz_weights_are_loaded_or_refused(tmp_path_factory, made_up):
+def test_fuzz_weights_are_loaded_or_refused(tmp_path_factory, contents):
     folder = tmp_path_factory.getbasetemp() / "weights"
     folder.mkdir(exist_ok=True)
-    for name, content in zip(("config.json", "model.safetensors"), made_up, strict=True):
+    for name, content in zip(("config.json", "model.safetensors"), contents, strict=True):
         (folder / name).write_bytes(content)
     try:
-        weights = pretrained.check(MODEL, folder)
+        weights = pretrained.check(FIELDS, folder)
         for name, shape in SHAPES.items():
             assert weights[name].shape == shape
     except ModelError as error:
         assert str(folder) in str(error) and len(str(error)) < 3000
 
 
-def test_what_is_not_changed_loads(tmp_path):
+def test_an_undamaged_folder_loads(tmp_path):
     header, content = whole()
     text = json.dumps(header).encode()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + content)
-    weights = pretrained.check(MODEL, tmp_path)
+    weights = pretrained.check(FIELDS, tmp_path)
     assert all(weights[name].shape == shape for name, shape in SHAPES.items())

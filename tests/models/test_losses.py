@@ -1,4 +1,4 @@
-"""What blocks add to the objective, and what their weights must keep to, on every layout."""
+"""Losses and weight constraints of blocks count on every layout as a person would write them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
 from app.training.state import State
 from models import ModelError, blocks
-from models.shares import Shared
+from models.shards import Sharded
 
 RATE, STEPS = 0.05, 3
 BOTH = keras.regularizers.L1L2(0.03, 0.02)  # two uses of a tensor: their order shows in the bits
@@ -81,7 +81,7 @@ def opened(experiment, layout=None):
 
 
 def trained(experiment, layout=None):
-    """The state after some steps, and each one's loss."""
+    """Returns the state after some steps, and each step's loss."""
     layout = layout or Layout()
     state, stream = opened(experiment, layout)
     mine = range(experiment.num_micro_batches)
@@ -90,7 +90,7 @@ def trained(experiment, layout=None):
 
 
 def by_hand(experiment):
-    """Plain gradient descent on the objective as a person would write it."""
+    """Trains by plain gradient descent on the objective as a person would write it."""
     state, stream = opened(experiment)
     _, wide, residual, head = state.parts[0].blocks
     inner, total, losses = residual.inner, experiment.num_micro_batches, []
@@ -168,10 +168,10 @@ def test_a_worker_of_a_parameter_server_adds_them_of_the_weights_it_has_read(exp
 def test_local_steps_add_them_once_each(experiment):
     """A process that steps by its own mean has the objective of its own examples."""
     local = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=2)
-    alone = dataclasses.replace(experiment, update=local)
+    averaging = dataclasses.replace(experiment, update=local)
     layout = Layout(processes=2)
-    state, stream = opened(alone)
-    step = strategy.make_step(alone, layout, state, range(3), range(STEPS))
+    state, stream = opened(averaging)
+    step = strategy.make_step(averaging, layout, state, range(3), range(STEPS))
     assert isinstance(step, LocalSGDStep)
     step(0, stream, RATE)
     own = dataclasses.replace(experiment, global_batch=experiment.global_batch // 2)
@@ -181,7 +181,7 @@ def test_local_steps_add_them_once_each(experiment):
         np.testing.assert_allclose(state.weights[name], value, atol=1e-6, err_msg=name)
 
 
-def test_evaluation_is_the_cross_entropy_alone(experiment):
+def test_evaluation_is_the_cross_entropy_without_losses_of_blocks(experiment):
     state, _ = opened(experiment)
     data = experiment.data.open("")
     found = Evaluator(state, data, 4, Topology())()
@@ -253,32 +253,32 @@ class Piece(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Split:
-    """A sum of shares that have what `extra` says, before a layer that is not split."""
+    """A sum of shards that have what `extra` says, before a layer that is not split."""
 
     extra: str = ""
 
-    def blocks(self, num_classes, shares=1):
+    def blocks(self, num_classes, shards=1):
         extra = {self.extra: "max_norm" if "constraint" in self.extra else BOTH}
         extra = extra if self.extra else {}
         return [
             keras.layers.GlobalAveragePooling2D(name="pool"),
-            Shared(lambda i, name: Piece(i, name, **extra), 4, shares, name="shared"),
+            Sharded(lambda i, name: Piece(i, name, **extra), 4, shards, name="shared"),
             keras.layers.Dense(num_classes, kernel_regularizer=BOTH, name="head"),
         ]
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ("kernel_regularizer", "regularizer or other loss"),
         ("activity_regularizer", "regularizer or other loss"),
         ("kernel_constraint", "constraint"),
     ],
 )
-def test_what_needs_all_of_a_split_weight_is_refused_by_name(experiment, extra, told):
+def test_what_needs_all_of_a_split_weight_is_refused_by_name(experiment, extra, message):
     experiment = dataclasses.replace(experiment, model=Split(extra))
     opened(experiment)  # whole it is fine
-    with pytest.raises((ModelError, UsageError), match=f"shared have a {told}.*--tensor"):
+    with pytest.raises((ModelError, UsageError), match=f"shared have a {message}.*--tensor"):
         opened(experiment, Layout(tensor=2))
 
 

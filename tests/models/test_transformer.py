@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import ModelError, blocks
+from models import ModelError, blocks, shards
 from models.packing import Packed, Padded, packing
 from models.transformer import Transformer
 
@@ -18,9 +18,9 @@ SMALL = Transformer(layers=3, width=32, heads=4, vocabulary=50, positions=24)
 KEY = np.zeros(2, np.int32)  # no tensor: devices are named before the first
 
 
-def built(config, num_classes=2, shares=1):
-    model = list(config.blocks(num_classes, shares))
-    places = [[contextlib.nullcontext] * shares] * len(model)
+def built(config, num_classes=2, shards=1):
+    model = list(config.blocks(num_classes, shards))
+    places = [[contextlib.nullcontext] * shards] * len(model)
     blocks.build(model, tf.zeros([2, 8], tf.int32), 0, places)
     return model
 
@@ -48,10 +48,10 @@ def test_padding_never_changes_a_result(norm, pooling):
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
-@pytest.mark.parametrize("shares", [1, 3])
-def test_tokens_alone_give_what_all_places_give(norm, shares):
+@pytest.mark.parametrize("shards", [1, 3])
+def test_computing_only_tokens_gives_what_computing_all_places_gives(norm, shards):
     config = dataclasses.replace(SMALL, norm=norm, pooling="mean", dropout=0.0)
-    model = built(config, shares=shares)
+    model = built(config, shards=shards)
     ids = np.random.default_rng(0).integers(4, 50, [3, 9]).astype(np.int32)
     ids[0, 4:] = ids[1, 1:] = ids[2, 3] = 0  # and one with a gap
     padded, packed = (blocks.forward(model, ids, training, KEY) for training in (True, False))
@@ -78,13 +78,13 @@ def test_heads_are_cut_and_put_together(kind):
     mask = tf.constant([[True] * 5, [True] * 2 + [False] * 3])
     tokens, heads, size = kind(mask), 2, 3
     qkv = np.random.default_rng(0).normal(size=[2, 5, heads, 3, size]).astype(np.float32)
-    q, k, v = tokens.apart(tokens.pack(tf.reshape(qkv, [2, 5, -1])), heads)
+    q, k, v = tokens.split_heads(tokens.pack(tf.reshape(qkv, [2, 5, -1])), heads)
     for i, found in enumerate((q, k, v)):
         wanted = qkv[:, :, :, i].transpose(0, 2, 1, 3)  # [B, H, T, s]
         assert found.shape == wanted.shape
         assert np.array_equal(found[0], wanted[0])
         assert np.array_equal(found[1, :, :2], wanted[1, :, :2])
-    back = tokens.pad(tokens.together(v))
+    back = tokens.pad(tokens.join_heads(v))
     assert np.array_equal(back[0], qkv[0, :, :, 2].reshape(5, -1))
     assert np.array_equal(back[1, :2], qkv[1, :2, :, 2].reshape(2, -1))
 
@@ -119,7 +119,7 @@ def test_the_published_sizes(size):
 @pytest.mark.parametrize("activation", ["gelu_tanh", "relu"])
 def test_other_activations(activation):
     config = dataclasses.replace(SMALL, activation=activation)
-    (mlp,) = built(config)[1].mlp.shares
+    (mlp,) = built(config)[1].mlp.shards
     x = np.random.default_rng(0).normal(size=[5, 32]).astype(np.float32)
     inner = (x @ mlp.inner.kernel.numpy() + mlp.inner.bias.numpy()).astype(np.float64) * 20
     mlp.inner.kernel.assign(mlp.inner.kernel * 20)
@@ -316,3 +316,16 @@ def test_what_is_not_this_bert_is_refused(tmp_path, config, spoil, words):
         with pytest.raises(ModelError) as error:
             refuse(folder)
         assert all(word in str(error.value) for word in words), error.value
+
+
+def test_nested_layers_are_listed_in_the_order_on_which_initial_weights_depend():
+    """They come from a private method of Keras, which a new version may change."""
+    embeddings, layer, *_ = built(SMALL, shards=2)
+    names = [nested.name for nested in shards.nested_layers(embeddings)]
+    assert names == ["embeddings", "words", "share1", "share0", "normalization"]
+    attention = ["attention", "share1", "out", "qkv", "share0", "out", "qkv"]
+    mlp = ["mlp", "share1", "out", "inner", "share0", "out", "inner"]
+    names = [nested.name for nested in shards.nested_layers(layer)]
+    assert names == [
+        "layer00", *attention, "attention_normalization", *mlp, "mlp_normalization"
+    ]  # fmt: skip

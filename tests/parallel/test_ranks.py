@@ -265,7 +265,7 @@ def test_verify_passes_a_model_of_one_s_own(texts):
     done = forked(2, texts, "verify", "--experiment=mine.py:tiny", *small)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout
-    assert "2 processes, 2 stages, 1f1b, 2 shares" in done.stdout
+    assert "2 processes, 2 stages, 1f1b, 2 shards" in done.stdout
 
 
 def test_trace_draws_the_schedule(texts):

@@ -1,11 +1,11 @@
-"""What an image file says beside its pixels: how it was held (EXIF), and what shines through.
+"""Reads an image file's metadata in the graph: the EXIF orientation, and transparency.
 
-Operators of the graph, which walk from piece to piece of the file. It may hold anything: nothing
-is read past its end, no walk is longer than `MOST` pieces, and what is damaged says nothing.
+The operators walk from segment to segment, or chunk to chunk. A file may hold anything: nothing is
+read past its end, no walk is longer than `MAX_PIECES`, and damaged metadata counts as none.
 
     JPEG (ITU-T T.81, B.1)     FF D8, then segments: FF, a code, 2 bytes of length, content
-    PNG (ISO/IEC 15948, 5.3)   8 bytes, then chunks: 4 bytes of length, a name, content, 4 of a sum
-    EXIF (TIFF 6.0, 2)         II or MM, the order of bytes; where its entries are; their number,
+    PNG (ISO/IEC 15948, 5.3)   8 bytes, then chunks: 4 bytes of length, name, content, checksum
+    EXIF (TIFF 6.0, 2)         II or MM, the byte order; the offset of the entries; their number,
                                and entries of 12 bytes: tag, type, 4 bytes of count, value
 """
 
@@ -16,17 +16,17 @@ from typing import Any
 
 import tensorflow as tf
 
-MOST = 65_536  # the largest files that are taken have a third of it
-FRONT = 2048  # bytes, in which the tables of a JPEG end
+MAX_PIECES = 65_536  # three times as many as the largest files that are accepted have
+FRONT = 2048  # bytes, within which the tables of a JPEG end
 ORIENTATION, SHORT = 0x112, 3  # a tag and a type
 UPRIGHT = 1
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
 
 
 def is_plain_jpeg(raw: tf.Tensor) -> tf.Tensor:
-    """Whether a file is whole and begins as most of data sets do, without metadata; bool [].
+    """Returns whether a file is a complete JPEG without metadata, as in most data sets; bool [].
 
-    That is JFIF's segment of 16 bytes, then the tables at once; among them no EXIF.
+    It begins with JFIF's segment of 16 bytes, directly followed by the tables, without EXIF.
     """
     size = tf.strings.length(raw)
     at = tf.clip_by_value(tf.stack([0, 20, size - 2]), 0, size)
@@ -35,8 +35,8 @@ def is_plain_jpeg(raw: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(is_usual) & ~has_exif
 
 
-def ends(raw: tf.Tensor) -> tf.Tensor:
-    """Whether the last bytes of a JPEG are those of its end, bool []."""
+def is_complete_jpeg(raw: tf.Tensor) -> tf.Tensor:
+    """Returns whether the last bytes of a JPEG are its end marker, bool []."""
     return tf.strings.substr(raw, -2, 2) == EOI
 
 
@@ -48,7 +48,7 @@ def of_jpeg(raw: tf.Tensor) -> tf.Tensor:
         code, length = tf.unstack(tf.cast(head, tf.int64), 2)
         is_exif = (code == 0xFFE1) & (part(raw, at + 4, 6) == b"Exif\0\0")
         is_last = is_exif | (code == 0xFFDA) | (code == 0xFFD9)  # pixels, the end
-        is_segment = (code > 0xFF00) & (code < 0xFFFF)  # else what fills the room before one
+        is_segment = (code > 0xFF00) & (code < 0xFFFF)  # else fill bytes before one
         following = tf.where(is_segment, at + 2 + tf.maximum(length, 2), at + 1)
         found = tf.where(is_exif, at + 10, 0), tf.where(is_exif, length - 8, 0)
         return tf.where(is_last, _size(raw), following), *found
@@ -60,7 +60,8 @@ def of_jpeg(raw: tf.Tensor) -> tf.Tensor:
 def of_png(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Reads the orientation of a PNG, int32 [], and whether a tRNS chunk stands before its pixels.
 
-    The orientation may stand behind them, and most files say neither: so they are searched first.
+    The orientation may stand behind the pixels, and most files have neither: so the file is
+    searched for the names first.
     """
     return tf.cond(
         _holds(raw, "eXIf") | _holds(raw, "tRNS"),
@@ -70,12 +71,12 @@ def of_png(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def part(raw: tf.Tensor, at: Any, count: Any) -> tf.Tensor:
-    """So many bytes of a string, or as many as there are."""
+    """Returns up to `count` bytes of a string from there."""
     return tf.strings.substr(raw, tf.minimum(tf.cast(at, tf.int64), _size(raw)), count)
 
 
 def number(raw: tf.Tensor, at: Any, dtype: tf.DType) -> tf.Tensor:
-    """The integer there, highest byte first, int64 []; 0 at the end."""
+    """Reads the big-endian integer there, int64 []; 0 at the end."""
     piece = part(raw, at, dtype.size)
     found = tf.io.decode_raw(piece, dtype, little_endian=False, fixed_length=dtype.size)
     return tf.cast(found[0], tf.int64)
@@ -86,16 +87,16 @@ def _size(raw: tf.Tensor) -> tf.Tensor:
 
 
 def _holds(raw: tf.Tensor, name: str) -> tf.Tensor:
-    # Of all operators that search, the one that is as fast as memory.
+    # The only searching operator that is as fast as memory.
     without = tf.strings.regex_replace(raw, name, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(raw)
 
 
 def _walk(raw: tf.Tensor, begin: int, step: Callable[..., Any], *state: Any) -> Any:
-    """Takes steps, from where a piece is (and what was found) to the next, up to the end."""
+    """Steps from piece to piece up to the end; returns the state, which each step updates."""
     size = _size(raw)
     first = (tf.constant(begin, tf.int64), *state)
-    return tf.while_loop(lambda at, *_: at < size, step, first, maximum_iterations=MOST)[1:]
+    return tf.while_loop(lambda at, *_: at < size, step, first, maximum_iterations=MAX_PIECES)[1:]
 
 
 def _walked_png(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -118,7 +119,7 @@ def _walked_png(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _orientation(raw: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Of an EXIF block that begins there; without a block, or of a damaged one, upright."""
+    """Reads the orientation of the EXIF block there; upright if it is missing or damaged."""
     size = tf.minimum(size, _size(raw) - start)
     order = part(raw, start, 4)
     is_little = order == b"II*\0"
@@ -139,7 +140,7 @@ def _entry(raw: tf.Tensor, start: tf.Tensor, size: tf.Tensor, is_little: tf.Tens
         return tf.where(is_little, first + 65_536 * second, 65_536 * first + second)
 
     at = whole(words(4, 2))
-    at = tf.where(at < 8, size - 2, tf.minimum(at, size - 2))  # nothing, if it is nowhere
+    at = tf.where(at < 8, size - 2, tf.minimum(at, size - 2))  # without entries, the end
     count = tf.minimum(words(at, 1)[0], (size - at - 2) // 12)
     entries = tf.reshape(words(at + 2, 6 * count), [-1, 6])
     tag, kind, value = entries[:, 0], entries[:, 1], entries[:, 4]

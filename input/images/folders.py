@@ -1,9 +1,9 @@
-"""A folder of images, `train/<class>/...` and `val/<class>/...`, listed once by `prepare`.
+"""Lists a folder of images, `train/<class>/...` and `val/<class>/...`; `prepare` writes an index.
 
     image_folders/<digest>.json   classes, and the files of each split with their class
 
 All files below the folder of a class are looked at: those that are JPEG or PNG by their content
-are its examples. What has a hidden name is no data, as `._1.jpg` and `.ipynb_checkpoints`.
+are its examples. Hidden files and folders, as `._1.jpg` and `.ipynb_checkpoints`, are no data.
 """
 
 from __future__ import annotations
@@ -15,25 +15,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from input import InputError, classes, decoding, names, paths, raw
-
-if TYPE_CHECKING:
-    from input.images import Images
+from input import InputError, labels, paths, raw
+from input.images import decoding
 
 FORMAT = 2  # of an index
-SUFFIXES = {".jpg", ".jpeg", ".png"}  # of what must be an image; what others are is looked at
+SUFFIXES = {".jpg", ".jpeg", ".png"}  # files that must be images; others are images by content
 SPLITS = ("train", "val")
-HEAD = 1200  # bytes that say what a file is
+HEAD = 1200  # bytes, enough to know what a file is
 SOME = 3  # examples of what was left out
 
 
 class Folder:
     """A split of an indexed folder: one file an image."""
 
-    def __init__(self, config: Images, index: dict[str, Any], split: str) -> None:
-        self.root = paths.of_user(config.dataset).resolve()
+    def __init__(self, index: dict[str, Any], split: str) -> None:
+        self.root = Path(index["folder"])
         self.classes = tuple(index["classes"])
         self.files: list[tuple[str, int]] = index["splits"][split]
 
@@ -46,74 +44,81 @@ class Folder:
         return [(self.root / path).read_bytes() for path, _ in files], [c for _, c in files]
 
     def name(self, example: int) -> str:
-        """The file's path."""
+        """Returns the file's path."""
         return paths.shown(str(self.root / self.files[example][0]))
 
 
-def index_path(config: Images, data_dir: str) -> Path:
-    """Where the index of a folder is: one file a folder and policy."""
-    policy = f"{config.on_bad_image} {config.bad_image_budget}"
-    key = f"{paths.of_user(config.dataset).resolve()} {policy}"
-    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
-    return paths.of_user(data_dir) / "image_folders" / f"{digest}.json"
-
-
-def read_index(config: Images, data_dir: str) -> dict[str, Any]:
-    """The index that `prepare` wrote.
+def open_splits(folder: str, data_dir: str, skips: bool, budget: int) -> tuple[Folder, Folder, str]:
+    """Returns training split, evaluation split and the latter's name; see `prepare`.
 
     Raises:
-        InputError: there is none, or it is of an older version.
+        InputError: the folder was not prepared, or by an older version.
     """
-    path = index_path(config, data_dir)
+    path = _index_path(folder, data_dir, skips, budget)
     index: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if index.get("format") != FORMAT:
         raise InputError(
-            f"folder {config.dataset} is not prepared{' by this version' * bool(index)}: run "
+            f"folder {folder} is not prepared{' by this version' * bool(index)}: run "
             "`./run.sh prepare` with the same --experiment and --set (it looks at every image "
             "once)."
         )
-    return index
+    train, evaluation = (Folder(index, split) for split in SPLITS)
+    return train, evaluation, "val"
 
 
-def prepare(config: Images, data_dir: str) -> str:
-    """Lists a folder's images and decodes each once; returns lines on it.
+def prepare(folder: str, data_dir: str, skips: bool, budget: int) -> str:
+    """Lists a folder's images and decodes each once; returns a report.
+
+    Args:
+        folder: of the images, as the user gives it.
+        data_dir: below which the index is written.
+        skips: whether images that cannot be decoded are left out.
+        budget: the most images that may be.
 
     Raises:
-        InputError: no images; a class without any; bad images beyond the policy.
+        InputError: no images; a class without any; bad images beyond the budget.
     """
-    root = paths.of_user(config.dataset).resolve()
+    root = paths.expand_user(folder).resolve()
     splits = {split: Listing(root, split) for split in SPLITS}
-    class_names = sorted({name for listing in splits.values() for name in listing.classes})
-    names.must_be_text(class_names, root)
-    classes.must_be_some(class_names, str(root))
-    every = {split: [(p, c) for p, c in splits[split].images] for split in SPLITS}
-    _must_have_all(root, class_names, splits, every)
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for s in SPLITS for p, _ in every[s]]
+    classes = sorted({name for listing in splits.values() for name in listing.classes})
+    labels.require_text(classes, root)
+    labels.require_classes(classes, str(root))
+    images = {split: listing.images for split, listing in splits.items()}
+    _require_images_of_all(root, classes, splits, images)
+    every = [p for found in images.values() for p, _ in found]
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in every]
     listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    path = index_path(config, data_dir)
+    path = _index_path(folder, data_dir, skips, budget)
     index = json.loads(path.read_text()) if path.exists() else {}
     if index.get("format") != FORMAT or index["listing"] != listing:
-        bad = faults([p for split in SPLITS for p, _ in every[split]])
-        _must_be_few(config, bad, len(stats))
-        good = {split: [(p, c) for p, c in every[split] if p not in bad] for split in SPLITS}
-        _must_have_all(root, class_names, splits, good)
-        number = {name: i for i, name in enumerate(class_names)}
+        bad = faults(every)
+        if len(bad) > (budget if skips else 0):
+            raise InputError(_too_many(bad, len(every), budget))
+        good = {split: [(p, c) for p, c in images[split] if p not in bad] for split in SPLITS}
+        _require_images_of_all(root, classes, splits, good)
+        number = {name: i for i, name in enumerate(classes)}
         index = {
             "format": FORMAT,
             "folder": str(root),
             "listing": listing,
-            "classes": class_names,
+            "classes": classes,
             "skipped": {str(p): fault for p, fault in sorted(bad.items())},
             "splits": {
                 split: [(str(p.relative_to(root)), number[c]) for p, c in good[split]]
                 for split in SPLITS
             },
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(index))
-        partial.replace(path)
+        with paths.replacing(path) as partial:
+            partial.write_text(json.dumps(index))
     return "\n".join(_report(root, index, splits, path))
+
+
+def _index_path(folder: str, data_dir: str, skips: bool, budget: int) -> Path:
+    """Returns the path of an index: one for each folder and policy for bad images."""
+    policy = f"{'skip' if skips else 'fail'} {budget}"
+    key = f"{paths.expand_user(folder).resolve()} {policy}"
+    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
+    return paths.expand_user(data_dir) / "image_folders" / f"{digest}.json"
 
 
 class Listing:
@@ -121,8 +126,8 @@ class Listing:
 
     Attributes:
         classes: names of the folders.
-        images: (path, class) of each, sorted by path; ids are places in this list.
-        left_out: why, and the files.
+        images: (path, class) of each image, sorted by path; ids are indices of this list.
+        left_out: files that are not images, by the reason.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -134,16 +139,16 @@ class Listing:
         self.classes = [p.name for p in top if p.is_dir()]
         for path in top:
             if not path.is_dir():
-                self._leave("not in the folder of a class", path)
+                self._leave_out("not in the folder of a class", path)
         self.images = sorted(
             (folder / path, folder.name)
             for folder in top
             if folder.is_dir()
-            for path in paths.below(folder, _fail, follows_links=True)
-            if self._is_taken(folder / path)
+            for path in paths.below(folder, follows_links=True)
+            if self._is_image(folder / path)
         )
 
-    def _is_taken(self, path: Path) -> bool:
+    def _is_image(self, path: Path) -> bool:
         if path.suffix.lower() in SUFFIXES:
             return True
         try:
@@ -153,16 +158,16 @@ class Listing:
                 return True
             raw.image_size(head)
         except OSError as error:
-            self._leave(f"cannot be read ({error.strerror})", path)
+            self._leave_out(f"cannot be read ({error.strerror})", path)
         except ValueError as error:
-            self._leave(f"{path.suffix or 'no suffix'}: {error}", path)
+            self._leave_out(f"{path.suffix or 'no suffix'}: {error}", path)
         return False
 
-    def _leave(self, reason: str, path: Path) -> None:
+    def _leave_out(self, reason: str, path: Path) -> None:
         self.left_out.setdefault(reason, []).append(path)
 
     def without_examples(self, name: str) -> str:
-        """What is in the folder of a class that has no images."""
+        """Describes what is in the folder of a class that has no images."""
         reasons = Counter(
             reason for reason, files in self.left_out.items() for p in files
             if name in p.relative_to(self.root).parts[1:2]
@@ -170,12 +175,8 @@ class Listing:
         return ", ".join(f"{n} ({reason})" for reason, n in reasons.items()) or "nothing"
 
 
-def _fail(error: OSError) -> None:
-    raise InputError(f"cannot read {error.filename}: {error.strerror}.")
-
-
 def faults(files: Sequence[Path]) -> dict[Path, str]:
-    """What is wrong with each that does not decode to its end."""
+    """Returns what is wrong with each file that does not decode to its end."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = pool.map(_fault, files)
         return {path: fault for path, fault in zip(files, found, strict=True) if fault}
@@ -188,27 +189,25 @@ def _fault(path: Path) -> str | None:
         return f"it cannot be read ({error.strerror})"
 
 
-def _must_be_few(config: Images, bad: Mapping[Path, str], total: int) -> None:
-    if not bad or (config.on_bad_image == "skip" and len(bad) <= config.bad_image_budget):
-        return
+def _too_many(bad: Mapping[Path, str], total: int, budget: int) -> str:
     some = "; ".join(f"{paths.shown(str(p))}: {bad[p]}" for p in sorted(bad)[:SOME])
     more = f"; and {len(bad) - SOME} more" if len(bad) > SOME else ""
-    raise InputError(
+    return (
         f"{len(bad)} of {total} images cannot be used ({some}{more}): convert them or move them "
         "elsewhere, or set data.on_bad_image=skip with data.bad_image_budget (now "
-        f"{config.bad_image_budget}) of at least {len(bad)}."
+        f"{budget}) of at least {len(bad)}."
     )
 
 
-def _must_have_all(
-    root: Path, names: Sequence[str], splits: Mapping[str, Listing],
+def _require_images_of_all(
+    root: Path, classes: Sequence[str], splits: Mapping[str, Listing],
     images: Mapping[str, Sequence[tuple[Path, str]]],
 ) -> None:  # fmt: skip
     """Raises InputError unless each split has images of each class."""
     lacking = []
     for split, found in images.items():
-        missing = sorted(set(names) - {name for _, name in found})
-        if len(missing) == len(names):
+        missing = sorted(set(classes) - {name for _, name in found})
+        if len(missing) == len(classes):
             raise InputError(
                 f"no images in {root / split}: expected {root / split}/<class>/*.jpg (JPEG or PNG)."
             )
@@ -235,9 +234,9 @@ def _report(
     yield f"{root} ({sizes}, {len(skipped)} skipped), index in {path}"
     counts = {}
     for split, files in index["splits"].items():
-        each = Counter(number for _, number in files)
-        counts[split] = [each[i] for i in range(len(index["classes"]))]
-    yield from classes.report(index["classes"], counts)
+        found = Counter(number for _, number in files)
+        counts[split] = [found[i] for i in range(len(index["classes"]))]
+    yield from labels.report(index["classes"], counts)
     for split, listing in splits.items():
         for reason, files in listing.left_out.items():
             yield f"left out of {split}: {len(files):,} ({_examples(root, files)}): {reason}"

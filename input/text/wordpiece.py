@@ -1,10 +1,9 @@
-"""BERT's WordPiece tokenisation (arXiv:1810.04805), as a graph of TensorFlow Text's operators.
+"""Tokenises texts as BERT does (WordPiece, arXiv:1810.04805), with TensorFlow Text's operators.
 
-The library's own lower-casing folds more than BERT's does (NFKC takes "½" apart), so the
-text is cleaned here as the reference does it: control characters out, lower case, accents
-off (NFD). Splitting on punctuation and Chinese characters is the library's, where it does what the
-reference does: it knows no text whose Chinese characters stay together, and counts a word's length
-in bytes.
+The library's own lower-casing folds more than BERT's does (NFKC decomposes "½"), so texts are
+cleaned by other operators, as in the reference: control characters removed, lower case, accents
+removed (NFD). The library splits on punctuation and Chinese characters, except where it differs
+from the reference: it always splits Chinese characters, and counts a word's length in bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from input import vocabulary
-from input.vocabulary import END, START
+from input.text import vocabulary
+from input.text.vocabulary import END, START
 
-STEP = 8  # lengths are rounded up to a multiple, so that fewer shapes meet the kernels
+STEP = 8  # lengths are rounded up to a multiple, so that there are fewer shapes
 LONGEST = 100  # letters of a word; longer ones are unknown
-UNKNOWN_WORD = "\ue000"  # of private use: cleaned texts do not have it
+UNKNOWN_WORD = "\ue000"  # private use, which no cleaned text contains
 SPACES = (
     r"[\t\n\r\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"  # no " "
 )
@@ -31,14 +30,14 @@ CHINESE = (
 
 
 class WordPiece:
-    """Texts to ids, `[CLS] ... [SEP]`, with the vocabulary of a folder in the BERT format.
+    """Maps texts to ids, `[CLS] ... [SEP]`, with the vocabulary of a folder in BERT's format.
 
     Args:
         folder: see `vocabulary.read`.
-        max_length: tokens kept of a text, the two marks counted.
+        max_length: the most tokens of a text, with `[CLS]` and `[SEP]`; longer texts are cut.
 
     Raises:
-        InputError: no vocabulary, or one of another kind.
+        InputError: there is no vocabulary, or it is not a BERT's.
     """
 
     def __init__(self, folder: Path, max_length: int) -> None:
@@ -48,7 +47,7 @@ class WordPiece:
         self.digest = self.vocabulary.digest
         places = {word: place for place, word in enumerate(words)}
         self._start, self._end = places[START], places[END]
-        # The library wants each word once: those that no text can have get a name that none has.
+        # The library needs each word once: words that no text can contain get unused names.
         once = [
             word
             if places[word] == place and word not in ("", "##") and UNKNOWN_WORD not in word
@@ -61,11 +60,11 @@ class WordPiece:
         )  # fmt: skip
 
     def lengths(self, texts: tf.Tensor) -> tf.Tensor:  # string [b] -> int64 [b]
-        """Tokens of each text, uncut, the two marks counted."""
+        """Returns the number of tokens of each text, uncut, with `[CLS]` and `[SEP]`."""
         return self._tokens(texts).row_lengths() + 2
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:  # string [b] -> int32 [b, T]
-        """Ids, padded with 0 to a multiple of 8 that holds the longest."""
+        """Returns ids, padded with 0 to the longest text, rounded up to a multiple of 8."""
         tokens = self._tokens(texts)[:, : self.max_length - 2]
         column = tf.ones([tf.shape(texts)[0], 1], tf.int32)
         whole = tf.concat([column * self._start, tokens, column * self._end], 1)
@@ -84,9 +83,14 @@ class WordPiece:
             lambda: self._tokenizer.tokenize(texts),
         )
 
-    def _tokens_of_words(self, texts: tf.Tensor, apart: str) -> tf.RaggedTensor:
-        """Tokens of texts split by plain operators, each character of the class `apart` a word."""
-        words = tf.strings.split(tf.strings.regex_replace(texts, f"([{apart}])", r" \1 "))
+    def _tokens_of_words(self, texts: tf.Tensor, separate: str) -> tf.RaggedTensor:
+        """Tokenises texts that are split by plain operators.
+
+        Args:
+            texts: cleaned.
+            separate: characters that are a word each, as a regular expression's class.
+        """
+        words = tf.strings.split(tf.strings.regex_replace(texts, f"([{separate}])", r" \1 "))
         is_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > LONGEST
         words = words.with_flat_values(tf.where(is_long, UNKNOWN_WORD, words.flat_values))
         return self._tokenizer.tokenize(words).merge_dims(-2, -1)
@@ -95,12 +99,12 @@ class WordPiece:
         texts = tf.strings.regex_replace(texts, SPACES, " ")
         texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{Cc}\p{Cf}\p{Co}]", "")
         if self.vocabulary.is_lower:
-            # The reference lowers letter by letter, and always so. The library has another sigma
-            # at a word's end, and what it makes of I depends on the locale of the process.
+            # The reference lower-cases each letter by itself. The library has another sigma at a
+            # word's end, and its treatment of I depends on the process's locale.
             texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
-            if not self.vocabulary.strips_accents:  # or the dot goes in any case
+            if not self.vocabulary.strips_accents:  # else the dot is removed anyway
                 texts = tf.strings.regex_replace(texts, "\u0130", "i\u0307")
-            texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")  # ASCII's first
+            texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")  # ASCII first
         if self.vocabulary.strips_accents:
             texts = tf_text.normalize_utf8(texts, "NFD")
             texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")

@@ -1,4 +1,4 @@
-"""Labelled texts in a file of the user's: a table with column names, or JSON.
+"""Reads labelled texts from a user's file: a table with column names, or JSON.
 
 Rows stay in the file (`rows.py`); a process holds a few numbers of each.
 """
@@ -12,30 +12,35 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input import InputError, paths, plain
+from input import InputError, paths, rows
 from input.order import split_of
 from input.rows import Rows
-from input.text import Text
 
 
-def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
-    """Returns the training split, the evaluation split and the latter's name.
+def open_splits(
+    dataset: str, evaluation_file: str | None, fields: tuple[str, str], classes: Sequence[str]
+) -> tuple[TextFile, TextFile, str]:
+    """Returns training split, evaluation split and the latter's name.
+
+    Args:
+        dataset: path of the file.
+        evaluation_file: path of the evaluation split; None: a tenth of `dataset` is held out.
+        fields: names of the text's and the label's column.
+        classes: labels in the order of their numbers; empty: the file's, sorted.
 
     Raises:
         InputError: names the file and line that cannot be used.
     """
-    path = paths.of_user(config.dataset)
-    every = _Labelled(path, config, config.classes)
-    classes = config.classes or tuple(sorted(every.numbers))
+    path = paths.expand_user(dataset)
+    every = _Labelled(path, fields, classes)
+    classes = classes or tuple(sorted(every.numbers))
     if len(classes) < 2:
         raise InputError(
             f"{path} has {len(every.rows)} texts of {len(classes)} classes: it needs 2 or more."
         )
-    if config.evaluation_file:
-        held = _Labelled(paths.of_user(config.evaluation_file), config, classes)
-        return every.split(range(len(every.rows)), classes), held.split(
-            range(len(held.rows)), classes
-        ), "test"  # fmt: skip
+    if evaluation_file:
+        held_out = _Labelled(paths.expand_user(evaluation_file), fields, classes)
+        return every.split(classes), held_out.split(classes), "test"
     train = [i for i, is_test in enumerate(every.are_tests) if not is_test]
     test = [i for i, is_test in enumerate(every.are_tests) if is_test]
     if not test or not train:
@@ -43,27 +48,26 @@ def open_splits(config: Text) -> tuple[TextFile, TextFile, str]:
             f"{path} has too few texts ({len(every.rows)}) to hold a tenth out: give "
             "data.evaluation_file."
         )
-    return every.split(train, classes), every.split(test, classes), "test"
+    return every.split(classes, train), every.split(classes, test), "test"
 
 
 class _Labelled:
-    """All rows of a file, looked at once.
+    """All rows of a file, each read once.
 
     Args:
         path: of the file.
-        config: names its columns.
-        classes: labels that may be; none: all that are found.
+        fields: names of the text's and the label's column.
+        classes: labels that are allowed; empty: any.
 
     Attributes:
         numbers: a number of each label, in the order in which they are met.
-        are_tests: of each row, whether it is held out where nothing else is.
-        digests: of the texts in order, by whether those that are held out are left out.
+        are_tests: of each row, whether it belongs to the tenth that can be held out.
+        digests: of the texts in order, by whether that tenth is left out.
     """
 
-    def __init__(self, path: Path, config: Text, classes: Sequence[str]) -> None:
-        form = plain.form_of(path) or "csv"
-        fields = (config.text_field, config.label_field)
-        # Labelled texts in a .txt are a table; a .txt without a header is none.
+    def __init__(self, path: Path, fields: tuple[str, str], classes: Sequence[str]) -> None:
+        form = rows.form_of(path) or "csv"
+        # Labelled texts in a .txt are a table: a .txt of lines has no labels.
         self.rows = Rows(path, "csv" if form == "txt" else form, fields)
         self.numbers: dict[str, int] = {}
         self.labels, self.are_tests = array("l"), array("b")
@@ -82,20 +86,21 @@ class _Labelled:
                 if not (is_without and is_test):
                     digest.update(len(encoded).to_bytes(8, "big") + encoded)
 
-    def split(self, places: Sequence[int], classes: Sequence[str]) -> TextFile:
-        """Some of the rows, their labels numbered as the classes are."""
+    def split(self, classes: Sequence[str], places: Sequence[int] | None = None) -> TextFile:
+        """Returns some of the rows, or all, their labels numbered as the classes are."""
+        places = range(len(self.rows)) if places is None else places
         digest = self.digests[len(places) < len(self.rows)].hexdigest()
         number = {label: i for i, label in enumerate(classes)}
-        of_ours = [number[label] for label in self.numbers]
-        labels = array("l", [of_ours[self.labels[i]] for i in places])
+        renumbered = [number[label] for label in self.numbers]
+        labels = array("l", [renumbered[self.labels[i]] for i in places])
         return TextFile(self.rows, array("q", places), labels, tuple(classes), digest)
 
 
 class TextFile:
-    """One split: rows of a file, in its order.
+    """A split: rows of a file, in its order.
 
     Attributes:
-        digest: of the texts that train, in order.
+        digest: of the training texts, in order.
     """
 
     def __init__(
@@ -109,25 +114,27 @@ class TextFile:
         return len(self.places)
 
     def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
-        """Texts in UTF-8, and labels."""
+        """Reads texts in UTF-8, and labels."""
         ids = [int(i) for i in ids]
         texts = [labelled(self.rows, self.places[i])[0].encode() for i in ids]
         return texts, [self.labels[i] for i in ids]
 
     def name(self, example: int) -> str:
-        """File and line."""
+        """Returns file and line."""
         return f"{self.rows.path}, line {self.rows.lines[self.places[example]]}"
 
 
 def labelled(rows: Rows, i: int) -> tuple[str, str]:
-    """Text and label of a row, without white space around them.
+    """Returns text and label of a row, without white space around them.
 
     Raises:
-        InputError: what is wrong with the row.
+        InputError: says what is wrong with the row.
     """
     try:
         values = rows.values(i)
-        for field, value, check in zip(rows.fields, values, (_text, _label), strict=True):
+        for field, value, check in zip(
+            rows.fields, values, (_check_text, _check_label), strict=True
+        ):
             if value is None or not str(value).strip():
                 raise ValueError(f"{field!r} is empty or missing: fill it in, or remove the row")
             check(field, value)
@@ -136,7 +143,7 @@ def labelled(rows: Rows, i: int) -> tuple[str, str]:
     return str(values[0]).strip(), str(values[1]).strip()
 
 
-def _text(field: str, value: Any) -> None:
+def _check_text(field: str, value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{field!r} is {value!r}, which is no text: put quotation marks around it")
     try:
@@ -147,8 +154,8 @@ def _text(field: str, value: Any) -> None:
         raise ValueError(f"{field!r} is not UTF-8 ({what}): save the file as UTF-8") from None
 
 
-def _label(field: str, value: Any) -> None:
+def _check_label(field: str, value: Any) -> None:
     is_number = isinstance(value, (int, float)) and math.isfinite(value)
     if not isinstance(value, str) and not is_number:
         raise ValueError(f"{field!r} is {value!r}: a label must be a string or a number")
-    _text(field, str(value))
+    _check_text(field, str(value))

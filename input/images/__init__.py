@@ -1,0 +1,135 @@
+"""Configures image classification data, without importing TensorFlow.
+
+datasets/, folders.py    ids -> encoded images, labels
+decoding.py              encoded image -> uint8 [H, W, 3], upright, on white
+preprocessing.py         encoded image -> float32 [size, size, 3], augmented in training
+image_set.py             micro-batch number -> inputs, targets (with indexed.py, order.py)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from input import Source
+    from input.images.image_set import ImageSet
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set of images, and how they are preprocessed.
+
+    Attributes:
+        dataset: `digits`, `fashion_mnist`, `synthetic`, any TFDS image classification set
+            (`cifar10`, `imagenet2012`, ...), or a folder (a name with a `/`) of images
+            `train/<class>/*.jpg`, `val/<class>/*.jpg` (JPEG or PNG, also in folders below).
+        size: pixels of a side of the model's input.
+        augmentation: of training images. `shift`: shifted by up to an eighth of the size;
+            `shift_flip`: also mirrored at random; `imagenet`: a random crop of 8 % to 100 % of the
+            area, mirrored at random (arXiv:1409.4842); only the crop is decoded.
+        mixup: alpha of mixup (arXiv:1710.09412), within a micro-batch; 0: none.
+        train_split: of a TFDS set; `train[:80%]` leaves a fifth for tuning.
+        evaluation_split: of a TFDS set, as `train[80%:]`; None: the first of `test`,
+            `validation` and `val` that has labels.
+        mean, std: of each channel, of values in [0, 1], to normalise with.
+        on_bad_image: what `prepare` does about an image of a folder that cannot be decoded.
+        bad_image_budget: the most images that `on_bad_image=skip` may leave out.
+        synthetic_examples: number of examples in each split of dataset=synthetic.
+        synthetic_classes: number of classes of dataset=synthetic.
+    """
+
+    dataset: str = "digits"
+    size: int = 32
+    augmentation: Literal["none", "shift", "shift_flip", "imagenet"] = "none"
+    mixup: float = 0.0
+    train_split: str = "train"
+    evaluation_split: str | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    bad_image_budget: int = 100
+    synthetic_examples: int = 1024
+    synthetic_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        least = {"size": 1, "mixup": 0, "bad_image_budget": 0}
+        least |= {"synthetic_examples": 1, "synthetic_classes": 2}
+        for name, number in least.items():
+            if not number <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {number}, not {getattr(self, name)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std need three values, std above 0")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError("mean and std must be finite")
+        if not self.dataset or not self.train_split:
+            raise ValueError("dataset and train_split must not be empty")
+        if not self._is_tfds and (self.train_split != "train" or self.evaluation_split):
+            raise ValueError(
+                f"train_split and evaluation_split apply to TFDS sets, not to {self.dataset!r}: "
+                "leave them out"
+            )
+
+    @property
+    def _is_folder(self) -> bool:
+        return "/" in self.dataset
+
+    @property
+    def _is_tfds(self) -> bool:
+        return self.dataset != "synthetic" and not self._is_folder
+
+    def prepare(self, data_dir: str) -> str:
+        """Writes the data set below `data_dir` unless it is there; returns a report.
+
+        Raises:
+            InputError: the data cannot be had or used.
+        """
+        if self.dataset == "synthetic":
+            return "synthetic images need no preparation"
+        if self._is_folder:
+            from input.images import folders
+
+            return folders.prepare(
+                self.dataset, data_dir, self.on_bad_image == "skip", self.bad_image_budget
+            )
+        from input import datasets, labels
+
+        line = datasets.prepare(self.dataset, data_dir)
+        *splits, name = self.open_splits(data_dir)
+        counts = {
+            split: labels.cached_count(source, data_dir)
+            for split, source in zip((self.train_split, name), splits, strict=True)
+        }
+        return "\n".join([line, *labels.report(splits[0].classes, counts)])
+
+    def open(self, data_dir: str) -> ImageSet:
+        """Opens the prepared data set; raises InputError if it is not prepared."""
+        from input.images.image_set import ImageSet
+        from input.images.preprocessing import Preprocessing
+
+        preprocessing = Preprocessing(self.size, self.augmentation, self.mean, self.std)
+        return ImageSet(*self.open_splits(data_dir), preprocessing, self.mixup)
+
+    def open_splits(self, data_dir: str) -> tuple[Source, Source, str]:
+        """Returns training split, evaluation split and the latter's name.
+
+        Raises:
+            InputError: the data are not prepared.
+        """
+        if self.dataset == "synthetic":
+            from input.images.image_set import Synthetic
+
+            split = Synthetic(self.synthetic_examples, self.synthetic_classes)
+            return split, split, "test"
+        if self._is_folder:
+            from input.images import folders
+
+            skips = self.on_bad_image == "skip"
+            return folders.open_splits(self.dataset, data_dir, skips, self.bad_image_budget)
+        from input import datasets
+
+        return datasets.open_splits(self.dataset, data_dir, self.train_split, self.evaluation_split)

@@ -1,0 +1,136 @@
+"""Configures text classification data, without importing TensorFlow.
+
+datasets/, files.py          ids -> texts, labels
+vocabulary.py, wordpiece.py  texts -> ids of WordPieces, int32 [b, T]
+text_set.py, lengths.py      micro-batch number -> inputs, targets (with indexed.py, order.py)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from input import rows
+
+if TYPE_CHECKING:
+    from input import Source
+    from input.text.text_set import TextSet
+
+VOCABULARY = "minilm"  # the default
+
+
+@dataclass(frozen=True)
+class Text:
+    """A data set of labelled texts.
+
+    Attributes:
+        dataset: `movie_sentences`, any TFDS text classification set (`imdb_reviews`,
+            `glue/sst2`, `yelp_polarity_reviews`, ...), or a file: `.tsv` or `.csv` with a line
+            of column names, `.jsonl` or `.json` with an object a line or a list of them; it may
+            be compressed (`.gz`), in UTF-16, or separated by semicolons.
+        vocabulary: `minilm`, or a folder with the `vocab.txt` or `tokenizer.json` of a BERT; None:
+            that of the weights that the model starts from, or `minilm` (`config.resolved`).
+        max_length: the most tokens of a text, with `[CLS]` and `[SEP]`; longer texts are cut.
+        text_field, label_field: names of the columns or features.
+        train_split: of a TFDS set.
+        evaluation_split: of a TFDS set; None: the first of `test`, `validation` and `val` that
+            has labels.
+        evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests.
+        classes: of a file, in the order of their numbers; empty: the sorted labels of `dataset`.
+        has_baseline: whether to compare with TF-IDF and logistic regression after training.
+    """
+
+    dataset: str = "movie_sentences"
+    vocabulary: str | None = None
+    max_length: int = 128
+    text_field: str = "text"
+    label_field: str = "label"
+    train_split: str = "train"
+    evaluation_split: str | None = None
+    evaluation_file: str | None = None
+    classes: tuple[str, ...] = ()
+    has_baseline: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_length < 3:
+            raise ValueError(
+                f"max_length must be at least 3, [CLS], [SEP] and a token, not {self.max_length}"
+            )
+        for name in ("dataset", "vocabulary", "text_field", "label_field", "train_split"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} must not be empty")
+        if self.text_field == self.label_field:
+            raise ValueError(f"text_field and label_field must differ, not be {self.text_field!r}")
+        if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
+            raise ValueError(f"classes must be 2 or more, all different, not {self.classes}")
+        if self.is_file and (self.train_split != "train" or self.evaluation_split):
+            raise ValueError(
+                "train_split and evaluation_split apply to TFDS sets: for a file, set "
+                "data.evaluation_file"
+            )
+        if not self.is_file and (self.evaluation_file or self.classes):
+            raise ValueError(
+                "evaluation_file and classes apply to files: for a TFDS set, set "
+                "data.evaluation_split"
+            )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `dataset` is a file."""
+        return rows.is_file_name(self.dataset)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Lower bounds of the model's fields that are known without the data."""
+        return {"positions": self.max_length}
+
+    def prepare(self, data_dir: str) -> str:
+        """Writes vocabulary and data set below `data_dir` unless they are there, and checks them.
+
+        Returns:
+            A report on lengths and classes.
+
+        Raises:
+            InputError: the data cannot be had or used; names the text.
+        """
+        from input import datasets, labels, packages
+
+        lines = [packages.prepare_pretrained(self.vocabulary or VOCABULARY, data_dir)]
+        if not self.is_file:
+            lines.append(datasets.prepare(self.dataset, data_dir))
+        data = self.open(data_dir)
+        lines += [*data.store_lengths(), f"{data.num_classes} classes"]
+        splits = {self.train_split: data.training, data.evaluation_split: data.held_out}
+        counts = {name: labels.count(source) for name, source in splits.items()}
+        return "\n".join([*lines, *labels.report(data.classes, counts)])
+
+    def open(self, data_dir: str) -> TextSet:
+        """Opens the prepared data set; raises InputError if it is not prepared."""
+        from input import packages
+        from input.text.text_set import TextSet
+        from input.text.wordpiece import WordPiece
+
+        folder = packages.pretrained(self.vocabulary or VOCABULARY, data_dir)
+        wordpiece = WordPiece(folder, self.max_length)
+        training, held_out, name = self.open_splits(data_dir)
+        about = [self.dataset, self.train_split, self.text_field, str(len(training))]
+        if digest := getattr(training, "digest", None):  # a file, which may change at any time
+            about = [digest]
+        return TextSet(training, held_out, name, wordpiece, about, data_dir, self.has_baseline)
+
+    def open_splits(self, data_dir: str) -> tuple[Source, Source, str]:
+        """Returns training split, evaluation split and the latter's name.
+
+        Raises:
+            InputError: the data are not prepared; of a file, names the line that cannot be used.
+        """
+        fields = (self.text_field, self.label_field)
+        if self.is_file:
+            from input.text import files
+
+            return files.open_splits(self.dataset, self.evaluation_file, fields, self.classes)
+        from input import datasets
+
+        return datasets.open_splits(
+            self.dataset, data_dir, self.train_split, self.evaluation_split, fields
+        )
