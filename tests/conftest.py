@@ -86,7 +86,7 @@ def joined():
     """This process as a job of its own, with devices for four stages."""
     import tensorflow as tf
 
-    from app.training import opening
+    from app.training import setup as opening
 
     four = [tf.config.LogicalDeviceConfiguration()] * 4
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], four)

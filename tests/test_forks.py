@@ -19,7 +19,7 @@ def total(number):
 
     from app.config import Layout
     from app.parallel import replicas
-    from app.training import opening
+    from app.training import setup as opening
 
     where, _ = opening.join(Layout())
     everything = replicas.all_reduce(tf.constant(number + where.rank), "total")

@@ -51,7 +51,8 @@ def measure(flags: FlagValues, experiment: Experiment, layout: Layout, folder: P
     own = rank.hold_cores(flags.threads)
     where, layout = rank.join(layout, exact=True, is_training=False)
     from app.tools.inference import cell
-    from app.training import opening, trained
+    from app.training import setup as opening
+    from app.training import trained
 
     data_dir = selection.data_dir(flags)
     if flags.workdir:

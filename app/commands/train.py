@@ -59,7 +59,7 @@ def run(flags: FlagValues) -> None:
     task = cluster.given() if layout.workers else None
     if task:
         rank.tensorflow()
-        from app.parallel import serving
+        from app.parallel import runtime_server as serving
 
         serving.must_be_safe(task, flags.trusted_network)
         if task.is_server:

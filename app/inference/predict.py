@@ -30,7 +30,8 @@ from app.inference.shards import Shards
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.report import terminal
-from app.training import opening, trained
+from app.training import setup as opening
+from app.training import trained
 from app.training.trained import Trained
 from input import items as inputs
 from input.batches import DataSet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from app.parallel import serving
+from app.parallel import runtime_server as serving
 from app.reporting import chatter
 
 

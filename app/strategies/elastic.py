@@ -24,12 +24,12 @@ from app.parallel import replicas
 from app.parallel.membership import Membership
 from app.recovery import heartbeat
 from app.reporting.clock import Clock
-from app.training import opening
+from app.training import setup as opening
 from app.training.checkpoint import Checkpoints
 from app.training.claim import claim
-from app.training.opening import Opened
-from app.training.session import Run, Session
+from app.training.setup import Opened
 from app.training.state import State
+from app.training.trainer import Run, Session
 
 
 class Commit:

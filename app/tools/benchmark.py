@@ -27,7 +27,8 @@ import tensorflow as tf
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
-from app.training import opening, strategy
+from app.training import setup as opening
+from app.training import strategy
 from app.training.single_stage import SingleStageStep
 from app.training.state import State
 

@@ -26,8 +26,9 @@ from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
-from app.training import opening, vote
-from app.training.session import Run, Session
+from app.training import agreement as vote
+from app.training import setup as opening
+from app.training.trainer import Run, Session
 
 CHUNK = 10  # steps
 PERIOD, ROUNDS = 5, 5  # chunks to a comparison and checkpoint; those to a median

@@ -9,7 +9,7 @@ from app.parallel import schedule
 from app.parallel.topology import Topology
 from app.reporting import timeline
 from app.strategies.pipelined import PipelinedStep
-from app.training import opening
+from app.training import setup as opening
 from app.training.state import State
 
 WARM_STEPS = 2  # compiled in; the step after them is drawn

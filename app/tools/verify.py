@@ -21,7 +21,8 @@ from app.errors import NumbersError
 from app.parallel import replicas
 from app.parallel.placement import Placement
 from app.parallel.topology import Topology
-from app.training import opening, strategy
+from app.training import setup as opening
+from app.training import strategy
 from app.training.optimization import SLOTS, learning_rate
 from app.training.state import State
 from input.batches import DataSet

@@ -29,7 +29,7 @@ from app.parallel.placement import here
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.recovery.manifest import DamageError, UnreadableError
-from app.training import meaning
+from app.training import data as meaning
 from app.training.state import Snapshot, State, sha256_of, weights_of
 from input import failures, paths
 

@@ -11,9 +11,10 @@ from app.errors import UsageError
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.recovery import lock, manifest
-from app.training import kernels, meaning
-from app.training.opening import Opened
-from app.training.session import Run
+from app.training import data as meaning
+from app.training import kernels
+from app.training.setup import Opened
+from app.training.trainer import Run
 
 
 def claim(

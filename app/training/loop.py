@@ -8,9 +8,10 @@ from typing import Any
 from app.config import Experiment, Layout
 from app.parallel.topology import Topology
 from app.reporting.clock import Clock
-from app.training import opening, strategy
+from app.training import setup as opening
+from app.training import strategy
 from app.training.claim import claim
-from app.training.session import Run, Session
+from app.training.trainer import Run, Session
 
 
 def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> dict[str, Any]:

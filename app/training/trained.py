@@ -14,11 +14,12 @@ from app.config import Experiment, Layout
 from app.errors import CheckpointError, UsageError
 from app.parallel.topology import Topology
 from app.recovery import manifest
-from app.training import meaning, opening
+from app.training import data as meaning
+from app.training import setup as opening
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
-from app.training.opening import Opened
-from app.training.session import evaluate_weights
+from app.training.setup import Opened
+from app.training.trainer import evaluate_weights
 from input.batches import DataSet
 from input.raw import FIELDS
 

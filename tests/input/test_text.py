@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from app.cli.overrides import override
 from app.recovery import heartbeat
-from app.training import opening
+from app.training import setup as opening
 from input import InputError, baseline, text_set
 from input.order import split_of
 from input.text import Text

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from app.inference import predict
-from app.training import opening
+from app.training import setup as opening
 from input import InputError
 from input.images import Images
 from input.text import Text

@@ -12,7 +12,8 @@ from app.config import Layout, Optimization
 from app.errors import UsageError
 from app.parallel.topology import Topology
 from app.strategies.local_sgd import LocalSGDStep
-from app.training import opening, strategy
+from app.training import setup as opening
+from app.training import strategy
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
 from app.training.state import State

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ranks
 
 def broadcast():
     """On a rank: what broadcasts sent, and what the variables are after each."""
-    from app.training import opening
+    from app.training import setup as opening
 
     where, _ = opening.join(Layout())
     sent, send = [], replicas.hvd.broadcast

@@ -15,7 +15,8 @@ from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
-from app.training import opening, strategy
+from app.training import setup as opening
+from app.training import strategy
 from app.training.state import State
 from models.resnet import ResNet
 

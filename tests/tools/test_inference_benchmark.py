@@ -11,7 +11,7 @@ from app.errors import UsageError
 from app.inference.forward import Forward
 from app.tools.inference import benchmark, cell
 from app.tools.inference.benchmark import Cell
-from app.training import opening
+from app.training import setup as opening
 
 
 def test_layouts_fit_on_the_cores():

@@ -8,7 +8,8 @@ from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.parallel.topology import Topology
 from app.tools import verify
-from app.training import opening, update
+from app.training import setup as opening
+from app.training import update
 from app.training.differentiation import Differentiation
 from app.training.stages import Costs
 

@@ -8,7 +8,8 @@ from shallow import Shallow
 
 from app.config import Experiment, Layout, Optimization
 from app.errors import DivergedError
-from app.training import divergence, opening
+from app.training import divergence
+from app.training import setup as opening
 from app.training.divergence import Difference
 from app.training.state import State
 

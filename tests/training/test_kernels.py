@@ -60,7 +60,7 @@ def test_training_takes_onednn_where_nobody_chose(unset, flags, given, chosen):
 
 def agreed(variables, exact):
     """On a rank with variables of its own: what it says of other kernels than rank 0's."""
-    from app.training import opening
+    from app.training import setup as opening
 
     where, _ = opening.join(Layout())
     kernels._flags = lambda: AMX  # whatever this processor is

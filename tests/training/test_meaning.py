@@ -7,7 +7,8 @@ import pytest
 from app.config import Layout
 from app.errors import CheckpointError, UserError
 from app.recovery import manifest
-from app.training import loop, meaning, trained
+from app.training import data as meaning
+from app.training import loop, trained
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from app.cli.overrides import override
 from app.config import Experiment, Layout, Optimization, Update
 from app.parallel.topology import Topology
 from app.strategies.pipelined import PipelinedStep
-from app.training import exchange, opening, ordered
+from app.training import exchange, ordered
+from app.training import setup as opening
 from app.training.single_stage import SingleStageStep
 from app.training.state import State
 from input.images import Images

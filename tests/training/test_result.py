@@ -16,8 +16,8 @@ from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
 from app.training import evaluation
 from app.training.checkpoint import Checkpoints
-from app.training.session import Session
 from app.training.state import State
+from app.training.trainer import Session
 from input.images import Images
 
 

@@ -12,7 +12,7 @@ from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.strategies.elastic import Commit
 from app.tools import overhead
-from app.training import opening
+from app.training import setup as opening
 from app.training.checkpoint import Checkpoints
 from app.training.joined import SMALL
 from app.training.single_stage import SingleStageStep

@@ -20,7 +20,7 @@ from app.inference.forward import Forward
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.training import trained
-from app.training.opening import Opened
+from app.training.setup import Opened
 from input.raw import Limits
 
 ROUNDS = 3

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from app.config import Layout
 from app.parallel.topology import Topology
-from app.training import opening
+from app.training import setup as opening
 from app.training.single_stage import SingleStageStep
 from app.training.state import State
 

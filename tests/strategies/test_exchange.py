@@ -12,7 +12,8 @@ from app.parallel import parameter_server, replicas
 from app.parallel.parameter_server import Greedy
 from app.parallel.topology import Topology
 from app.strategies.parameter_server import open_state
-from app.training import exchange, opening, strategy
+from app.training import exchange, strategy
+from app.training import setup as opening
 from app.training.state import State
 
 COMPRESSED = [

@@ -26,17 +26,21 @@ from app.launch import private_network
 from app.parallel import replicas, straggler
 from app.parallel.topology import Topology
 from app.recovery import heartbeat, manifest, preemption
-from app.reporting import words
+from app.reporting import summary as words
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import baseline, divergence, meaning, opening, outcome, strategy, vote
+from app.training import agreement as vote
+from app.training import baseline, divergence, strategy
+from app.training import data as meaning
+from app.training import result as outcome
+from app.training import setup as opening
+from app.training.agreement import Wishes
+from app.training.batch_stream import Feed
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
-from app.training.feed import Feed
-from app.training.opening import Opened
 from app.training.optimization import learning_rate
+from app.training.setup import Opened
 from app.training.state import State
-from app.training.vote import Wishes
 
 Metrics = dict[str, dict[str, float]]  # by split
 

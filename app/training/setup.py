@@ -21,7 +21,8 @@ from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
 from app.recovery import heartbeat
 from app.reporting import chatter
-from app.training import kernels, meaning, stages, strategy
+from app.training import data as meaning
+from app.training import kernels, stages, strategy
 from app.training.state import State
 from input import InputError, packages
 from input.batches import DataSet

@@ -13,7 +13,7 @@ from app.config import Experiment, Layout
 from app.parallel import replicas
 from app.reporting.clock import Clock
 from app.training import exchange, kernels
-from app.training.opening import Opened
+from app.training.setup import Opened
 
 
 def compose(
