@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from traceback import extract_tb
 
@@ -249,7 +250,7 @@ def named() -> dict[str, Callable[[], Experiment]]:
         name: function
         for name, function in functions
         if function.__module__ == __name__
-        and inspect.signature(function).return_annotation == "Experiment"
+        and typing.get_type_hints(function).get("return") is Experiment
         and not inspect.signature(function).parameters
     }
 

@@ -139,7 +139,7 @@ def build(
             no gradient would reach.
     """
     for block in blocks:
-        for place, layer in enumerate(block._flatten_layers()):
+        for place, layer in enumerate(shares.layers_of(block)):
             for attribute, initializer in vars(layer).items():
                 if isinstance(initializer, keras.initializers.Initializer):
                     key = f"{seed}/{block.name}/{place}/{layer.name}/{attribute}"

@@ -97,9 +97,18 @@ class Shared(keras.layers.Layer):
         return there(x)
 
 
+def layers_of(block: keras.Layer) -> list[keras.Layer]:
+    """Returns a block and all layers inside it.
+
+    `_flatten_layers` is a private method of Keras: of layers that are no `keras.Model` there is no
+    public one. Its order is part of what initial weights are keyed by (`blocks.build`).
+    """
+    return list(block._flatten_layers())
+
+
 def put(block: keras.Layer, places: Sequence[Place]) -> None:
     """Says where the shares of a block are."""
-    for layer in block._flatten_layers():
+    for layer in layers_of(block):
         if isinstance(layer, Shared):
             layer.places = tuple(places)
 
@@ -110,7 +119,7 @@ def refuse_losses(block: keras.Layer) -> None:
     Raises:
         ModelError: names the layer.
     """
-    for layer in block._flatten_layers():
+    for layer in layers_of(block):
         if not isinstance(layer, Shared) or len(layer.shares) == 1:
             continue
         variables = [v for share in layer.shares for v in share.trainable_variables]

@@ -18,7 +18,7 @@ def tensorflow() -> None:
     pictures that nobody asks for here: 2 of the 5 s of CPU time that it took every rank.
     """
     gc.disable()  # nothing of it is garbage, and looking for some takes a tenth of the time
-    with chatter.kept(), hidden("matplotlib", "sklearn"):
+    with chatter.capture_native_stderr(), hidden("matplotlib", "sklearn"):
         import tensorflow
     gc.freeze()
     gc.enable()

@@ -80,12 +80,12 @@ def main(
         UsageError: a variant that is there already, or cannot be written.
         NumbersError: one that does not agree with the checkpoint.
     """
-    data = run.opened.data
+    data = run.setup.data
     must_be_servable(data)
     folders = {name: folder_of(output, name, run.step) for name in names}
     with run.weights(which) as weights:
-        values = {n: v.numpy() for n, v in run.opened.state.weights.items()}
-        digest = run.opened.state.sha256()
+        values = {n: v.numpy() for n, v in run.setup.state.weights.items()}
+        digest = run.setup.state.sha256()
         wanted, labels = reference(run, data, limits)
     about = {
         "name": output.resolve().name, "kind": data.kind, "classes": list(data.classes),
@@ -143,7 +143,7 @@ def lite_logits(folder: Path, data: DataSet, limits: Limits) -> np.ndarray:
     interpreter = litert.Interpreter(folder)
     prepared = tf.function(lambda raw: data.preprocess(raw, limits))
     every = (raw for raws, _ in examples(data) for raw in raws)
-    with chatter.kept():
+    with chatter.capture_native_stderr():
         return np.concatenate([interpreter.logits(prepared(tf.constant([raw]))) for raw in every])
 
 
@@ -159,9 +159,7 @@ def reference(run: Trained, data: DataSet, limits: Limits) -> tuple[np.ndarray, 
         lambda raw: data.preprocess(raw, limits),
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
-    own: Callable[..., Any] = tf.function(
-        run.opened.state.logits, input_signature=[data.input_spec]
-    )
+    own: Callable[..., Any] = tf.function(run.setup.state.logits, input_signature=[data.input_spec])
     logits, labels = [], []
     for raws, some in examples(data):
         logits.append(own(prepared(tf.constant(raws))).numpy())
@@ -177,7 +175,10 @@ def elsewhere(folder: Path, data: DataSet) -> np.ndarray:
     """
     command = [sys.executable, "-I", bare.__file__, "."]  # see `paths.plain`
     pipe = subprocess.PIPE
-    with chatter.kept(), subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder) as process:
+    with (
+        chatter.capture_native_stderr(),
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder) as process,
+    ):
         assert process.stdin and process.stdout
         logits = []
         try:

@@ -11,19 +11,25 @@ import time
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_prctl = ctypes.CDLL(None).prctl  # looked up once, not between fork and exec
 
 
 def die_with_parent() -> None:
-    """The kernel kills this process when its parent ends, however it ends."""
+    """Has the kernel kill this process when its parent ends, however it ends.
+
+    Launchers give it to `subprocess.Popen` as `preexec_fn`, and some have threads by then. Between
+    fork and exec a process has none of them, so that a lock that one held is never released: this
+    function must take none. It does nothing but system calls: no import, no look-up of a symbol.
+    """
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended in between
         os._exit(1)
 
 
 def adopt_orphans() -> None:
     """Descendants whose parent ends become children of this process, so that it can end them."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants() -> dict[int, psutil.Process]:

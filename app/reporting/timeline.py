@@ -1,4 +1,4 @@
-"""A picture of a pipeline's step: when each stage ran which micro-batch."""
+"""Draws a pipeline's step: when each stage ran which micro-batch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ COLORS = {"F": ("#4c78a8", "#9ecae9"), "B": ("#54a24b", "#b5e3a0")}  # even, odd
 
 
 def bubble(spans: Sequence[Span], stages: int) -> float:
-    """The share of the stages' time, from the first task's begin to the last one's end, idle."""
+    """Returns the idle fraction of the stages' time, from the first begin to the last end."""
     seconds = max(s.end for s in spans) - min(s.begin for s in spans)
     return 1 - sum(s.end - s.begin for s in spans) / (stages * seconds)
 
 
 def draw(spans: Sequence[Span], stages: int, title: str, path: Path) -> None:
-    """Writes the picture, a row a stage, in the format of `path`'s suffix."""
+    """Writes the picture, a row per stage, in the format of `path`'s suffix."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -65,7 +65,8 @@ def warm_up(model: Model, max_batch: int) -> None:
         for size in sizes if signature.is_batched else [None]:
             value = one if size is None else np.repeat(one[None], size)
             try:
-                with chatter.kept():  # its graph optimizer warns of a loop that it leaves alone
+                # The graph optimizer warns of a loop that it does not change.
+                with chatter.capture_native_stderr():
                     model.run(signature.name, {FIELDS[kind]: value})
             except RequestError as error:
                 is_full = error.status == 503

@@ -1,46 +1,53 @@
-"""What a run came to: result.json."""
+"""Writes a run's result: result.json, and in it the simple model that the run is compared with."""
 
 from __future__ import annotations
 
 import json
 import resource
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from app import config
 from app.config import Experiment, Layout
+from app.errors import PreemptedError
 from app.parallel import replicas
+from app.recovery import heartbeat, preemption
 from app.reporting.clock import Clock
-from app.training import exchange, kernels
-from app.training.setup import Opened
+from app.training import kernels
+from app.training.setup import Setup
+from app.training.strategy import is_local
+from input.batches import DataSet
+
+POLL = 1.0  # seconds between heartbeats at the baseline
 
 
 def compose(
-    opened: Opened, layout: Layout, clock: Clock, done: int, found: Mapping[str, Any]
+    setup: Setup, layout: Layout, clock: Clock, done: int, found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The result after `done` steps, the same on every rank but for what rank 0 alone found.
+    """Returns the result after `done` steps, the same on every rank but for what only rank 0 found.
 
     Args:
-        opened: experiment and state.
-        layout: of the last session.
+        setup: experiment and state.
+        layout: of the last trainer.
         clock: of the run.
         done: steps.
         found: metrics by split, the table of stages, bytes that were sent.
     """
-    experiment, state, each = opened.experiment, opened.state, clock.typical()
+    experiment, state, each = setup.experiment, setup.state, clock.typical()
     return {
         "experiment": config.as_dict(experiment),
         "layout": config.as_dict(layout),
         "kernels": kernels.names(),
         "changes_numbers": changes_numbers(experiment, layout, int(state.skips)),
         "steps": done,
-        "finished": done >= opened.total,
+        "finished": done >= setup.total,
         **found,
         "baseline": None,
         "examples_per_second": experiment.global_batch / each if each else None,
         "seconds": clock.seconds,
-        "peak_memory_bytes": replicas.each(peak_memory_bytes()),
+        "peak_memory_bytes": replicas.all_gather_scalar(peak_memory_bytes()),
         "weights_sha256": state.sha256(),
     }
 
@@ -52,25 +59,56 @@ def write(workdir: Path, result: Mapping[str, Any]) -> None:
     partial.replace(workdir / "result.json")
 
 
+def baseline(data: DataSet) -> dict[str, Any] | None:
+    """Returns the result of the data set's simple model, however long it takes; or its error.
+
+    It is computed after the result was written, so that it can lose nothing.
+
+    Raises:
+        PreemptedError: a stop was requested meanwhile.
+    """
+    found: list[dict[str, Any] | None] = []
+
+    def compute() -> None:
+        try:
+            found.append(data.baseline())
+        except BaseException as error:  # whatever it is, the run is done without it
+            found.append({"name": "baseline", "error": f"{type(error).__name__}: {error}"})
+
+    thread = threading.Thread(target=compute, daemon=True)  # it cannot be interrupted
+    thread.start()
+    while thread.is_alive():
+        heartbeat.beat(heartbeat.BASELINE)
+        thread.join(POLL)
+        if preemption.is_requested() and not found:
+            raise PreemptedError(
+                "stopped while the baseline was computed; the run is done and its result is "
+                "written: the same command evaluates it again, and computes the baseline"
+            ).on_every_rank(speaker=True)
+    return found[0]
+
+
 def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[str]:
-    """What was done to the numbers on purpose; one process has no wire."""
-    told = [f"{skips} steps skipped that were not finite"] if skips else []
+    """Returns what changed the numbers on purpose; nothing is sent by a single process."""
+    changes = [f"{skips} steps skipped that were not finite"] if skips else []
     u, n = experiment.update, layout.processes
     if u.compression != "none" and n > 1:
         how = "rounded to float16" if u.compression == "float16" else f"cut to {u.topk:.2%}"
         feedback = "" if u.error_feedback else ", with no error feedback"
-        told.append(f"gradients {how} on the wire of {n} processes{feedback}")
+        changes.append(f"gradients {how} on the wire of {n} processes{feedback}")
     if u.kind == "adasum" and n > 1:
-        told.append(f"gradients of {n} processes combined by Adasum")
-    if exchange.is_local(u):
+        changes.append(f"gradients of {n} processes combined by Adasum")
+    if is_local(u):
         who = f"{n} process{'es' * (n > 1)}"
-        told.append(f"{who} train alone for {u.local_steps} steps between averagings")
+        changes.append(f"{who} train alone for {u.local_steps} steps between averagings")
     if u.kind == "parameter_server" and u.staleness != 0:
         most = "any number of" if u.staleness is None else f"up to {u.staleness}"
-        told.append(f"{layout.workers} workers compute gradients {most} steps ahead of the weights")
-    return told
+        changes.append(
+            f"{layout.workers} workers compute gradients {most} steps ahead of the weights"
+        )
+    return changes
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held."""
+    """Returns the most memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

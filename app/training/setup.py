@@ -1,141 +1,70 @@
-"""Before the first step: join the job, open the data, cut the model; the same on every rank."""
+"""Sets a run up, the same on every rank: joins the job, opens the data, builds the state."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from app import config
-from app.cli import validation
+from app.cli import validation, workdir
 from app.config import Experiment, Layout
-from app.errors import DataError, UsageError, UserError
+from app.errors import UsageError
 from app.parallel import replicas, topology
-from app.parallel.placement import Placement, connect, local_devices
 from app.parallel.topology import Topology
-from app.recovery import heartbeat
+from app.recovery import heartbeat, lock, manifest
 from app.reporting import chatter
-from app.training import data as meaning
-from app.training import kernels, stages, strategy
+from app.training import data as run_data
+from app.training import kernels, strategy
+from app.training.agreement import require_same, run_on_all_ranks
 from app.training.state import State
-from input import InputError, packages
 from input.batches import DataSet
-from models import ModelError
-
-Result = TypeVar("Result")
-SAME = "Give all machines the same files, flags and --workdir"
 
 
-def join(layout: Layout) -> tuple[Topology, Layout]:
-    """Joins the job, and gives TensorFlow's arithmetic one order.
+@dataclass(frozen=True)
+class Run:
+    """How a run is watched and saved; changes no number.
 
-    Once a process, before TensorFlow's first operation.
-
-    A graph is run as it was written. Of the sum of three scalars in LARS' trust ratio, TensorFlow's
-    graph rewriting (Grappler) made a variable to which each was added as it came, so that replicas
-    drifted apart; what it fuses depends on where a model is cut. It made no step measurably
-    faster, and the first one slower.
+    Attributes:
+        reference, settings: how the experiment was named, for config.json.
+        checkpoint_every: steps between checkpoints; 0: one every `checkpoint_seconds`.
+        evaluate_every: steps between evaluations; 0: at the end only.
+        keep: number of checkpoints to keep, beside the best.
+        stop_at_step: stop after that step, to be continued; 0: go on to the end.
+        log_every: steps between lines of metrics.jsonl.
+        log_examples: write the ids of every step's examples, a file per rank.
+        compare_every: steps between comparisons of the replicas; 0: before saves only.
+        commit_every: steps between commits to memory, of an elastic run.
+        repair: give ranks that differ the majority's state, instead of stopping.
     """
-    beside = Topology(0, 1, *topology.neighbours(os.environ)) if layout.elastic else None
-    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices, beside)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    if layout.exact:
-        tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
-        tf.config.experimental.enable_op_determinism()
-    agree_on("layout", config.as_dict(layout))
-    if layout.workers:
-        together(strategy.load("parameter_server").connected)
-    together(lambda: devices_of(layout, where))  # what is made before servers are known is lost
-    with chatter.kept():  # XLA announces itself, once a process
-        tf.function(lambda: tf.constant(0), autograph=False, jit_compile=True)()
-    return where, dataclasses.replace(layout, processes=where.size)
+
+    workdir: Path
+    data_dir: str
+    reference: str = ""
+    settings: tuple[str, ...] = ()
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 600.0
+    evaluate_every: int = 0
+    keep: int = 3
+    stop_at_step: int = 0
+    log_every: int = 10
+    log_examples: bool = False
+    compare_every: int = 50
+    commit_every: int = 10
+    repair: bool = False
 
 
-def together(action: Callable[[], Result]) -> Result:
-    """Does the same on every rank; what fails on one fails on all.
-
-    Raises:
-        UserError: the same on every rank, told by the first that has it.
-    """
-    result, error = None, None
-    try:
-        result = action()
-    except UserError as caught:
-        error = caught
-    except InputError as caught:
-        error = DataError(str(caught))
-    except ModelError as caught:
-        error = UsageError(str(caught))
-    replicas.agree(error)
-    return cast(Result, result)
-
-
-def agree_on(what: str, ours: dict[str, Any], way_out: str = SAME) -> None:
-    """Goes on if all ranks have the same.
-
-    Raises:
-        UsageError: on every rank, if one has another than rank 0; shows every difference.
-    """
-    text = json.dumps(ours)
-    theirs = replicas.broadcast_text(text)
-
-    def compare() -> None:
-        if text != theirs:
-            lines = config.differences(json.loads(text), json.loads(theirs))
-            raise UsageError(
-                f"this rank has another {what} than rank 0: {'; '.join(lines)}. {way_out}."
-            )
-
-    together(compare)
-
-
-def agree_on_kernels(exact: bool) -> None:
-    """Goes on if all ranks compute with the same kernels; with `exact`, for the same processor.
-
-    Raises:
-        UsageError: on every rank; shows what differs.
-    """
-    found = kernels.names()
-    if exact:
-        way_out = "--exact needs one kind of processor: leave it out, or limit all to the lesser"
-        agree_on("kind of kernel", found, f"{way_out} ({kernels.LIMITS[0]}=AVX2)")
-    else:
-        way_out = f"Set {kernels.VARIABLE} to 0 or 1 on all machines"
-        agree_on("kind of kernel", {"library": found["library"]}, way_out)
-
-
-def open_data(experiment: Experiment, data_dir: str) -> DataSet:
-    """Opens the data on every rank, once it is sure that all mean the same experiment.
-
-    Raises:
-        UsageError: the model does not fit the data; other data on another rank.
-    """
-    agree_on("experiment", config.as_dict(experiment))
-
-    def opened() -> DataSet:
-        data = experiment.data.open(data_dir)
-        for _ in data.ready():
-            heartbeat.beat("opening")
-        return data
-
-    data = together(opened)
-    agree_on("data", {**data_facts(data), "meaning": meaning.of(data)})
-    validation.validate_limits(experiment, data.limits)
-    return data
-
-
-class Opened(NamedTuple):
+class Setup(NamedTuple):
     """A run's data and state, on this rank.
 
     Attributes:
         total: steps of the whole run.
-        mirror: a state of this process's own to evaluate with, where the other is on servers.
+        mirror: a state in this process to evaluate with, where `state` is on parameter servers.
     """
 
     experiment: Experiment
@@ -145,125 +74,100 @@ class Opened(NamedTuple):
     mirror: State | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same on every rank, before a step joins their sums."""
-        named = self.state.named().items()
+        """Returns what must be the same on every rank before a step adds their gradients."""
+        variables = self.state.state_dict().items()
         return {
             "versions": replicas.versions(),
             "experiment": config.as_dict(self.experiment),
-            "data": data_facts(self.data),
-            "variables": {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in named},
+            "data": run_data.facts(self.data),
+            "variables": {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in variables},
         }
 
 
-def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> Opened:
-    """Opens the data, and builds the model on its devices.
+def join(layout: Layout) -> tuple[Topology, Layout]:
+    """Joins the job, and gives TensorFlow's arithmetic one order.
+
+    Once per process, before TensorFlow's first operation.
+
+    A graph runs as it was written. TensorFlow's graph rewriting (Grappler) turned the sum of three
+    scalars in LARS' trust ratio into a variable to which each was added as it arrived, so that
+    replicas drifted apart; what it fuses depends on where a model is cut. It made no step
+    measurably faster, and the first one slower.
+    """
+    local = Topology(0, 1, *topology.neighbours(os.environ)) if layout.elastic else None
+    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices, local)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    if layout.exact:
+        tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
+        tf.config.experimental.enable_op_determinism()
+    require_same("layout", config.as_dict(layout))
+    if layout.workers:
+        run_on_all_ranks(strategy.load("parameter_server").connected)
+    if layout.servers:  # what is created before the connection is lost
+        partition = strategy.load("partition")
+        run_on_all_ranks(lambda: partition.devices(layout, where))
+    with chatter.capture_native_stderr():  # XLA announces itself, once per process
+        tf.function(lambda: tf.constant(0), autograph=False, jit_compile=True)()
+    return where, dataclasses.replace(layout, processes=where.size)
+
+
+def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> Setup:
+    """Opens the data, and builds the model and its training state on their devices.
 
     Raises:
         UserError: the same on every rank.
     """
     heartbeat.beat("opening")
-    together(lambda: validation.validate(experiment, layout))
-    data = open_data(experiment, data_dir)
-    together(lambda: validation.validate_size(experiment, data.num_train))
-    source = together(lambda: pretrained(experiment, data, data_dir))
+    run_on_all_ranks(lambda: validation.validate(experiment, layout))
+    data = run_data.open_data(experiment, data_dir)
+    run_on_all_ranks(lambda: validation.validate_size(experiment, data.num_train))
+    pretrained = run_on_all_ranks(lambda: run_data.pretrained_weights(experiment, data, data_dir))
     total = experiment.total_steps(data.num_train)
     if layout.workers:
         servers = strategy.load("parameter_server")
-        state, mirror = together(lambda: servers.open_state(experiment, layout, data, source))
-        return Opened(experiment, data, state, total, mirror)
-    placement = placed(experiment, layout, where, data)
+        states = run_on_all_ranks(lambda: servers.open_state(experiment, layout, data, pretrained))
+        return Setup(experiment, data, states[0], total, mirror=states[1])
+    placement = None
+    if layout.devices > 1 or layout.cut:
+        placement = strategy.load("partition").place(experiment, layout, where, data)
     heartbeat.beat("building")
-    state = together(
-        lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
+    state = run_on_all_ranks(
+        lambda: State(experiment, data.input_spec, data.num_classes, placement, pretrained)
     )
-    return Opened(experiment, data, state, total)
+    return Setup(experiment, data, state, total)
 
 
-def data_facts(data: DataSet) -> dict[str, Any]:
-    """What the order of examples, and so the result, depends on."""
-    return {
-        "training examples": data.num_train,
-        "evaluation examples": data.num_evaluation,
-        "classes": data.num_classes,
-        "digest": data.digest,
-    }
+def claim_workdir(
+    setup: Setup, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
+) -> list[str]:
+    """Locks the workdir for as long as `stack` lasts, and writes config.json, on rank 0.
 
-
-def devices_of(layout: Layout, where: Topology) -> list[str]:
-    """Of this process, stage 0's first; connects to stage servers, once.
+    Returns the run's warnings.
 
     Raises:
-        UsageError: a stage server that does not answer, or has too few devices.
+        UsageError: another job has the folder, or it cannot be written.
+        CheckpointError: its checkpoints are of data that meant something else.
     """
-    if not layout.servers:
-        return local_devices(layout.devices)
-    own = layout.servers[where.rank * layout.stages : (where.rank + 1) * layout.stages]
-    with chatter.kept():
-        return connect(own, layout.tensor)
-
-
-def placed(
-    experiment: Experiment,
-    layout: Layout,
-    where: Topology,
-    data: DataSet,
-    costs: stages.Costs | None = None,
-) -> Placement:
-    """The cut of the model, the same on every rank; its blocks are measured if need be."""
-    if layout.stages > 1 and not layout.cut and costs is None:
-        costs = measured(experiment, where, data)
-    devices = together(lambda: devices_of(layout, where))
-    return together(lambda: stages.place(experiment, layout, devices, data.num_classes, costs))
-
-
-def measured(experiment: Experiment, where: Topology, data: DataSet) -> stages.Costs:
-    """What each block costs on rank 0."""
-    longest = data.limits.get("positions")
-
-    def measure() -> stages.Costs | None:
-        if not where.is_chief:
-            return None
-        return stages.measure(experiment, data.input_spec, data.num_classes, longest)
-
-    found = together(measure)
-    text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
-    return stages.Costs(**json.loads(text))
-
-
-def pretrained(experiment: Experiment, data: DataSet, data_dir: str) -> Path | None:
-    """The folder of the weights that training starts from, if it does.
-
-    Raises:
-        InputError: no folder, or one of weights that were trained with other words.
-    """
-    name = getattr(experiment.model, "init_from", None)
-    if not name:
-        return None
-    folder = packages.pretrained(name, data_dir)
-    if hasattr(data, "must_suit"):
-        data.must_suit(folder)
-    return folder
-
-
-def training_batches(
-    experiment: Experiment, data: DataSet, where: Topology, order: Sequence[int]
-) -> Iterator[tuple[tf.Tensor, ...]]:
-    """A process's micro-batches of these steps."""
-    total = experiment.num_micro_batches
-    mine = where.micro_batches(total)
-    for run in runs(order):
-
-        def number(k: Any, first: int = run.start) -> Any:
-            return (first + k // len(mine)) * total + mine.start + k % len(mine)
-
-        yield from data.train(experiment.seed, experiment.micro_batch, number, len(run) * len(mine))
-
-
-def runs(order: Sequence[int]) -> Iterator[range]:
-    """Ascending numbers as runs without a gap."""
-    if isinstance(order, range):
-        yield order
-        return
-    for _, run in itertools.groupby(enumerate(order), lambda pair: pair[1] - pair[0]):
-        numbers = [number for _, number in run]
-        yield range(numbers[0], numbers[-1] + 1)
+    if not where.is_chief:
+        return []
+    try:
+        stack.enter_context(lock.held(run.workdir))
+        kept, meaning = workdir.read(run.workdir) or {}, run_data.meaning(setup.data)
+        if manifest.steps(run.workdir / "checkpoints"):  # else nothing was learned yet
+            run_data.require_same_meaning(meaning, kept.get("meaning", {}), run.workdir)
+        begun = kept.get("kernels")
+        about = {"versions": replicas.versions(), "kernels": kernels.names(), "meaning": meaning}
+        workdir.claim(
+            run.workdir, run.reference, list(run.settings), setup.experiment,
+            config.as_dict(layout), about,
+        )  # fmt: skip
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {run.workdir} ({error.strerror}): give another --workdir."
+        ) from None
+    if not layout.exact or begun in (None, kernels.names()):
+        return []
+    return [
+        f"the run was begun with kernels of {kernels.text(begun)} and continues with those of "
+        f"{kernels.text(kernels.names())}: its bits will be those of neither"
+    ]

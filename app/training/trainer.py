@@ -1,136 +1,126 @@
-"""Training steps on a fixed set of ranks, from one step to the last or to what stops them.
+"""Trains a run from its first step to its last, or to what stops it.
 
-    agree, restore
-    for each step:  step | finite? | report | vote | evaluate? | save? | stop?
+    set up, restore
+    for each step:  compute | finite? | report | vote | evaluate? | compare? | save? | stop?
     result
 
-The ranks never change here: where they may, a run is several sessions.
+The ranks never change in here; an elastic run (`strategies/elastic.py`) has several trainers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import tensorflow as tf
 
 from app import config
 from app.config import Experiment, Layout
-from app.errors import MembershipChangedError, NumbersError, PreemptedError, UserError
-from app.launch import private_network
-from app.parallel import replicas, straggler
+from app.errors import MembershipChangedError, PreemptedError, UserError
+from app.parallel import network, replicas, straggler
 from app.parallel.topology import Topology
 from app.recovery import heartbeat, manifest, preemption
-from app.reporting import summary as words
+from app.reporting import summary
 from app.reporting.clock import Clock
 from app.reporting.report import Report
-from app.training import agreement as vote
-from app.training import baseline, divergence, strategy
-from app.training import data as meaning
-from app.training import result as outcome
-from app.training import setup as opening
-from app.training.agreement import Wishes
-from app.training.batch_stream import Feed
+from app.training import data as run_data
+from app.training import divergence, nonfinite, result, strategy
+from app.training.agreement import (
+    Signals,
+    require_same,
+    require_same_kernels,
+    run_on_all_ranks,
+    vote,
+)
+from app.training.batch_stream import BatchStream, training_batches
 from app.training.checkpoint import Checkpoints
-from app.training.evaluation import Evaluator
+from app.training.evaluation import Evaluator, Metrics
 from app.training.optimization import learning_rate
-from app.training.setup import Opened
+from app.training.setup import Run, Setup, claim_workdir, open_run
 from app.training.state import State
+from app.training.step import make_step
 
-Metrics = dict[str, dict[str, float]]  # by split
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a run is watched and kept; changes no number.
-
-    Attributes:
-        reference, settings: how the experiment was named, for config.json.
-        checkpoint_every: steps; 0: every `checkpoint_seconds`.
-        evaluate_every: steps; 0: at the end only.
-        keep: checkpoints, beside the best.
-        stop_at_step: stop there, to be continued; 0: go to the end.
-        log_every: steps between lines of metrics.jsonl.
-        log_examples: write the ids of every step's examples, a file a rank.
-        compare_every: steps between comparisons of the replicas; 0: before saves only.
-        commit_every: steps between commits to memory, of an elastic run.
-        repair: give ranks that differ the majority's state, instead of stopping.
-    """
-
-    workdir: Path
-    data_dir: str
-    reference: str = ""
-    settings: tuple[str, ...] = ()
-    checkpoint_every: int = 0
-    checkpoint_seconds: float = 600.0
-    evaluate_every: int = 0
-    keep: int = 3
-    stop_at_step: int = 0
-    log_every: int = 10
-    log_examples: bool = False
-    compare_every: int = 50
-    commit_every: int = 10
-    repair: bool = False
+REPORTED = ("loss", "accuracy", "gradient_norm", "staleness")  # metrics of a step
 
 
-class Session:
-    """The job's ranks at work.
+def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> dict[str, Any]:
+    """Trains to the experiment's last step, or continues the run in `run.workdir`.
 
-    Args:
-        opened: data and state.
-        layout: with the processes of this session.
-        where: this one among them.
-        run: how it is watched.
-        clock: of the whole run.
-        wishes: what else the ranks vote on at each step, beside stopping and saving.
-        commit: keeps the state in memory, every `run.commit_every` steps.
+    Returns what result.json holds.
 
     Raises:
-        UserError: the same on every rank: they have not the same of something.
+        UserError: the same on every rank; those of `Trainer.train`, and what is found before
+            the first step, when nothing is written or trained yet.
+        InputError: on the rank that meets an example it cannot read.
+    """
+    clock = Clock()
+    setup = open_run(experiment, layout, where, run.data_dir)
+    if layout.elastic:
+        found: dict[str, Any] = strategy.load("elastic").train(setup, layout, run, clock)
+        return found
+    with contextlib.ExitStack() as stack:
+        trainer = Trainer(setup, layout, where, run, clock)
+        trainer.warnings += run_on_all_ranks(
+            lambda: claim_workdir(setup, layout, where, run, stack)
+        )
+        first = trainer.checkpoints.restore()
+        clock.resume(trainer.checkpoints.counted)
+        return trainer.train(first)
+
+
+class Trainer:
+    """Training on a fixed set of ranks.
+
+    Args:
+        setup: data and state.
+        layout: with the processes of this trainer.
+        where: this process among them.
+        run: how the run is watched and saved.
+        clock: of the whole run.
+        signals: what else the ranks vote on after each step, beside stopping and saving.
+        commit: commits the state to memory, every `run.commit_every` steps.
+
+    Raises:
+        UserError: the same on every rank, if something differs between ranks.
     """
 
     def __init__(
-        self, opened: Opened, layout: Layout, where: Topology, run: Run, clock: Clock,
-        wishes: Wishes | None = None, commit: Callable[[int], None] | None = None,
+        self, setup: Setup, layout: Layout, where: Topology, run: Run, clock: Clock,
+        signals: Signals | None = None, commit: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
-        self.opened, self.layout, self.where = opened, layout, where
+        self.setup, self.layout, self.where = setup, layout, where
         self.run, self.clock, self.commit = run, clock, commit
-        self.experiment: Experiment = opened.experiment
-        self.state: State = opened.state
-        opening.agree_on("set-up", opened.facts())
-        opening.agree_on_kernels(layout.exact)
+        self.experiment: Experiment = setup.experiment
+        self.state: State = setup.state
+        require_same("set-up", setup.facts())
+        require_same_kernels(layout.exact)
         about = {
             "experiment": config.as_dict(self.experiment),
             "versions": replicas.versions(),
-            "meaning": meaning.of(opened.data),
-            "data": opening.data_facts(opened.data),
+            "meaning": run_data.meaning(setup.data),
+            "data": run_data.facts(setup.data),
         }
         folder = run.workdir / "checkpoints"
         self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
-        evaluated = opened.mirror or self.state
-        self.evaluator = Evaluator(evaluated, opened.data, self.experiment.micro_batch, where)
-        self._saved_at = time.monotonic()
-        self.wishes = {"stop": preemption.is_asked, "save": self._is_due, **(wishes or {})}
+        evaluated = setup.mirror or self.state
+        self.evaluator = Evaluator(evaluated, setup.data, self.experiment.micro_batch, where)
+        self.signals = {"stop": preemption.is_requested, "save": self._must_save, **(signals or {})}
         self.metrics: Metrics = {}
-        self.warnings: list[str] = []  # to be said as it begins
-        rounds = math.ceil(run.stop_at_step / self.experiment.update.local_steps)
-        stop = rounds * self.experiment.update.local_steps  # where all hold the same
-        self.last = min(opened.total, stop or opened.total)
+        self.warnings: list[str] = []  # to be printed as training begins
+        self.last = last_step(run.stop_at_step, self.experiment.update.local_steps, setup.total)
+        self._saved_at = time.monotonic()
 
     def train(self, first: int) -> dict[str, Any]:
-        """Trains from `first` steps done to the last; returns what result.json holds.
+        """Trains from the state after `first` steps to the last; returns what result.json holds.
 
         Raises:
-            PreemptedError: told to stop; it is saved.
+            PreemptedError: a stop was requested; the state is saved.
             NumbersError: a step that is not finite, and may not be skipped.
             CheckpointError: the last one could not be written.
             DivergedError: the replicas differ.
-            MembershipChangedError: the ranks are about to change; it is committed.
+            MembershipChangedError: the ranks are about to change; the state is committed.
             InputError: on the rank that meets an example it cannot read.
         """
         self.begin(first)
@@ -138,232 +128,207 @@ class Session:
             for s in range(first, self.last):
                 self.advance(s)
                 if self.step.is_round(s + 1):
-                    self.between(s + 1, vote.wanted(self.wishes))
-            return self.result(max(first, self.last))
+                    self.after_round(s + 1, vote(self.signals))
+            return self.finish(max(first, self.last))
         finally:
             self.close()
 
     def begin(self, first: int) -> None:
-        """Makes what steps from `first` on need, and says so."""
-        opening.together(self.checkpoints.set_aside)
-        self.first = first
-        self._sent = private_network.traffic()
+        """Makes the step and its batches, from step `first` on, and reports what runs where."""
+        run_on_all_ranks(self.checkpoints.set_aside)
+        self.first, self._sent_before = first, network.bytes_sent()
         missing = self.checkpoints.missing
         rest = range(first + len(missing), self.last)
         order = [*missing, *rest] if missing else rest
-        mine = self.where.micro_batches(self.experiment.num_micro_batches)
-        args = (self.experiment, self.layout, self.state, mine, order)
-        self.step = strategy.make_step(*args, furthest=rest.start - 1)
+        own = self.where.micro_batches(self.experiment.num_micro_batches)
+        self.step = make_step(
+            self.experiment, self.layout, self.state, own, order, furthest=rest.start - 1
+        )
         self.clock.in_bursts = self.step.comes_in_bursts
-        self.report = Report(self.run.workdir, self.where.is_chief, first, self.opened.total)
-        for folder, damage in self.checkpoints.damaged.items():
-            kept = f"kept as {manifest.aside(folder, damage).name}"
-            self.warnings.append(f"{folder} {damage}; {kept}, going on from step {first}")
-        self.warnings += self.checkpoints.changes
-        for line in self.warnings:
-            self.report.say(f"warning: {line}")
-        told = (self.experiment, self.layout, self.opened.data, self.state, first)
-        self.report.say(words.run(*told, self.opened.total))
-        self._note_begin(first)
-        batches = opening.training_batches(self.experiment, self.opened.data, self.where, order)
+        self._report_begin()
+        batches = training_batches(self.experiment, self.setup.data, self.where, order)
         log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
-        self.feed = Feed(batches, mine, order, log if self.run.log_examples else None)
+        self.stream = BatchStream(batches, own, order, log if self.run.log_examples else None)
         if first < self.last or not self.checkpoints.is_evaluated:
             self.clock.begin()  # else its seconds are among those that were counted
 
-    def compute(self, s: int) -> tuple[dict[str, Any], float]:
-        """Step `s`, from data to weights; returns its metrics and its learning rate."""
-        e, data = self.experiment, self.opened.data
-        rate = learning_rate(e.optimization, s, e.global_batch, data.num_train, self.opened.total)
-        return {name: v.numpy() for name, v in self.step(s, self.feed, rate).items()}, rate
-
     def advance(self, s: int) -> None:
-        """Step `s`, timed, judged and reported."""
-        e, done = self.experiment, s + 1
+        """Takes step `s`, times it, checks it and reports it."""
+        done = s + 1
         heartbeat.beat("computing", s, self.where.rank)
         self.clock.start()
         values, rate = self.compute(s)
         self.clock.stop()
         heartbeat.beat("between", done)
         if self.step.is_round(done):
-            self.judge(values, done)
-        self.report.advance(float(values["loss"]))
+            self.check_finite(values, done)
         if s == self.first and not self.layout.workers:
-            straggler.start(self.where.rank)  # what it compiles is done
-        is_last = done == self.last
-        if is_last or s == self.first or done % self.run.log_every == 0:
-            told = ("loss", "accuracy", "gradient_norm", "staleness")
-            numbers = {n: float(values[n]) for n in told if n in values}
-            epoch = done * e.global_batch / self.opened.data.num_train
-            speed = e.global_batch / (self.clock.recent() or math.inf)
-            self.report.step(
-                {"step": done, "epoch": epoch, "seconds": self.clock.training, **numbers,
-                 "learning_rate": rate, "examples_per_second": speed}, is_last,
-            )  # fmt: skip
+            straggler.start(self.where.rank)  # once the first step is compiled
+        self._report_step(values, rate, done)
 
-    def judge(self, values: Mapping[str, Any], done: int) -> None:
-        """Every rank sees the same sums, so every rank stops or none does."""
+    def compute(self, s: int) -> tuple[dict[str, Any], float]:
+        """Computes step `s`, from data to weights; returns its metrics and its learning rate."""
+        e, data = self.experiment, self.setup.data
+        rate = learning_rate(e.optimization, s, e.global_batch, data.num_train, self.setup.total)
+        return {name: v.numpy() for name, v in self.step(s, self.stream, rate).items()}, rate
+
+    def check_finite(self, values: Mapping[str, Any], done: int) -> None:
+        """Logs a step that is not finite; warns if it may be skipped.
+
+        Every rank sees the same sums, so every rank stops or none does.
+
+        Raises:
+            NumbersError: it may not.
+        """
         if values["finite"] or values["skipped"]:  # the latter for the float16 loss scale
             return
-        last = self.feed.ids if self.step.examples is None else self.step.examples
-        ids = {place: i.numpy().tolist() for place, i in last.items()}
-        numbers = {n: float(values[n]) for n in ("loss", "gradient_norm")}
-        path = self.run.workdir / "nonfinite.jsonl"
-        line = {"step": done, "rank": self.where.rank, **_told(numbers), "micro_batches": ids}
-        path.parent.mkdir(parents=True, exist_ok=True)  # may be another machine than rank 0's
-        with path.open("a") as file:  # a line is one write, so ranks do not mix
-            file.write(json.dumps(line) + "\n")
+        examples = self.stream.ids if self.step.examples is None else self.step.examples
+        path = nonfinite.log(self.run.workdir, self.where.rank, done, values, examples)
         update, skips = self.experiment.update, int(self.state.skips)
-        told = (
-            f"step {done}: loss {numbers['loss']} and gradient norm {numbers['gradient_norm']} "
-            f"must be finite; no weight was changed by this step, its examples are in {path}"
-        )
-        if update.local_steps > 1:
-            told = (
-                f"one of the {update.local_steps} local steps up to step {done}: loss "
-                f"{numbers['loss']} and gradient norm {numbers['gradient_norm']} must be finite; "
-                f"the last one's examples are in {path}"
-            )
-        if update.on_nonfinite == "skip" and skips <= update.skip_budget:
-            self.report.say(
-                f"warning: {told} ({skips} of {update.skip_budget} that may be skipped)"
-            )
-            return
-        way = "lower optimization.learning_rate or lengthen optimization.warmup_epochs"
-        if update.on_nonfinite == "skip":
-            told += f"; more than update.skip_budget={update.skip_budget} of them"
-        else:
-            way += ", or set update.on_nonfinite=skip"
-        raise NumbersError(f"{told}. {way.capitalize()}.").on_every_rank(self.where.is_chief)
+        warning = nonfinite.skip(update, skips, done, values, path, self.where.is_chief)
+        self.report.say(f"warning: {warning}")
 
-    def between(self, done: int, wishes: set[str]) -> None:
-        """What follows a step, or a round: looking, saving, stopping."""
+    def after_round(self, done: int, signals: set[str]) -> None:
+        """Evaluates, compares, saves, commits and stops after `done` steps, as each is due."""
         run, is_last, self.metrics = self.run, done == self.last, {}
-        before = done - self.experiment.update.local_steps  # the round before ended there
+        before = done - self.experiment.update.local_steps  # the previous round ended there
 
         def is_due(every: int) -> bool:
             return bool(every) and done // every > before // every
 
-        is_asked = "stop" in wishes
-        if not is_asked and (is_last or is_due(run.evaluate_every)):
+        is_stopping = "stop" in signals
+        if not is_stopping and (is_last or is_due(run.evaluate_every)):
             metrics = self.evaluate()
-            is_asked = metrics is None
+            is_stopping = metrics is None
             if metrics:
                 self.metrics = metrics
                 self.report.evaluation(done, metrics)
-        is_saved = is_last or is_asked or "save" in wishes or is_due(run.checkpoint_every)
+        is_saving = is_last or is_stopping or "save" in signals or is_due(run.checkpoint_every)
         repaired = None
-        if is_saved or is_due(run.compare_every):
+        if is_saving or is_due(run.compare_every):
             repaired = divergence.check(self.state, self.where, done, run.repair)
             if repaired:
                 self.report.say(f"warning: {repaired}")
-        if is_saved:
-            self.save(done, is_awaited=is_last or is_asked)
-        has_changed = "change" in wishes and not is_last
-        if self.commit and (has_changed or repaired or is_due(run.commit_every)):
+        if is_saving:
+            self.save(done, is_awaited=is_last or is_stopping)
+        is_changing = "change" in signals and not is_last
+        if self.commit and (is_changing or repaired or is_due(run.commit_every)):
             self.commit(done)
-        if has_changed and not is_asked:
-            raise MembershipChangedError
-        if is_asked:
+        if is_stopping:
             raise self.preempted(done)
+        if is_changing:
+            raise MembershipChangedError
 
-    def preempted(self, done: int) -> UserError:
-        """The end of a run that is to stop: no result, and an earlier one as it was."""
-        return PreemptedError(
-            f"stopped after step {done} of {self.opened.total} and saved: the same command with "
-            f"--workdir={self.run.workdir} goes on"
-        ).on_every_rank(speaker=self.where.is_chief)
+    def evaluate(self) -> Metrics | None:
+        """Returns the metrics of the weights and of their moving averages; None if stopped."""
+        if self.setup.mirror:
+            self.setup.mirror.assign(self.state.snapshot())
+        return self.evaluator.evaluate()
 
     def save(self, done: int, is_awaited: bool) -> None:
-        """Begins a checkpoint; waits for the last one, which must succeed."""
+        """Begins to write a checkpoint; waits for the last one, which must succeed."""
         heartbeat.beat("saving")
         self._saved_at = time.monotonic()
         metrics = self.metrics.get(self.evaluator.split, {})
         error = self.checkpoints.save(done, metrics, self.step.missing(), self.clock.counted())
         if is_awaited:
-            opening.together(lambda: _must(self.checkpoints.wait()))
+            run_on_all_ranks(lambda: _raise(self.checkpoints.wait()))
         elif error:
             self.report.say(f"warning: {error}")
         if self.where.is_chief:
             self.report.event("checkpoint", {"step": done, "stall": self.checkpoints.stall})
 
-    def evaluate(self) -> Metrics | None:
-        """Metrics of the weights and, if they are kept, of their moving averages."""
-        if self.opened.mirror:
-            self.opened.mirror.assign(self.state.snapshot())
-        return evaluate_weights(self.evaluator, self.opened.mirror or self.state)
+    def preempted(self, done: int) -> UserError:
+        """Returns the error that ends a run that stops early; no result is written."""
+        return PreemptedError(
+            f"stopped after step {done} of {self.setup.total} and saved: the same command with "
+            f"--workdir={self.run.workdir} goes on"
+        ).on_every_rank(speaker=self.where.is_chief)
 
-    def result(self, done: int) -> dict[str, Any]:
-        """The run as it stands, which rank 0 writes.
+    def finish(self, done: int) -> dict[str, Any]:
+        """Returns the result after `done` steps, which rank 0 writes and reports.
 
         Raises:
-            PreemptedError: stopped while it is evaluated.
+            PreemptedError: a stop was requested during the evaluation or the baseline.
         """
-        metrics = self.metrics or self.evaluate()  # the former if a step was run
+        metrics = self.metrics or self.evaluate()  # the former if a step was taken
         if metrics is None:
             raise self.preempted(done)
-        # It takes seconds, and the ranks' tables are alike.
+        # It takes seconds, and is the same on every rank.
         table = self.step.table() if self.where.is_chief else []
-        for line in words.stages(table):
+        for line in summary.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
         found: dict[str, Any] = {"metrics": metrics, "stages": table}
-        sent = private_network.traffic() - self._sent
+        sent = network.bytes_sent() - self._sent_before
         found |= {"bytes_sent_per_step": self.step.bytes_sent, "network_bytes": sent or None}
         found |= self.step.results()
-        result = outcome.compose(self.opened, self.layout, self.clock, done, found)
-        result["workdir"] = str(self.run.workdir)
+        results = result.compose(self.setup, self.layout, self.clock, done, found)
+        results["workdir"] = str(self.run.workdir)
         if self.where.is_chief:
-            outcome.write(self.run.workdir, result)
-            result["baseline"] = baseline.compute(self.opened.data)
-            outcome.write(self.run.workdir, result)
-            self.report.say(words.closing(result))
-        return result
+            result.write(self.run.workdir, results)
+            results["baseline"] = result.baseline(self.setup.data)
+            result.write(self.run.workdir, results)
+            self.report.say(summary.closing(results))
+        return results
 
     def close(self) -> None:
         """Leaves nothing running."""
         self.step.close()
         self.checkpoints.wait()
-        self.feed.close()
+        self.stream.close()
         self.report.close()
 
-    def _note_begin(self, first: int) -> None:
-        """A line in recovery.jsonl, beside the supervisor's."""
-        if self.where.is_chief:
-            times = {"time": time.time(), "monotonic": time.monotonic()}
-            line = {"event": "session", **times, "first": first, "ranks": self.where.size}
-            with (self.run.workdir / "recovery.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def _is_due(self) -> bool:
-        """Rank 0 alone says when time is up: clocks differ."""
-        seconds = time.monotonic() - self._saved_at
-        return (
-            self.where.is_chief
-            and not self.run.checkpoint_every
-            and seconds > self.run.checkpoint_seconds
+    def _report_begin(self) -> None:
+        """Prints the warnings and what runs where; adds a line to recovery.jsonl."""
+        first, total = self.first, self.setup.total
+        self.report = Report(self.run.workdir, self.where.is_chief, first, total)
+        self.warnings += [
+            f"{folder} {damage}; kept as {manifest.aside(folder, damage).name}, "
+            f"going on from step {first}"
+            for folder, damage in self.checkpoints.damaged.items()
+        ]
+        self.warnings += self.checkpoints.changes
+        for line in self.warnings:
+            self.report.say(f"warning: {line}")
+        self.report.say(
+            summary.opening(self.experiment, self.layout, self.setup.data, self.state, first, total)
         )
+        if self.where.is_chief:  # beside the supervisor's lines
+            event = {"event": "session", "time": time.time(), "monotonic": time.monotonic()}
+            with (self.run.workdir / "recovery.jsonl").open("a") as file:
+                file.write(json.dumps({**event, "first": first, "ranks": self.where.size}) + "\n")
+
+    def _report_step(self, values: Mapping[str, Any], rate: float, done: int) -> None:
+        """Moves the progress bar; reports the first step, every `log_every`-th and the last."""
+        self.report.advance(float(values["loss"]))
+        is_last = done == self.last
+        if not is_last and done != self.first + 1 and done % self.run.log_every:
+            return
+        batch = self.experiment.global_batch
+        line = {
+            "step": done,
+            "epoch": done * batch / self.setup.data.num_train,
+            "seconds": self.clock.training,
+            **{name: float(values[name]) for name in REPORTED if name in values},
+            "learning_rate": rate,
+            "examples_per_second": batch / (self.clock.recent() or math.inf),
+        }
+        self.report.step(line, is_last)
+
+    def _must_save(self) -> bool:
+        """Whether a checkpoint is due by time; rank 0 decides, as clocks differ."""
+        seconds = time.monotonic() - self._saved_at
+        is_by_time = self.where.is_chief and not self.run.checkpoint_every
+        return is_by_time and seconds > self.run.checkpoint_seconds
 
 
-def evaluate_weights(evaluator: Evaluator, state: State) -> Metrics | None:
-    """Metrics of the weights and, if they are kept, of their moving averages, by split.
-
-    None if a rank was asked to stop on the way.
-    """
-    found = {evaluator.split: evaluator()}
-    if state.has_average:
-        with state.averaged():
-            found[f"{evaluator.split}_average"] = evaluator()
-    metrics = {split: values for split, values in found.items() if values}
-    return metrics if len(metrics) == len(found) else None
+def last_step(stop_at_step: int, local_steps: int, total: int) -> int:
+    """Returns the steps after which training ends: where all processes hold the same state."""
+    rounds = math.ceil(stop_at_step / local_steps)
+    return min(total, rounds * local_steps or total)
 
 
-def _must(error: Exception | None) -> None:
+def _raise(error: Exception | None) -> None:
     if error:
         raise error
-
-
-def _told(numbers: Mapping[str, float]) -> dict[str, float | str]:
-    """JSON has no infinity."""
-    finite = {n: v for n, v in numbers.items() if tf.math.is_finite(v)}
-    return {n: finite.get(n, str(v)) for n, v in numbers.items()}

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from app.cli.overrides import override
 from app.recovery import heartbeat
-from app.training import setup as opening
+from app.training.data import open_data
 from input import InputError, baseline, text_set
 from input.order import split_of
 from input.text import Text
@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_written_keeps_nobody_from_training(sentences, t
 def test_a_run_that_opens_texts_shows_life(sentences, tmp_path, tokenised, monkeypatch):
     beats = []
     monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
-    data = opening.open_data(sentences, str(tmp_path))
+    data = open_data(sentences, str(tmp_path))
     assert len(set(beats)) >= data.num_train // text_set.CHUNK  # between one piece and the next
 
 

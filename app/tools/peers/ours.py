@@ -22,14 +22,14 @@ import tensorflow as tf
 
 from app.config import Layout
 from app.parallel.topology import Topology
-from app.training import setup as opening
-from app.training.single_stage import SingleStageStep
+from app.training import setup
 from app.training.state import State
+from app.training.step import SingleStageStep
 
 
 def main(name: str, path: str) -> None:
     """Joins the job, builds the step of a case, and takes its turns."""
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     state, run = make(case(name, where.size, 1), where)
     facts = {
         "rank": where.rank,
