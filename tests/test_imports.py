@@ -51,8 +51,22 @@ def test_parallel_knows_no_training():
     assert not any(f.startswith("app/parallel/") for f in users("app.training", "models", "input"))
 
 
-def test_the_trainer_knows_no_strategy():
-    assert not any(f.startswith("app/training/") for f in users("app.strategies"))
+def reached(module: str, found: set[str] | None = None) -> set[str]:
+    """Returns all modules of the project that a module imports, anywhere in it, directly or not."""
+    found = set() if found is None else found
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    if module not in found and path in FILES:
+        found.add(module)
+        for name in imports(path):
+            reached(name, found)
+    return found
+
+
+@pytest.mark.parametrize("module", ["trainer", "trained"])
+def test_training_reaches_no_other_room(module):
+    """Not even by an import inside a function; strategies are imported by name."""
+    rooms = {name.split(".")[1] for name in reached(f"app.training.{module}") if "app." in name}
+    assert rooms == {"cli", "config", "errors", "parallel", "recovery", "reporting", "training"}
 
 
 def test_serving_needs_nothing_of_training():
