@@ -61,7 +61,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Cluster | N
         UsageError: TF_CONFIG does not have the form above.
     """
     text = environment.get(VARIABLE)
-    return _parsed(text) if text else None
+    return _parse(text) if text else None
 
 
 def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
@@ -69,7 +69,7 @@ def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
     return '"ps"' in environment.get(VARIABLE, "")
 
 
-def _parsed(text: str) -> Cluster:
+def _parse(text: str) -> Cluster:
     try:
         config = json.loads(text)
         tasks = {job: tuple(addresses) for job, addresses in config["cluster"].items()}

@@ -26,7 +26,7 @@ REACH_SECONDS = 10.0  # until all tasks accept a connection: they may start when
 Coordinator = Any  # tf.distribute.coordinator.ClusterCoordinator
 
 
-class Greedy:
+class GreedyPlacement:
     """Places each variable on the server that holds the fewest bytes, as TensorFlow does.
 
     Attributes:
@@ -59,7 +59,7 @@ def server(index: int) -> str:
 
 
 @functools.cache  # once a process
-def connected() -> Coordinator:
+def coordinator() -> Coordinator:
     """Returns the coordinator of the cluster that the environment describes, whose chief this is.
 
     Raises:

@@ -44,9 +44,9 @@ def require_unreachable(port: int, is_trusted: bool, name: str) -> None:
     others = network.reachable_interfaces()
     if others and not is_trusted:
         raise UsageError(
-            f"a {name} obeys whoever reaches it, and {', '.join(others)} can be reached from "
-            "outside: start it in a private network (unshare -r -n), or give --trusted_network if "
-            "everyone who can reach this machine may use it."
+            f"a {name} runs code for anyone who reaches it, and {', '.join(others)} can be reached "
+            "from outside: start it in a private network (unshare -r -n), or give "
+            "--trusted_network if everyone who can reach this machine may use it."
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

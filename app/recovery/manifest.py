@@ -24,16 +24,16 @@ STEP = re.compile(r"step-(\d{8,})")  # the whole name, so that a user's copy is 
 class DamageError(Exception):
     """A checkpoint is not what was written; the message says what differs."""
 
-    words, aside = "is damaged", "damaged"
+    verb, prefix = "is damaged", "damaged"
 
     def __str__(self) -> str:
-        return f"{self.words}: {super().__str__()}"
+        return f"{self.verb}: {super().__str__()}"
 
 
 class UnreadableError(DamageError):
     """A checkpoint could not be read now; it may be whole."""
 
-    words, aside = "cannot be read", "unread"
+    verb, prefix = "cannot be read", "unread"
 
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # others may be temporary
@@ -44,9 +44,9 @@ def folder_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
 
 
-def aside(folder: Path, damage: DamageError) -> Path:
+def damaged_path(folder: Path, damage: DamageError) -> Path:
     """Returns the folder to which a damaged checkpoint is moved; its name is no checkpoint's."""
-    return folder.with_name(f"{damage.aside}-{folder.name}")
+    return folder.with_name(f"{damage.prefix}-{folder.name}")
 
 
 def steps(checkpoints: Path) -> list[int]:

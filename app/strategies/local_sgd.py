@@ -24,7 +24,7 @@ import tensorflow as tf
 from app.config import Experiment, Update
 from app.parallel import placement, replicas
 from app.training.exchange import AllReduce, nbytes
-from app.training.state import Part, State, beside
+from app.training.state import Part, State, variable_like
 from app.training.step import Batches, Step
 
 
@@ -73,7 +73,7 @@ class LocalSGDStep(Step):
         self.weight = len(micro_batches) / experiment.num_micro_batches
         outer = [part for part in state.parts if part.outer]
         # Weights before the round.
-        self.before = [beside(v, v.read_value()) for part in outer for v in part.trainable]
+        self.before = [variable_like(v, v.read_value()) for part in outer for v in part.trainable]
         self._round: list[np.ndarray] = []  # [loss, accuracy, norm, is not finite] of its steps
 
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:

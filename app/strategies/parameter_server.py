@@ -28,13 +28,13 @@ from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel import topology
 from app.parallel.ledger import Ledger
-from app.parallel.parameter_server import Coordinator, Greedy, connected, server
+from app.parallel.parameter_server import Coordinator, GreedyPlacement, coordinator, server
 from app.parallel.placement import host_device
 from app.recovery import heartbeat
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.exchange import nbytes
-from app.training.state import State, beside
+from app.training.state import State, variable_like
 from app.training.step import Batches, Step
 from input.batches import DataSet
 
@@ -53,7 +53,7 @@ class Slot:
     def __init__(self, step: ParameterServerStep) -> None:
         part = step.state.parts[0]
         variables = [*part.trainable, *(variable for variable, _ in part.statistics)]
-        self.sums = [beside(v, tf.zeros(v.shape, v.dtype)) for v in variables]
+        self.sums = [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in variables]
         with tf.device(server(0)):
             self.sums.append(tf.Variable(tf.zeros([2]), trainable=False))
         self.step = step
@@ -249,7 +249,7 @@ def open_state(
         UsageError: there are more servers than variables.
     """
     heartbeat.beat("building")
-    greedy = Greedy(layout.parameter_servers)
+    greedy = GreedyPlacement(layout.parameter_servers)
     placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
     state = State(experiment, data.input_spec, data.num_classes, placement, source)
     if greedy.count < layout.parameter_servers:
@@ -265,7 +265,7 @@ def make_step(
     experiment: Experiment, layout: Layout, state: State, order: Sequence[int], furthest: int
 ) -> ParameterServerStep:
     """Makes the step of the cluster whose chief this process is."""
-    return ParameterServerStep(experiment, state, connected(), layout.workers, order, furthest)
+    return ParameterServerStep(experiment, state, coordinator(), layout.workers, order, furthest)
 
 
 def await_item(result: Any) -> None:

@@ -22,7 +22,7 @@ POLICIES = {
 }
 
 
-class Built(NamedTuple):
+class BuiltModel(NamedTuple):
     """A model on its devices.
 
     Attributes:
@@ -42,23 +42,23 @@ def build(
     num_classes: int,
     placement: Placement | None = None,
     pretrained: Path | None = None,
-) -> Built:
+) -> BuiltModel:
     """Builds each block on its devices; a split model is filled from a whole one.
 
     Raises:
         ModelError: the model breaks the protocol of blocks, or cannot be split.
     """
     if placement is None or placement.num_shards == 1:
-        return _whole(experiment, input_spec, num_classes, placement, pretrained)
+        return _build_whole(experiment, input_spec, num_classes, placement, pretrained)
     with tf.device(host_device()):  # no device need hold all of it
-        source = _whole(experiment, input_spec, num_classes, None, pretrained)
+        source = _build_whole(experiment, input_spec, num_classes, None, pretrained)
     with keras_defaults(experiment):
         split = list(experiment.model.blocks(num_classes, shares=placement.num_shards))  # type: ignore[call-arg]
         places = placement.each_block()
         statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
     for block in split:
         shares.refuse_losses(block)
-    return Built(split, statistics, _fill(split, source.blocks))
+    return BuiltModel(split, statistics, _fill(split, source.blocks))
 
 
 @contextlib.contextmanager
@@ -84,13 +84,13 @@ def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 1) -> tf.Tensor:
     return tf.zeros(shape, spec.dtype)
 
 
-def _whole(
+def _build_whole(
     experiment: Experiment,
     input_spec: tf.TensorSpec,
     num_classes: int,
     placement: Placement | None,
     pretrained: Path | None,
-) -> Built:
+) -> BuiltModel:
     model = experiment.model
     with keras_defaults(experiment):
         whole = list(model.blocks(num_classes))
@@ -98,7 +98,7 @@ def _whole(
         statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
         if pretrained:
             model.load(whole, pretrained)  # type: ignore[attr-defined]
-    return Built(whole, statistics, {})
+    return BuiltModel(whole, statistics, {})
 
 
 def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:

@@ -43,7 +43,7 @@ class Checkpoints:
         folder: of the checkpoints.
         state: to save and restore.
         where: this process's rank.
-        keep: how many to keep, beside the best.
+        keep: how many to keep, besides the best.
         about: for the manifests: "experiment", "versions", "meaning" and "data", as far as they
             are to be compared.
 
@@ -130,7 +130,7 @@ class Checkpoints:
             CheckpointError: on rank 0; one cannot be renamed.
         """
         for folder, damage in self.damaged.items():
-            place = manifest.aside(folder, damage)
+            place = manifest.damaged_path(folder, damage)
             try:
                 if not isinstance(damage, UnreadableError):
                     shutil.rmtree(place, ignore_errors=True)  # of the same step
@@ -292,11 +292,11 @@ def _require_same_variables(prefix: str, weights: Mapping[str, tf.Variable], fol
     """
     held = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     lines = [
-        f"{name} is {'not in the model' if name in held else 'not in it'}"
+        f"{name} is not in the {'model' if name in held else 'checkpoint'}"
         for name in sorted(held.keys() ^ weights.keys())
     ]
     lines += [
-        f"{name}: {weight.shape.as_list()} here, {held[name]} there"
+        f"{name}: {weight.shape.as_list()} in the model, {held[name]} in the checkpoint"
         for name, weight in weights.items()
         if name in held and held[name] != weight.shape.as_list()
     ]

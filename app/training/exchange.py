@@ -113,8 +113,8 @@ def make(
 
 def devices(part: Part, count: int) -> list[str]:
     """Returns where a part's sums are: on their variables' devices, others on the part's."""
-    beside = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
-    return beside + [part.device] * (count - len(beside))
+    own = [v.device for v in part.trainable] + [v.device for v, _ in part.statistics]
+    return own + [part.device] * (count - len(own))
 
 
 def joined(part: Part, count: int, which: range) -> Joined:

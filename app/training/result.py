@@ -100,7 +100,7 @@ def changes_numbers(experiment: Experiment, layout: Layout, skips: int) -> list[
         changes.append(f"gradients of {n} processes combined by Adasum")
     if is_local(u):
         who = f"{n} process{'es' * (n > 1)}"
-        changes.append(f"{who} train alone for {u.local_steps} steps between averagings")
+        changes.append(f"{who} train independently for {u.local_steps} steps between averagings")
     if u.kind == "parameter_server" and u.staleness != 0:
         most = "any number of" if u.staleness is None else f"up to {u.staleness}"
         changes.append(

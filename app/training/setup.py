@@ -34,7 +34,7 @@ class Run:
         reference, settings: how the experiment was named, for config.json.
         checkpoint_every: steps between checkpoints; 0: one every `checkpoint_seconds`.
         evaluate_every: steps between evaluations; 0: at the end only.
-        keep: number of checkpoints to keep, beside the best.
+        keep: number of checkpoints to keep, besides the best.
         stop_at_step: stop after that step, to be continued; 0: go on to the end.
         log_every: steps between lines of metrics.jsonl.
         log_examples: write the ids of every step's examples, a file per rank.
@@ -102,7 +102,7 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         tf.config.experimental.enable_op_determinism()
     require_same("layout", config.as_dict(layout))
     if layout.workers:
-        run_on_all_ranks(strategy.load("parameter_server").connected)
+        run_on_all_ranks(strategy.load("parameter_server").coordinator)
     if layout.servers:  # what is created before the connection is lost
         partition = strategy.load("partition")
         run_on_all_ranks(lambda: partition.devices(layout, where))

@@ -19,7 +19,7 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel.placement import Placement, host_device
 from app.parallel.sharded import Sharded, Weight
-from app.training.building import Built, build
+from app.training.building import BuiltModel, build
 from app.training.optimization import SLOTS
 from models import blocks, shares
 
@@ -42,7 +42,7 @@ class Part:
         names: of the weight that each trainable variable is, or is a shard of.
     """
 
-    def __init__(self, built: Built, run: range, device: str, experiment: Experiment) -> None:
+    def __init__(self, built: BuiltModel, run: range, device: str, experiment: Experiment) -> None:
         o, rule = experiment.optimization, experiment.update
         self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
         self._axes = built.axes
@@ -58,12 +58,14 @@ class Part:
         self.names = [shares.name(v) for v in trainable]
         self._all_names = [shares.name(v) for v in variables]
         self.slots = [
-            [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
+            [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
             for _ in SLOTS[o.optimizer]
         ]
-        self.averages = [beside(v, v.read_value()) for v in self.variables if o.ema_decay]
+        self.averages = [variable_like(v, v.read_value()) for v in self.variables if o.ema_decay]
         has_outer = rule.outer_momentum > 0 or rule.outer_rate != 1
-        self.outer = [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable if has_outer]
+        self.outer = [
+            variable_like(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable if has_outer
+        ]
 
     @property
     def weights(self) -> dict[str, Weight]:
@@ -206,7 +208,7 @@ def weights_of(snapshot: Snapshot) -> Snapshot:
     return {n.removeprefix(prefix): v for n, v in snapshot.items() if n.startswith(prefix)}
 
 
-def beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
+def variable_like(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
     """Creates a variable of the same type on the same device."""
     with tf.device(variable.device):
         return tf.Variable(values, trainable=False, dtype=variable.dtype)

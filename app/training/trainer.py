@@ -79,7 +79,7 @@ class Trainer:
         where: this process among them.
         run: how the run is watched and saved.
         clock: of the whole run.
-        signals: what else the ranks vote on after each step, beside stopping and saving.
+        signals: what else the ranks vote on after each step, besides stopping and saving.
         commit: commits the state to memory, every `run.commit_every` steps.
 
     Raises:
@@ -242,7 +242,7 @@ class Trainer:
         """Returns the error that ends a run that stops early; no result is written."""
         return PreemptedError(
             f"stopped after step {done} of {self.setup.total} and saved: the same command with "
-            f"--workdir={self.run.workdir} goes on"
+            f"--workdir={self.run.workdir} continues it"
         ).on_every_rank(speaker=self.where.is_chief)
 
     def finish(self, done: int) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class Trainer:
         first, total = self.first, self.setup.total
         self.report = Report(self.run.workdir, self.where.is_chief, first, total)
         self.warnings += [
-            f"{folder} {damage}; kept as {manifest.aside(folder, damage).name}, "
+            f"{folder} {damage}; kept as {manifest.damaged_path(folder, damage).name}, "
             f"going on from step {first}"
             for folder, damage in self.checkpoints.damaged.items()
         ]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from app.config import Layout, Update
 from app.errors import UsageError
 from app.parallel import parameter_server, replicas
-from app.parallel.parameter_server import Greedy
+from app.parallel.parameter_server import GreedyPlacement
 from app.parallel.topology import Topology
 from app.strategies import partition
 from app.strategies.adasum import adasum
@@ -115,7 +115,7 @@ def test_adasum_averages_what_agrees_and_adds_what_does_not():
 
 def test_variables_go_where_there_is_room(monkeypatch):
     monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index}")
-    greedy = Greedy(2)
+    greedy = GreedyPlacement(2)
     with tf.variable_creator_scope(greedy.create):
         for size in (100, 40, 30, 20):
             tf.Variable(tf.zeros([size]), dtype=tf.float32)

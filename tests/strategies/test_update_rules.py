@@ -133,7 +133,7 @@ def test_local_rounds_are_where_a_run_is_looked_at_and_continued(user):
     whole = train(user, 2, "whole", *rounds, "--checkpoint_every=3", "--keep=9")
     saved = sorted(int(p.name[5:]) for p in (user / "whole/checkpoints").glob("step-*"))
     assert saved == [4, 8, 10]  # where all hold the same
-    assert "2 processes train alone for 4 steps" in whole["changes_numbers"][0]
+    assert "2 processes train independently for 4 steps" in whole["changes_numbers"][0]
     train(user, 2, "parts", *rounds, "--stop_at_step=3")
     parts = train(user, 2, "parts", *rounds)
     assert parts["finished"]
@@ -275,7 +275,7 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
     assert "Traceback" not in done.stderr and time.monotonic() - begin < 60
     if network.reachable_interfaces():
         done = app(1, user, *flags, **chief)
-        assert done.returncode == 2 and "a chief of a parameter-server job obeys" in done.stderr
+        assert done.returncode == 2 and "a chief of a parameter-server job runs code" in done.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free))
         ps = cluster.Cluster(tasks).environment("ps", 0)
