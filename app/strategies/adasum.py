@@ -10,27 +10,14 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from app.config import Update
 from app.training import ordered
 from app.training.exchange import FLOAT_BYTES, AllReduce
-from app.training.state import Part
 
 
 class Adasum(AllReduce):
-    """Adasum of the processes' gradients, each the mean over the process's own examples.
-
-    Args:
-        part, names, processes, rule: see base class.
-        factor: from this process's sums to its own mean: all micro-batches / its own.
-    """
+    """Adasum of the processes' gradients, each the mean over the process's own examples."""
 
     joins_gradients = False
-
-    def __init__(
-        self, part: Part, names: list[str], processes: int, rule: Update, factor: float
-    ) -> None:
-        super().__init__(part, names, processes, rule)
-        self.factor = factor
 
     def gradient(self, i: int, value: tf.Tensor) -> tf.Tensor:
         """See base class."""

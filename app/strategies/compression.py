@@ -28,8 +28,10 @@ class Compressed(AllReduce):
 
     joins_gradients = False
 
-    def __init__(self, part: Part, names: list[str], processes: int, rule: Update) -> None:
-        super().__init__(part, names, processes, rule)
+    def __init__(
+        self, part: Part, names: list[str], processes: int, rule: Update, factor: float = 1.0
+    ) -> None:
+        super().__init__(part, names, processes, rule, factor)
         kept = part.trainable if rule.error_feedback and processes > 1 else []
         self.residuals = [_zeros(variable) for variable in kept]
         is_skipping = rule.on_nonfinite == "skip"

@@ -21,26 +21,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.config import Experiment, Update
+from app.config import Experiment
 from app.parallel import placement, replicas
 from app.training.exchange import AllReduce, nbytes
-from app.training.state import Part, State, variable_like
+from app.training.state import State, variable_like
 from app.training.step import Batches, Step
 
 
 class NoExchange(AllReduce):
-    """Exchanges nothing: each process steps by the mean over its own examples.
-
-    Args:
-        part, names, processes, rule: see base class.
-        factor: from this process's sums to its own mean: all micro-batches / its own.
-    """
-
-    def __init__(
-        self, part: Part, names: list[str], processes: int, rule: Update, factor: float
-    ) -> None:
-        super().__init__(part, names, processes, rule)
-        self.factor = factor
+    """Exchanges nothing: each process steps by the mean over its own examples."""
 
     def __call__(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
         """See base class."""

@@ -31,12 +31,16 @@ class AllReduce:
         names: of each value on the wire, the same on every process.
         processes: of the job; a single one exchanges nothing.
         rule: of the experiment.
+        factor: from this process's sums to its own mean: all micro-batches / its own.
     """
 
     joins_gradients = True  # small ones are exchanged as one: each element is summed by itself
 
-    def __init__(self, part: Part, names: list[str], processes: int, rule: Update) -> None:
-        self.part, self.names, self.processes, self.rule = part, names, processes, rule
+    def __init__(
+        self, part: Part, names: list[str], processes: int, rule: Update, factor: float = 1.0
+    ) -> None:
+        self.part, self.names, self.processes = part, names, processes
+        self.rule, self.factor = rule, factor
         self.devices = devices(part, len(names))
         first = 0 if self.joins_gradients else len(part.trainable)
         self.joined = joined(part, len(names), range(first, len(names)))
@@ -96,19 +100,14 @@ def make(
     experiment: Experiment, processes: int, part: Part, names: list[str], micro_batches: int
 ) -> AllReduce:
     """Makes the exchange of an experiment; `micro_batches` are this process's in a step."""
-    rule = experiment.update
-    factor = experiment.num_micro_batches / micro_batches  # from its own sum to a step's
-    arguments = (part, names, processes, rule)
-    exchange: AllReduce
+    rule, kind = experiment.update, AllReduce
     if rule.kind == "adasum":
-        exchange = load("adasum").Adasum(*arguments, factor)
+        kind = load("adasum").Adasum
     elif is_local(rule):
-        exchange = load("local_sgd").NoExchange(*arguments, factor)
+        kind = load("local_sgd").NoExchange
     elif rule.compression != "none":
-        exchange = load("compression").KINDS[rule.compression](*arguments)
-    else:
-        exchange = AllReduce(*arguments)
-    return exchange
+        kind = load("compression").KINDS[rule.compression]
+    return kind(part, names, processes, rule, experiment.num_micro_batches / micro_batches)
 
 
 def devices(part: Part, count: int) -> list[str]:
