@@ -88,24 +88,24 @@ def joined():
     """This process as a job of its own, with devices for four stages."""
     import tensorflow as tf
 
-    from app.training import opening
+    from app.training import setup
 
     four = [tf.config.LogicalDeviceConfiguration()] * 4
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], four)
 
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     return where
 
 
 @pytest.fixture
 def train(tmp_path, joined):
     """Trains an experiment in this process; returns its result."""
-    from app.training import loop
+    from app.training import trainer
 
     def run(experiment: Experiment, name: str = "run", layout: Layout | None = None, **options):
         layout = layout or Layout()
         validation.validate(experiment, layout)
-        options = loop.Run(tmp_path / name, str(tmp_path / "data"), **options)
-        return loop.train(experiment, layout, joined, options)
+        options = trainer.Run(tmp_path / name, str(tmp_path / "data"), **options)
+        return trainer.train(experiment, layout, joined, options)
 
     return run

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 AT_IMPORT = ("TF_", "KERAS_", "CUDA_", "OMP_")
 RANK = (
     "tensorflow", "app.__main__", "app.tools.verify", "app.tools.trace", "app.tools.benchmark",
-    "app.training.loop", "app.training.trained", "app.inference.predict", "app.launch.horovodrun",
-    "tensorflow_text", "array_record.python.array_record_module",
+    "app.training.trainer", "app.training.trained", "app.inference.predict",
+    "app.launch.horovodrun", "tensorflow_text", "array_record.python.array_record_module",
 )  # fmt: skip
 
 

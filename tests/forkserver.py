@@ -128,5 +128,7 @@ def lead_group() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:1] = [str(HERE.parent), str(HERE.parent), str(HERE)]  # the first is a rank's own
+    folders = [HERE, *(path for path in sorted(HERE.iterdir()) if path.is_dir())]  # of tests
+    # The first is a rank's own.
+    sys.path[:1] = [str(HERE.parent), str(HERE.parent), *map(str, folders)]
     serve(sys.argv[1:])

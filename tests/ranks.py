@@ -107,7 +107,7 @@ def forked(np: int, cwd: Path, *arguments: str, limit: float = 300, **variables:
 def call(np: int, cwd: Path, function: Callable, *arguments: Any, limit: float = 300, **variables):
     """Calls a module's function on np ranks that are forked; returns its values by rank.
 
-    It joins the job itself, if it needs one: `opening.join(Layout())`.
+    It joins the job itself, if it needs one: `setup.join(Layout())`.
     """
     env = environment(variables)
     target = f"{function.__module__}:{function.__name__}"

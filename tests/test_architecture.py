@@ -41,6 +41,32 @@ def test_training_needs_no_optional_room(tmp_path):
     assert json.loads((folder / "run/result.json").read_text())["steps"] == 2
 
 
+TRAIN = """
+from pathlib import Path
+from app import experiments
+from app.cli.overrides import override
+from app.config import Layout
+from app.training import setup, trainer
+
+settings = ["model.depth=18", "model.width=4", "data.size=16", "steps=2"]
+settings += ["global_batch=8", "micro_batch=4"]
+experiment = override(experiments.load("resnet50_synthetic"), settings)
+topology, layout = setup.join(Layout())
+result = trainer.train(experiment, layout, topology, trainer.Run(Path("run"), "data"))
+assert result["steps"] == 2
+"""
+
+
+def test_training_needs_no_launcher_and_no_command(tmp_path):
+    """It is called from Python: its room is all it takes."""
+    folder = copy(tmp_path, *OPTIONAL, "launch", "commands", "__main__.py")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", TRAIN]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stderr
+    assert json.loads((folder / "run/result.json").read_text())["finished"]
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("name", __main__.names())
 def test_a_command_is_imported_by_itself(name):

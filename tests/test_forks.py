@@ -19,9 +19,9 @@ def total(number):
 
     from app.config import Layout
     from app.parallel import replicas
-    from app.training import opening
+    from app.training import setup
 
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     everything = replicas.all_reduce(tf.constant(number + where.rank), "total")
     return (
         where.rank,

@@ -124,8 +124,23 @@ def test_parallel_knows_no_training():
     assert not any(f.startswith("app/parallel/") for f in users("app.training", "models", "input"))
 
 
-def test_the_trainer_knows_no_strategy():
-    assert not any(f.startswith("app/training/") for f in users("app.strategies"))
+def reached(module: str, found: set[str] | None = None) -> set[str]:
+    """Returns all modules of the project that a module imports, anywhere in it, directly or not."""
+    found = set() if found is None else found
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    if module not in found and path in FILES:
+        found.add(module)
+        for name in imports(path):
+            reached(name, found)
+    return found
+
+
+@pytest.mark.parametrize("module", ["trainer", "trained"])
+def test_training_reaches_no_other_room(module):
+    """Not even by an import inside a function; strategies are imported by name."""
+    rooms = {name.split(".")[1] for name in reached(f"app.training.{module}") if "app." in name}
+    experiment = {"bounds", "config", "errors", "optimizers", "schedules"}
+    assert rooms == {"cli", "parallel", "recovery", "reporting", "training", *experiment}
 
 
 def test_serving_needs_nothing_of_training():
@@ -191,6 +206,6 @@ def test_tensorflow_comes_alone():
 
 
 def test_autograph_is_off_where_it_has_nothing_to_convert():
-    files = [p for p in FILES if {"training", "strategies"} & set(p.parts)]
+    files = [p for p in FILES if {"training", "strategies"} & set(p.relative_to(ROOT).parts)]
     made = [line for p in files for line in p.read_text().splitlines() if "tf.function" in line]
     assert made and all("tf.function(" in line and "autograph=False" in line for line in made)

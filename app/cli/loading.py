@@ -19,7 +19,7 @@ def tensorflow() -> None:
     that nothing of this project uses: 2 of the 5 s of CPU time that it took every rank.
     """
     gc.disable()  # there is no garbage yet, and looking for some takes a tenth of the time
-    with chatter.kept(), hidden("matplotlib", "sklearn"):
+    with chatter.capture_native_stderr(), hidden("matplotlib", "sklearn"):
         import tensorflow
     gc.freeze()
     gc.enable()

@@ -48,16 +48,16 @@ def join(layout: Layout, exact: bool = False, is_training: bool = True) -> tuple
         is_training: take the kernels of training, and not TensorFlow's own choice.
     """
     tensorflow(is_training)
-    from app.training import opening
+    from app.training import setup
 
-    where, joined = opening.join(dataclasses.replace(layout, exact=exact or layout.exact))
+    where, joined = setup.join(dataclasses.replace(layout, exact=exact or layout.exact))
     return where, dataclasses.replace(joined, exact=layout.exact)
 
 
 def output_folder(given: str | None, name: str, is_chief: bool) -> Path:
     """Returns --workdir, or a new folder, which rank 0 makes; the same on all ranks."""
     from app.parallel import replicas
-    from app.training import opening
+    from app.training.agreement import run_on_all_ranks
 
-    made = opening.together(lambda: workdir.default(name) if is_chief and not given else "")
+    made = run_on_all_ranks(lambda: workdir.default(name) if is_chief and not given else "")
     return Path(replicas.broadcast_text(given or str(made)))

@@ -51,15 +51,15 @@ def measure(flags: FlagValues, experiment: Experiment, layout: Layout, folder: P
     own = rank.hold_cores(flags.threads)
     where, layout = rank.join(layout, exact=True, is_training=False)
     from app.tools.inference import cell
-    from app.training import opening, trained
+    from app.training import setup, trained
 
     data_dir = selection.data_dir(flags)
     if flags.workdir:
         run = trained.restore(experiment, layout, where, Path(flags.workdir), data_dir)
-        opened = run.opened
+        opened = run.setup
     else:
         of_one = dataclasses.replace(layout, processes=1)
-        opened = opening.open_run(experiment, of_one, where, data_dir)
+        opened = setup.open_run(experiment, of_one, where, data_dir)
     lanes = max(1, len(own) // layout.stages)
     measured = benchmark.Cell(where.size, flags.threads, layout.stages)
     folder.mkdir(parents=True, exist_ok=True)

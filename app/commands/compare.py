@@ -71,7 +71,7 @@ def select(flags: FlagValues, processes: int) -> tuple[Experiment, list[rules.Ru
             "--link_mbit shapes the private network of a job: set NP=2 or more, and leave "
             "--trusted_network out."
         )
-    if os.environ.get("HOSTS") or cluster.given():
+    if os.environ.get("HOSTS") or cluster.from_environment():
         raise UsageError("compare runs on this machine: unset HOSTS and TF_CONFIG.")
     for rule in found:
         varied = overrides.override(experiment, rule.settings)

@@ -21,6 +21,6 @@ def run(flags: FlagValues) -> None:
     if not flags.port:
         raise UsageError("stage-server needs --port.")
     rank.tensorflow()
-    from app.parallel import stage_server
+    from app.parallel import runtime_server
 
-    stage_server.main(flags.port, flags.exact, flags.trusted_network, flags.tensor)
+    runtime_server.lend_devices(flags.port, flags.exact, flags.trusted_network, flags.tensor)

@@ -56,26 +56,26 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Trains as a rank of a job, or as a task of a parameter-server job."""
     experiment, layout = to_train(flags, rank.processes())
-    task = cluster.given() if layout.workers else None
+    task = cluster.from_environment() if layout.workers else None
     if task:
         rank.tensorflow()
-        from app.parallel import serving
+        from app.parallel import runtime_server
 
-        serving.must_be_safe(task, flags.trusted_network)
+        runtime_server.require_private_port(task, flags.trusted_network)
         if task.is_server:
-            return serving.join(task)
+            return runtime_server.join(task)
     preemption.listen()
     where, layout = rank.join(layout)
-    from app.training import loop
+    from app.training import trainer
 
     reference = selection.reference(flags)
     folder = rank.output_folder(flags.workdir, reference, where.is_chief)
-    names = {field.name for field in dataclasses.fields(loop.Run)} & set(flags)
+    names = {field.name for field in dataclasses.fields(trainer.Run)} & set(flags)
     values: dict[str, Any] = {name: flags[name].value for name in names}
     values |= {"workdir": folder, "data_dir": selection.data_dir(flags), "reference": reference}
-    run = loop.Run(**values, settings=tuple(selection.settings(flags)))
+    run = trainer.Run(**values, settings=tuple(selection.settings(flags)))
     try:
-        loop.train(experiment, layout, where, run)
+        trainer.train(experiment, layout, where, run)
     finally:
         if where.is_chief and not flags.workdir:
             workdir.forget(run.workdir)
@@ -88,7 +88,7 @@ def to_launch(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
     """Returns what the flags describe: a training job about to start on this machine."""
 
     def tasks(layout: Layout) -> Tasks:
-        if cluster.given():
+        if cluster.from_environment():
             raise UsageError(
                 "TF_CONFIG describes processes that are started one by one, each by `python -m app "
                 "train`: unset it to let ./run.sh start them all on this machine."
@@ -102,7 +102,7 @@ def to_train(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
     """Returns what the flags describe: the training job that this process belongs to."""
 
     def tasks(layout: Layout) -> Tasks:
-        found = cluster.given()
+        found = cluster.from_environment()
         if not found:
             raise UsageError(
                 "update.kind=parameter_server needs a chief, servers and workers: start them on "

@@ -60,7 +60,7 @@ def checkpoint_logits(run: Trained, data: DataSet, limits: Limits) -> tuple[np.n
     """Returns the checkpoint's own logits [N, K], and the labels [N]."""
     preprocess = preprocessor(data, limits)
     forward: Callable[..., Any] = tf.function(
-        run.opened.state.logits, input_signature=[data.input_spec]
+        run.setup.state.logits, input_signature=[data.input_spec]
     )
     logits, labels = [], []
     for raws, some in examples(data):
@@ -74,7 +74,7 @@ def litert_logits(folder: Path, data: DataSet, limits: Limits) -> np.ndarray:
     interpreter = litert.Interpreter(folder)
     preprocess = preprocessor(data, limits)
     every = (raw for raws, _ in examples(data) for raw in raws)
-    with chatter.kept():
+    with chatter.capture_native_stderr():
         return np.concatenate([interpreter.logits(preprocess(tf.constant([raw]))) for raw in every])
 
 
@@ -87,7 +87,10 @@ def saved_model_logits(folder: Path, data: DataSet) -> np.ndarray:
     # It runs in the folder, as its name may hold what TensorFlow takes for a pattern.
     command = [sys.executable, "-I", isolated.__file__, "."]
     pipe = subprocess.PIPE
-    with chatter.kept(), subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder) as process:
+    with (
+        chatter.capture_native_stderr(),
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder) as process,
+    ):
         assert process.stdin and process.stdout
         logits = []
         try:

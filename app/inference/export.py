@@ -58,12 +58,12 @@ def main(
         UsageError: a variant exists already, or cannot be written.
         NumbersError: a variant does not agree with the checkpoint.
     """
-    data = run.opened.data
+    data = run.setup.data
     must_be_servable(data)
     folders = {name: new_folder(output, name, run.step) for name in names}
     with run.weights(which) as weights:
-        values = {n: v.numpy() for n, v in run.opened.state.weights.items()}
-        digest = run.opened.state.sha256()
+        values = {n: v.numpy() for n, v in run.setup.state.weights.items()}
+        digest = run.setup.state.sha256()
         reference, labels = checking.checkpoint_logits(run, data, limits)
     about = {
         "name": output.resolve().name, "kind": data.kind, "classes": list(data.classes),

@@ -100,7 +100,7 @@ class _Work:
         if x is not None:
             with tf.device(part.device):
                 x = tf.nest.map_structure(tf.identity, x)  # to this device, once
-            x = placement.fetched(part.device, self.model.functions[task.part](x))
+            x = placement.to_host(part.device, self.model.functions[task.part](x))
         if task.part == len(self.model.parts) - 1:
             self.done(task.micro_batch, None if x is None else x.numpy())
             self.room.release()

@@ -25,7 +25,7 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
     function = tf.function(model.logits, input_signature=[spec]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if is_int8 else []
-    with chatter.kept():
+    with chatter.capture_native_stderr():
         content = converter.convert()
     folder.mkdir(parents=True)
     (folder / FILE).write_bytes(content)
@@ -36,7 +36,7 @@ class Interpreter:
     """Runs a model that `save` wrote."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings(), chatter.kept():
+        with warnings.catch_warnings(), chatter.capture_native_stderr():
             warnings.simplefilter("ignore")  # of its move to another package in a later TensorFlow
             self._lite = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())
             self._lite.allocate_tensors()

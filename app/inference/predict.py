@@ -29,7 +29,8 @@ from app.inference.shards import Shards
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.report import terminal
-from app.training import opening, trained
+from app.training import trained
+from app.training.agreement import require_same, run_on_all_ranks
 from app.training.trained import Trained
 from input import items as inputs
 from input.batches import DataSet
@@ -79,18 +80,18 @@ def main(
         UserError: on every rank, the same.
     """
     run = trained.restore(experiment, layout, where, folder, data_dir)
-    data = run.opened.data
-    items = opening.together(lambda: open_items(job, experiment, data, data_dir))
-    opening.agree_on("input", {"digest": items.digest, "items": len(items)})
+    data = run.setup.data
+    items = run_on_all_ranks(lambda: open_items(job, experiment, data, data_dir))
+    require_same("input", {"digest": items.digest, "items": len(items)})
     top = min(job.top, data.num_classes)
     columns = ["index", "item", "label", "error"]
     columns += [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")]
     shards = Shards(job.output, len(items), job.batch, columns)
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
-        forward = Forward(run.opened.state, data.input_spec, lanes)
+        forward = Forward(run.setup.state, data.input_spec, lanes)
         reader = Reader(items, data, shards, job.limits)
-        opening.together(
+        run_on_all_ranks(
             lambda: claim(shards, job, run, items, weights, stack) if where.is_chief else None
         )
         # As rank 0 finds them: another rank may look when one has been written since.
@@ -99,9 +100,9 @@ def main(
         begin = time.monotonic()
         with progress(where, len(mine)) as bar:
             predictor = Predictor(reader, data.classes, top, bar)
-            opening.together(lambda: predictor.run(forward, mine))
+            run_on_all_ranks(lambda: predictor.run(forward, mine))
         # While the lock is held: another job would join what this one removes.
-        counts = opening.together(lambda: shards.join() if where.is_chief else None)
+        counts = run_on_all_ranks(lambda: shards.join() if where.is_chief else None)
     if counts:
         new = sum(len(shards.indices(shard)) for shard in todo)
         line = summary(counts, new, time.monotonic() - begin)

@@ -14,9 +14,8 @@ import socket
 import struct
 import subprocess
 
-import psutil
+from app.parallel.topology import ADDRESSES
 
-ADDRESSES = "SCALEPROOF_ADDRESSES"  # environment variable: of a private network, 127.0.0.1 first
 LINK = "SCALEPROOF_LINK_MBIT"  # environment variable: the rate of its one link
 INSIDE = ["unshare", "--map-root-user", "--net", "--"]
 SIOCSIFADDR, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8916, 0x8913, 0x8914
@@ -66,17 +65,7 @@ def shape(mbit: float) -> None:
         raise OSError(f"the link cannot be shaped: {done.stderr.strip()}")
 
 
-def traffic() -> int:
-    """Returns the bytes sent so far between processes of a private network; 0 outside of one."""
-    return int(psutil.net_io_counters().bytes_sent) if ADDRESSES in os.environ else 0
-
-
 def _up(control: socket.socket, interface: str) -> None:
     request = struct.pack("16sh14x", interface.encode(), 0)
     (flags,) = struct.unpack_from("h", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)
     fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), flags | IFF_UP))
-
-
-def reachable_interfaces() -> list[str]:
-    """Returns the network interfaces of this process that are up, except loopback."""
-    return [n for n, state in psutil.net_if_stats().items() if state.isup and n != "lo"]

@@ -1,1 +1,1 @@
-"""Who computes what, and how the parts of a step are added up."""
+"""Mechanisms of parallel computation: topology, collectives, exact sums, pipelines, clusters."""

@@ -1,4 +1,4 @@
-"""The processes of a parameter-server job, as TF_CONFIG describes them to each.
+"""Reads TF_CONFIG, which describes the processes of a parameter-server job to each of them.
 
     {"cluster": {"chief": ["a:2222"], "ps": ["b:2222"], "worker": ["c:2222", "d:2222"]},
      "task": {"type": "worker", "index": 1}}
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from app.errors import UsageError
 
 VARIABLE = "TF_CONFIG"
-PATIENCE = "SCALEPROOF_REACH_SECONDS"  # environment variable: for other tasks to listen
+PATIENCE = "SCALEPROOF_REACH_SECONDS"  # environment variable: how long to wait for other tasks
 JOBS = ("chief", "ps", "worker")
 EXAMPLE = (
     '{"cluster": {"chief": ["a:2222"], "ps": ["b:2222"], "worker": ["c:2222"]}, '
@@ -27,7 +27,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """Who is where, and which of them this process is.
+    """The addresses of a job's tasks, and which of them this process is.
 
     Attributes:
         tasks: host:port of each task of each job.
@@ -40,28 +40,28 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Of this process."""
+        """host:port of this process."""
         return self.tasks[self.job][self.index]
 
     @property
     def is_server(self) -> bool:
-        """Whether it does what the chief tells it, and nothing else."""
+        """Whether this process only executes what the chief sends."""
         return self.job != "chief"
 
     def environment(self, job: str, index: int) -> dict[str, str]:
-        """What tells a process that it is this task."""
+        """Returns the environment variables of a process that is to be this task."""
         task = {"type": job, "index": index}
         return {VARIABLE: json.dumps({"cluster": dict(self.tasks), "task": task})}
 
 
-def given(environment: Mapping[str, str] = os.environ) -> Cluster | None:
-    """The cluster that the environment describes, if it does.
+def from_environment(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Returns the cluster that the environment describes, if it describes one.
 
     Raises:
-        UsageError: it is not as above.
+        UsageError: TF_CONFIG does not have the form above.
     """
     text = environment.get(VARIABLE)
-    return _parsed(text) if text else None
+    return _parse(text) if text else None
 
 
 def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
@@ -69,7 +69,7 @@ def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
     return '"ps"' in environment.get(VARIABLE, "")
 
 
-def _parsed(text: str) -> Cluster:
+def _parse(text: str) -> Cluster:
     try:
         config = json.loads(text)
         tasks = {job: tuple(addresses) for job, addresses in config["cluster"].items()}
@@ -81,19 +81,19 @@ def _parsed(text: str) -> Cluster:
         ) from None
     counts = {name: len(tasks.get(name, ())) for name in JOBS}
     if set(tasks) - set(JOBS) or counts["chief"] != 1 or not counts["ps"] or not counts["worker"]:
-        told = ", ".join(f"{len(addresses)} {job}" for job, addresses in tasks.items())
+        counted = ", ".join(f"{len(addresses)} {job}" for job, addresses in tasks.items())
         raise UsageError(
-            f"{VARIABLE} must name 1 chief, 1 ps or more and 1 worker or more, not {told}."
+            f"{VARIABLE} must name 1 chief, 1 ps or more and 1 worker or more, not {counted}."
         )
-    named = [address for addresses in tasks.values() for address in addresses]
-    for address in named:
+    every = [address for addresses in tasks.values() for address in addresses]
+    for address in every:
         host, _, port = str(address).rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UsageError(
                 f"{VARIABLE}: {address!r} must be host:port, with a port from 1 to 65535."
             )
-        if named.count(address) > 1:
-            raise UsageError(f"{VARIABLE} names {address} twice, but a port is one task's.")
+        if every.count(address) > 1:
+            raise UsageError(f"{VARIABLE} names {address} twice: give each task its own port.")
     if job not in tasks or not isinstance(index, int) or not 0 <= index < len(tasks[job]):
         raise UsageError(
             f"{VARIABLE}: task {job} {index} is not in the cluster: give a type of "

@@ -1,4 +1,4 @@
-"""Which steps of a parameter-server run have begun and which are applied: exact, in one place.
+"""Records which steps of a parameter-server run have begun and which are applied.
 
     worker 0  |applied 0|begun 2 ............     bound 3: step 6 may begin when 2 is applied,
     worker 1  |applied 1|applied 3|applied 4|     a worker is at most 3 steps ahead of the slowest
@@ -16,16 +16,16 @@ from collections.abc import Sequence
 
 
 class Ledger:
-    """Counts; safe to use from several threads.
+    """Exact book-keeping of steps; safe to use from several threads.
 
     Args:
         order: the steps to do, ascending.
-        bound: most that a step may be ahead of the first one that is not applied; none: any.
+        bound: the most steps that one may be ahead of the first that is not applied; None: any.
         furthest: the last step that was applied before; -1: none. Those of `order` that come
-            before it were under way when the run was saved.
+            before it were in progress when the run was saved.
 
     Attributes:
-        staleness: how many updates had which.
+        staleness: the number of updates by their staleness.
     """
 
     def __init__(self, order: Sequence[int], bound: int | None, furthest: int = -1) -> None:
@@ -39,7 +39,7 @@ class Ledger:
         self._changed = threading.Condition()
 
     def begin(self) -> int | None:
-        """The next step, once it may begin; None if there is none left."""
+        """Waits until the next step may begin; returns it, or None if none is left."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._may())
             if self._is_closed or self._place == len(self._order):
@@ -49,10 +49,10 @@ class Ledger:
             return step
 
     def apply(self, step: int) -> int:
-        """Notes that a step was applied; returns its staleness.
+        """Records that a step was applied; returns its staleness.
 
         Raises:
-            KeyError: it was not begun, or is applied already.
+            KeyError: the step was not begun, or is applied already.
         """
         with self._changed:
             staleness = self._applied - self._begun.pop(step)
@@ -63,20 +63,20 @@ class Ledger:
             return staleness
 
     def missing(self) -> list[int]:
-        """Steps that are not applied though a later one is, ascending."""
+        """Returns the steps that are not applied though a later one is, ascending."""
         with self._changed:
             todo = (self._order[i] for i in range(self._place, len(self._order)))
             waiting = itertools.takewhile(lambda step: step < self._furthest, todo)
             return sorted(step for step in self._begun if step < self._furthest) + list(waiting)
 
     def close(self) -> None:
-        """Lets nothing begin any more."""
+        """Lets no further step begin."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def _may(self) -> bool:
-        """Whether the next step may begin; also if there is none."""
+        """Whether the next step may begin, or none is left."""
         if self.bound is None or not self._begun or self._place == len(self._order):
             return True
         return self._order[self._place] - min(self._begun) <= self.bound

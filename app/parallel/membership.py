@@ -1,9 +1,9 @@
-"""Who is in an elastic job, while processes die, leave and join.
+"""Follows the membership of an elastic job, while processes die, leave and join.
 
 Horovod Elastic's driver starts and counts the processes; its state and `run` classes fail on
 Keras 3 and swallow errors (`horovod/tensorflow/elastic.py`), so only its notifications are used.
-A process enters, works, and leaves together with all others when the set changes; one that was
-removed is ended by Horovod when it asks to enter again.
+A process enters, works, and leaves together with all others when the set changes; Horovod ends a
+process that was removed when it tries to enter again.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class Membership:
         self._manager.register_listener(self)
 
     def enter(self) -> Topology:
-        """Waits for the others, and is one of them.
+        """Waits for the others and joins them; returns this process's place.
 
         Raises:
-            Exception: a peer died meanwhile; for `errors.is_lost_peer`.
+            Exception: a peer died meanwhile; `errors.is_lost_peer` recognizes it.
         """
         self._changed.clear()
-        where = replicas.enter()
+        topology = replicas.enter()
         self._manager.init()
-        return where
+        return topology
 
     def leave(self) -> None:
-        """Is nobody's peer until it enters again."""
+        """Leaves the job until it enters again."""
         replicas.leave()
 
     def has_changed(self) -> bool:
-        """Whether processes may join, or were taken away; the driver tells rank 0 alone."""
+        """Whether processes may join or were removed; the driver notifies rank 0 only."""
         return self._changed.is_set()
 
     def on_hosts_updated(self, timestamp: int, result: object) -> None:

@@ -1,7 +1,7 @@
-"""The chief's side of a parameter-server job: reach all tasks, put variables on the servers.
+"""Connects a parameter-server job's chief to all tasks, and places variables on the servers.
 
-TensorFlow's `ParameterServerStrategy` knows the processes, its `ClusterCoordinator` gives work to
-whichever worker is free, and gives it again when a worker is lost with it.
+TensorFlow's `ParameterServerStrategy` knows the processes; its `ClusterCoordinator` gives work to
+whichever worker is free, and gives it out again if that worker is lost.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from app.parallel.cluster import Cluster
 from app.parallel.placement import Placement
 from app.reporting import chatter
 
-REACH_SECONDS = 10.0  # for all tasks to take a connection: they may start when the chief does
+REACH_SECONDS = 10.0  # until all tasks accept a connection: they may start when the chief does
 Coordinator = Any  # tf.distribute.coordinator.ClusterCoordinator
 
 
-class Greedy:
-    """Puts each variable on the server that holds the fewest bytes (TensorFlow's own rule).
+class GreedyPlacement:
+    """Places each variable on the server that holds the fewest bytes, as TensorFlow does.
 
     Attributes:
-        held: bytes of each server.
-        count: variables.
+        held: bytes on each server.
+        count: number of variables.
     """
 
     def __init__(self, servers: int) -> None:
         self.held, self.count = [0] * servers, 0
 
     def placement(self, num_blocks: int) -> Placement:
-        """All blocks, their variables on the servers."""
+        """Returns the placement of all blocks, their variables on the servers."""
         scope = functools.partial(tf.variable_creator_scope, self.create)
         return Placement(((server(0),),), (num_blocks,), scope)
 
     def create(self, make: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
-        """A variable, as tf.variable_creator_scope has it."""
+        """Creates a variable; called by tf.variable_creator_scope."""
         value = arguments.pop("initial_value")
         value = tf.convert_to_tensor(value() if callable(value) else value, arguments["dtype"])
         emptiest = self.held.index(min(self.held))
@@ -54,27 +54,27 @@ class Greedy:
 
 
 def server(index: int) -> str:
-    """The device that holds weights."""
+    """Returns the device of a server's weights."""
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
 
 
 @functools.cache  # once a process
-def connected() -> Coordinator:
-    """The coordinator of the cluster that the environment describes, whose chief this is.
+def coordinator() -> Coordinator:
+    """Returns the coordinator of the cluster that the environment describes, whose chief this is.
 
     Raises:
-        UsageError: a task that takes no connection.
+        UsageError: a task accepts no connection.
     """
-    found = cluster.given()
+    found = cluster.from_environment()
     assert found is not None
     return connect(found)
 
 
 def connect(described: Cluster) -> Coordinator:
-    """Connects this process, the chief, to all tasks; before TensorFlow makes anything.
+    """Connects this process, the chief, to all tasks; before TensorFlow creates anything.
 
     Raises:
-        UsageError: a task that takes no connection.
+        UsageError: a task accepts no connection.
     """
     patience = float(os.environ.get(cluster.PATIENCE, REACH_SECONDS))
     end = time.monotonic() + patience
@@ -85,9 +85,9 @@ def connect(described: Cluster) -> Coordinator:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(others), rpc_layer="grpc", task_type="chief", task_id=0
     )
-    logging.getLogger("tensorflow").setLevel(logging.CRITICAL)  # it tells every worker that is lost
-    chatter.no_lost_peers()
-    with chatter.kept():
+    logging.getLogger("tensorflow").setLevel(logging.CRITICAL)  # it logs every worker that is lost
+    chatter.silence_lost_peers()
+    with chatter.capture_native_stderr():
         strategy = tf.distribute.ParameterServerStrategy(resolver)
         return tf.distribute.coordinator.ClusterCoordinator(strategy)
 
@@ -103,6 +103,6 @@ def _reach(address: str, name: str, end: float, patience: float) -> None:
                 raise UsageError(
                     f"{name} does not answer at {address} ({error.strerror or error}) after "
                     f"{patience:.0f} s: start it there with the same command and its own "
-                    "TF_CONFIG, or mend the address."
+                    "TF_CONFIG, or correct the address."
                 ) from None
             time.sleep(0.2)

@@ -1,12 +1,12 @@
-r"""The pipeline: one worker thread a stage walks its schedule and passes messages on.
+r"""Runs a pipeline: one thread per stage works through its schedule and passes messages on.
 
     stage 0  F0 F1 F2 .. B0 F3 B1 ...
                \  \      /
     stage 1     F0 F1 B0 F2 ...          messages: activations right, gradients left
 
-A worker computes a task as soon as what it needs has come. What a task computes is the
-caller's: this file knows messages, threads and failure. If one worker fails, all stop and
-the first error is raised.
+A thread computes a task as soon as its input has arrived. What a task computes is up to the
+caller: this file knows messages, threads and failure. If one thread fails, all stop and the
+first error is raised.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from app.parallel.schedule import Task
 
 
 class Work(Protocol):
-    """What the pipeline runs."""
+    """The computation of a pipeline's tasks."""
 
     def forward(self, task: Task, x: Any) -> Any:
-        """Activations into a part to activations out of it; x is None for the first part."""
+        """Computes a part's output from its input; x is None for the first part."""
         ...
 
     def backward(self, task: Task, gradient: Any) -> Any:
-        """Gradient of what went out to gradient of what came in; None for the last part."""
+        """Computes the gradient of a part's input from that of its output, None for the last."""
         ...
 
     def finish(self, stage: int) -> Any:
-        """Called on the stage's thread when its last task is done, while others work on."""
+        """Is called on the stage's thread after its last task, while other stages still work."""
         ...
 
 
 @dataclass(frozen=True)
 class Span:
-    """When a stage did a task, in seconds of one clock."""
+    """The time in which a stage did a task, in seconds of one clock."""
 
     stage: int
     task: Task
@@ -48,11 +48,11 @@ class Span:
 
 
 class StageStoppedError(Exception):
-    """Another stage failed."""
+    """A stage stops because another one failed."""
 
 
 class Mailbox:
-    """Messages between stages, each taken once."""
+    """Holds messages between stages, each to be taken once."""
 
     def __init__(self) -> None:
         self._messages: dict[Hashable, Any] = {}
@@ -69,7 +69,7 @@ class Mailbox:
         """Waits for a message.
 
         Raises:
-            StageStoppedError: it will not come.
+            StageStoppedError: it will not come, as another stage failed.
         """
         with self._changed:
             self._changed.wait_for(lambda: key in self._messages or self._failed)
@@ -78,18 +78,18 @@ class Mailbox:
             return self._messages.pop(key)
 
     def fail(self) -> None:
-        """Sends everyone home."""
+        """Makes every stage that waits stop."""
         with self._changed:
             self._failed = True
             self._changed.notify_all()
 
 
 class Pipeline:
-    """Runs schedules.
+    """Runs a schedule on a thread per stage.
 
     Args:
-        orders: of each stage (`schedule.orders`).
-        num_parts: parts of the model; part p hands on to part p + 1.
+        orders: the tasks of each stage (`schedule.orders`).
+        num_parts: parts of the model; part p passes its output to part p + 1.
     """
 
     def __init__(self, orders: Sequence[Sequence[Task]], num_parts: int) -> None:
@@ -101,7 +101,7 @@ class Pipeline:
 
         Args:
             work: computes the tasks.
-            spans: if given, gets one a task.
+            spans: if given, gets the time of each task.
         """
         mailbox = Mailbox()
         futures = [

@@ -1,4 +1,4 @@
-"""Which blocks are on which device: a stage is a device, a part a contiguous run of blocks.
+"""Places blocks on devices: a stage is a device, a part is a contiguous run of blocks.
 
 24 blocks, 4 stages                     the same with 2 chunks a stage
 
@@ -25,7 +25,7 @@ import tensorflow as tf
 from app.errors import UsageError
 
 LOCAL = "/job:localhost/replica:0/task:0"
-CHIEF = "/job:chief/replica:0/task:0"  # what it calls this process among parameter servers
+CHIEF = "/job:chief/replica:0/task:0"  # this process in a parameter-server job
 Place = Callable[[], AbstractContextManager[Any]]
 REACH_SECONDS = 5.0  # for a stage server to take a connection
 
@@ -35,10 +35,10 @@ class Placement:
     """The cut of a model, and the devices.
 
     Attributes:
-        devices: of each stage, by TensorFlow's names; "" is wherever TensorFlow likes. A stage
-            with several has a shard of each block on each.
+        devices: of each stage, by TensorFlow's names; "" leaves the choice to TensorFlow. A stage
+            with several devices has a shard of each block on each.
         sizes: blocks of each part; part p is on stage p modulo the number of stages.
-        scope: puts each variable where it belongs, if a block is not all in one place.
+        scope: places each variable, where a block is not all on one device.
     """
 
     devices: tuple[tuple[str, ...], ...]
@@ -47,31 +47,31 @@ class Placement:
 
     @property
     def num_parts(self) -> int:
-        """Runs of blocks."""
+        """The number of runs of blocks."""
         return len(self.sizes)
 
     @classmethod
     def whole(cls, num_blocks: int) -> Placement:
-        """All in one place."""
+        """Places all blocks on one device of TensorFlow's choice."""
         return cls((("",),), (num_blocks,))
 
     @property
     def num_shards(self) -> int:
-        """Devices of a stage."""
+        """The number of devices of a stage."""
         return len(self.devices[0])
 
     def runs(self) -> Iterator[tuple[range, tuple[str, ...]]]:
-        """The blocks and the devices of each part."""
+        """Yields the blocks and the devices of each part."""
         starts = itertools.accumulate(self.sizes, initial=0)
         for part, (start, size) in enumerate(zip(starts, self.sizes, strict=False)):
             yield range(start, start + size), self.devices[self.stage(part)]
 
     def stage(self, part: int) -> int:
-        """Where a part is."""
+        """Returns the stage of a part."""
         return part % len(self.devices)
 
     def each_block(self) -> list[list[Place]]:
-        """For each block, where its shards are."""
+        """Returns for each block the places of its shards."""
         return [
             [self.scope or functools.partial(tf.device, device) for device in devices]
             for run, devices in self.runs()
@@ -79,15 +79,15 @@ class Placement:
         ]
 
 
-def here() -> str:
-    """The whole name of this process's CPU, as scopes of tf.device merge."""
+def host_device() -> str:
+    """Returns the full name of this process's CPU: a short one would merge with outer scopes."""
     names = [device.name for device in tf.config.list_logical_devices("CPU")]
     is_chief = any(name.startswith(CHIEF) for name in names)
     return f"{CHIEF if is_chief else LOCAL}/device:CPU:0"
 
 
 def local_devices(count: int) -> list[str]:
-    """Devices of this process, as `replicas.join` made them."""
+    """Returns the devices of this process, as `replicas.join` made them."""
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     return [f"{LOCAL}/device:{kind}:{i}" for i in range(count)] if count > 1 else [""]
 
@@ -98,10 +98,10 @@ def connect(servers: tuple[str, ...], shards: int = 1) -> list[str]:
 
     Args:
         servers: host:port of each stage's, in order.
-        shards: devices a stage; all of one server, whose devices are near each other.
+        shards: devices per stage; all of one server, whose devices are near each other.
 
     Raises:
-        UsageError: one that does not answer, or has too few devices.
+        UsageError: a server does not answer, or has too few devices.
     """
     for server in servers:
         host, _, port = server.rpartition(":")
@@ -110,10 +110,10 @@ def connect(servers: tuple[str, ...], shards: int = 1) -> list[str]:
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"no stage server answers at {server!r} ({error}): start one there with "
-                f"`./run.sh stage-server --port={port or '...'}`, or mend --servers."
+                f"`./run.sh stage-server --port={port or '...'}`, or correct --servers."
             ) from None
-    # One call at a time a thread. A stream of calls does not keep the order of their side effects:
-    # beside other work, 2 of 6 runs with --tensor=2 on TensorFlow 2.21.0 ended with another loss.
+    # One call at a time per thread: a stream of calls does not keep the order of side effects.
+    # On a busy machine, 2 of 6 runs with --tensor=2 on TensorFlow 2.21.0 ended with another loss.
     os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "False"
     cluster = tf.train.ClusterSpec({"stage": list(servers)})
     tf.config.experimental_connect_to_cluster(cluster)
@@ -132,32 +132,32 @@ def connect(servers: tuple[str, ...], shards: int = 1) -> list[str]:
     return found
 
 
-def horovods(device: str) -> str:
-    """Where Horovod's operators run for a stage: beside it, or here if it is elsewhere."""
-    return here() if device.startswith("/job:stage") else device
+def collective_device(device: str) -> str:
+    """Returns where a stage's collectives run: on its device, or on the host for a stage server."""
+    return host_device() if device.startswith("/job:stage") else device
 
 
-def fetched(device: str, message: Any) -> Any:
-    """A stage's message where the next can take it: from a stage server it is fetched first.
+def to_host(device: str, message: Any) -> Any:
+    """Copies a stage server's message to the host, where the next stage can take it.
 
-    Two servers that exchange it themselves wait for each other's tasks, and may for ever.
+    Two servers that exchange it directly wait for each other's tasks, possibly for ever.
     """
-    if horovods(device) == device:
+    if collective_device(device) == device:
         return message
-    with tf.device(here()):
+    with tf.device(host_device()):
         return tf.nest.map_structure(tf.identity, message)
 
 
 def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Blocks of each part, so that the slowest part is as fast as can be.
+    """Returns the number of blocks of each part that makes the slowest part fastest.
 
-    Among cuts that are as fast (to 1 %), the one whose largest part is smallest. No part is
-    empty.
+    Among cuts that are equally fast (to 1 %), takes the one whose largest part is smallest. No
+    part is empty.
 
     Args:
         times: of each block, in any unit.
         sizes: bytes of each block.
-        parts: how many; at most the number of blocks.
+        parts: their number; at most the number of blocks.
     """
     best = _fewest(times, parts)
     slowest = max(sum(times[a:b]) for a, b in itertools.pairwise(best))
@@ -169,9 +169,9 @@ def balanced(times: Sequence[float], sizes: Sequence[int], parts: int) -> tuple[
 def _fewest(
     costs: Sequence[float], parts: int, allowed: Callable[[int, int], bool] = lambda a, b: True
 ) -> list[int]:
-    """Bounds of the cut whose dearest part is cheapest; dynamic programming over the blocks.
+    """Returns the bounds of the cut whose dearest part is cheapest; [] if none is allowed.
 
-    Of the cuts whose every part [a, b) is allowed; none are an empty list.
+    Dynamic programming over the blocks; a cut is allowed if each of its parts [a, b) is.
     """
     count = len(costs)
     sums = list(itertools.accumulate(costs, initial=0.0))

@@ -1,4 +1,4 @@
-"""In which order a stage works: integers only, no TensorFlow.
+"""Schedules a pipeline's tasks: integers only, no TensorFlow.
 
 P = 4 stages, M = 8 micro-batches, time to the right, a backward as long as a forward:
 
@@ -23,7 +23,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Task:
-    """One pass of one micro-batch through one part."""
+    """A forward or backward pass of one micro-batch through one part."""
 
     kind: Literal["F", "B"]
     part: int
@@ -31,7 +31,7 @@ class Task:
 
 
 def orders(kind: str, stages: int, chunks: int, micro_batches: int) -> list[list[Task]]:
-    """The tasks of each stage in the order in which it does them.
+    """Returns the tasks of each stage in the order in which it does them.
 
     Args:
         kind: `gpipe` or `1f1b`.
@@ -58,7 +58,7 @@ def orders(kind: str, stages: int, chunks: int, micro_batches: int) -> list[list
 
 
 def forward_only(stages: int, lanes: int, micro_batches: int) -> list[list[Task]]:
-    """Tasks where nothing is trained: a worker a stage and lane, stage by stage.
+    """Returns the tasks of a forward pass only: a worker per stage and lane, stage by stage.
 
     Lanes are several micro-batches at once on one stage, where it has several cores:
 
@@ -76,7 +76,7 @@ def forward_only(stages: int, lanes: int, micro_batches: int) -> list[list[Task]
 
 
 def _task(kind: Literal["F", "B"], k: int, stage: int, stages: int, chunks: int) -> Task:
-    """The k-th forward or backward of a stage."""
+    """Returns the k-th forward or backward of a stage."""
     if chunks == 1:
         return Task(kind, stage, k)
     # Groups of P micro-batches: through the first chunk, then the second, ...
@@ -88,12 +88,15 @@ def _task(kind: Literal["F", "B"], k: int, stage: int, stages: int, chunks: int)
 
 
 def bubble(stages: int, chunks: int, micro_batches: int) -> float:
-    """Share of a stage's time that it waits: (P - 1) / (C M + P - 1) (arXiv:2104.04473, 2.2)."""
+    """Returns the fraction of its time that a stage waits (arXiv:2104.04473, 2.2).
+
+    (P - 1) / (C M + P - 1)
+    """
     return (stages - 1) / (chunks * micro_batches + stages - 1)
 
 
 def most_alive(tasks: list[Task]) -> int:
-    """The most micro-batches a stage holds activations of at any moment."""
+    """Returns the most micro-batches whose activations a stage holds at any moment."""
     alive = peak = 0
     for task in tasks:
         alive += 1 if task.kind == "F" else -1

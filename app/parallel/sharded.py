@@ -1,4 +1,4 @@
-"""A weight on several devices that reads and is assigned as one."""
+"""Makes several variables read and assign as one: a weight that is split over devices."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class Sharded:
 
     @property
     def dtype(self) -> tf.DType:
-        """Of the tensor."""
+        """The type of the tensor."""
         return self.shards[0].dtype
 
     @property
     def shape(self) -> tf.TensorShape:
-        """Of the whole tensor."""
+        """The shape of the whole tensor."""
         dimensions = self.shards[0].shape.as_list()
         dimensions[self.axis] = sum(self.lengths)
         return tf.TensorShape(dimensions)
 
     @property
     def lengths(self) -> list[int]:
-        """Of the shards, along the axis."""
+        """The shards' lengths along the axis."""
         return [shard.shape[self.axis] for shard in self.shards]
 
     def read_value(self) -> tf.Tensor:
-        """The whole tensor."""
+        """Returns the whole tensor."""
         return tf.concat([shard.read_value() for shard in self.shards], self.axis)
 
     def numpy(self) -> np.ndarray:
-        """The whole tensor, in memory."""
+        """Returns the whole tensor as an array."""
         return self.read_value().numpy()
 
     def assign(self, value: tf.Tensor) -> None:
-        """Gives each shard its part of a whole tensor."""
+        """Assigns each shard its slice of a whole tensor."""
         pieces = tf.split(tf.convert_to_tensor(value, self.dtype), self.lengths, self.axis)
         for shard, piece in zip(self.shards, pieces, strict=True):
             shard.assign(piece)

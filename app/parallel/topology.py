@@ -1,4 +1,4 @@
-"""Who runs which micro-batches: integers only, no TensorFlow and no Horovod.
+"""Assigns micro-batches and cores to processes: integers only, no TensorFlow and no Horovod.
 
     V = 8 virtual replicas over 3 processes
 
@@ -13,27 +13,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+ADDRESSES = "SCALEPROOF_ADDRESSES"  # environment variable: of a private network, 127.0.0.1 first
 
-def share(total: int, parts: int, index: int) -> range:
-    """The `index`-th of `parts` contiguous shares of range(total), sizes at most 1 apart."""
+
+def slice_of(total: int, parts: int, index: int) -> range:
+    """Returns the `index`-th of `parts` contiguous slices of range(total), of nearly equal size."""
     size, longer = divmod(total, parts)
     start = index * size + min(index, longer)
     return range(start, start + size + (index < longer))
 
 
 def cores(available: Collection[int], parts: int, index: int, most: int = 0) -> list[int]:
-    """Those of the `index`-th of `parts` processes; `most` of them, if it is given."""
+    """Returns the cores of the `index`-th of `parts` processes; at most `most` if not 0."""
     every = sorted(available)
-    own = [every[i] for i in share(len(every), parts, index)] or every
+    own = [every[i] for i in slice_of(len(every), parts, index)] or every
     return own[: most or None]
 
 
 def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:
-    """An elastic process's place among those of its machine, and how many they may be.
+    """Returns an elastic process's place on its machine, and how many may run there.
 
-    On one machine each of them has a host name of its own, as Horovod drops a name that failed.
+    On one machine each has a host name of its own, as Horovod drops a name that failed.
     """
-    aliases = environment.get("SCALEPROOF_ADDRESSES", "").split(",")
+    aliases = environment.get(ADDRESSES, "").split(",")
     name = environment.get("HOROVOD_HOSTNAME", "")
     if name in aliases:
         return aliases.index(name), len(aliases)
@@ -43,7 +45,7 @@ def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Topology:
-    """A process among the job's: `size` ranks, `local_size` of them on this machine."""
+    """One process's place in a job: `size` ranks, `local_size` of them on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -52,13 +54,13 @@ class Topology:
 
     @property
     def is_chief(self) -> bool:
-        """Rank 0 alone speaks and writes what a run leaves."""
+        """Whether this is rank 0, the only one that prints and writes a run's files."""
         return self.rank == 0
 
     def micro_batches(self, total: int) -> range:
-        """The places, in [0, total), of the micro-batches this process runs each step."""
-        return share(total, self.size, self.rank)
+        """Returns the places, in [0, total), of the micro-batches this process runs each step."""
+        return slice_of(total, self.size, self.rank)
 
     def threads(self, cores: int, devices: int = 1) -> int:
-        """TensorFlow threads of each of a process's devices, so that they do not fight."""
+        """Returns the TensorFlow threads of each device that leave no core to two processes."""
         return max(1, cores // (self.local_size * devices))

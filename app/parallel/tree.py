@@ -1,4 +1,4 @@
-r"""One fixed binary tree over the V micro-batches of a step: the exact order of summation.
+r"""Fixes the order of summation: one binary tree over the V micro-batches of a step.
 
 Floating-point addition is not associative, so "the sum over V micro-batches" has one
 value only if the order of additions is fixed. Node (start, length) is the sum of
@@ -27,7 +27,7 @@ Node = tuple[int, int]  # (start, length)
 def merge(
     nodes: list[tuple[Node, Value]], node: Node, value: Value, add: Callable[[Value, Value], Value]
 ) -> None:
-    """Appends a node to an ordered list, adding up siblings for as long as there are any."""
+    """Appends a node to an ordered list, and adds siblings together as long as there are any."""
     while nodes:
         (start, length), left = nodes[-1]
         if length != node[1] or start % (2 * length) or start + length != node[0]:
@@ -38,7 +38,7 @@ def merge(
 
 
 def subtrees(micro_batches: Iterable[int]) -> list[Node]:
-    """The maximal nodes inside a contiguous run of micro-batches, left to right."""
+    """Returns the maximal nodes inside a contiguous run of micro-batches, left to right."""
     nodes: list[tuple[Node, None]] = []
     for place in micro_batches:
         merge(nodes, (place, 1), None, lambda left, right: None)
@@ -48,7 +48,7 @@ def subtrees(micro_batches: Iterable[int]) -> list[Node]:
 def total(
     nodes: Iterable[Node], values: Iterable[Value], add: Callable[[Value, Value], Value]
 ) -> Value:
-    """The sum over all micro-batches from the subtrees of all processes, in rank order."""
+    """Sums over all micro-batches, from the subtrees of all processes in rank order."""
     merged: list[tuple[Node, Value]] = []
     for node, value in zip(nodes, values, strict=True):
         merge(merged, node, value, add)

@@ -1,1 +1,1 @@
-"""What keeps a run alive: who watches it, how it stops, how it goes on. Needs no TensorFlow."""
+"""Keeps a run alive inside its ranks: heartbeats, stop signals, manifests, locks. No TensorFlow."""

@@ -1,7 +1,7 @@
-"""A rank says where it is; whoever started the job reads it, and asks for Python's stacks.
+"""Reports where a rank is, to whoever started the job; on a signal, its threads' stacks too.
 
 <folder>/4242.beat    one line of JSON, overwritten at every beat
-<folder>/4242.stacks  what the rank's threads did, when it was asked by a signal
+<folder>/4242.stacks  the stacks of the rank's threads, written on a signal
 
 The folder is named by the environment; without it nothing is written. A beat is one write to
 a file that is open already, some microseconds; a stopped or dead process writes none.
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = "SCALEPROOF_HEARTBEATS"  # environment variable
-ASK = signal.SIGUSR2
-LENGTH = 200  # bytes of a beat, filled up with spaces
-BASELINE = "at the baseline"  # all that a run leaves is written but this
-FINISHING = "finishing"  # the step: it computes its last micro-batch, then waits for the others
+STACKS = signal.SIGUSR2
+LENGTH = 200  # bytes of a beat, padded with spaces
+BASELINE = "at the baseline"  # everything else of the run is written
+FINISHING = "finishing"  # a step: the last micro-batch is computed, then the others are awaited
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Beat:
 
     Attributes:
         step: steps done.
-        doing: "starting", "reading", "computing", "finishing", "evaluating", "saving", ...
+        doing: "starting", "reading", "computing", "finishing", "evaluating", "saving", etc.
     """
 
     pid: int
@@ -42,7 +42,7 @@ class Beat:
 
     @property
     def age(self) -> float:
-        """Seconds since."""
+        """Seconds since the beat."""
         return time.monotonic() - self.time
 
 
@@ -52,7 +52,7 @@ class _Writer:
         self._file = os.open(f"{folder}/{self.pid}.beat", os.O_WRONLY | os.O_CREAT, 0o600)
         stacks = Path(f"{folder}/{self.pid}.stacks")
         self._stacks = stacks.open("w")
-        faulthandler.register(ASK, self._stacks, all_threads=True)
+        faulthandler.register(STACKS, self._stacks, all_threads=True)
 
     def write(self, doing: str) -> None:
         beat = [self.pid, self.rank, self.step, doing, time.monotonic()]
@@ -63,7 +63,7 @@ _writer: _Writer | None = None
 
 
 def start() -> None:
-    """Begins to beat, if somebody watches; once a process."""
+    """Begins to beat, if the environment names a folder; once per process."""
     global _writer
     folder = os.environ.get(FOLDER)
     if folder and os.path.isdir(folder) and _writer is None:
@@ -72,7 +72,7 @@ def start() -> None:
 
 
 def beat(doing: str, step: int | None = None, rank: int | None = None) -> None:
-    """Says what this process does now; `step` and `rank` hold until others are given."""
+    """Reports what this process does now; `step` and `rank` hold until others are given."""
     if _writer is None:
         return
     _writer.step = _writer.step if step is None else step
@@ -81,25 +81,25 @@ def beat(doing: str, step: int | None = None, rank: int | None = None) -> None:
 
 
 def read(folder: Path) -> list[Beat]:
-    """The last beat of every process that ever beat there, by rank."""
+    """Returns the last beat of every process that ever beat there, by rank."""
     beats = []
     for path in folder.glob("*.beat"):
-        with contextlib.suppress(OSError, ValueError):  # just begun
+        with contextlib.suppress(OSError, ValueError):  # just created
             beats.append(Beat(*json.loads(path.read_text())))
     return sorted(beats, key=lambda b: (b.rank, b.pid))
 
 
 def stacks(folder: Path, pids: list[int]) -> dict[int, str]:
-    """Asks living processes what their threads do; by pid. A stopped one cannot answer."""
-    asked = [pid for pid in pids if _signal(pid)]
+    """Returns the stacks of living processes' threads, by pid. A stopped one cannot answer."""
+    signalled = [pid for pid in pids if _signal(pid)]
     time.sleep(0.5)  # faulthandler answers at once; the disk may take a moment
-    found = {pid: (folder / f"{pid}.stacks").read_text() for pid in asked}
+    found = {pid: (folder / f"{pid}.stacks").read_text() for pid in signalled}
     return {pid: text.strip() for pid, text in found.items() if text}
 
 
 def _signal(pid: int) -> bool:
     try:
-        os.kill(pid, ASK)
+        os.kill(pid, STACKS)
     except OSError:
         return False
     return True

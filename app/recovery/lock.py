@@ -1,4 +1,4 @@
-"""One job a workdir. The kernel gives the lock back when its process ends, however it ends."""
+"""Locks a workdir for one job. The kernel releases the lock when its process ends, however."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from app.errors import UsageError
 
 @contextlib.contextmanager
 def held(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Holds a workdir's lock; `flag` is what names it.
+    """Holds a workdir's lock; `flag` is the flag that names the workdir, for the message.
 
     Raises:
-        UsageError: another job holds it; says which.
+        UsageError: another job, which the message names, holds the lock.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a+") as file:

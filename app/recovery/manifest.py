@@ -1,10 +1,10 @@
-"""What makes a folder a checkpoint: a manifest that names, measures and hashes its files.
+"""Reads, writes and verifies a checkpoint's manifest, which names, measures and hashes its files.
 
     step-00000040/manifest.json   {"content": {...}, "sha256": of the content}
                                   content: format, step, metrics, weights_sha256, experiment,
                                   versions, and bytes and sha256 of each file
 
-What does not agree with its manifest, or cannot be read, is damaged, and is named.
+A checkpoint that does not agree with its manifest, or cannot be read, is damaged.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from typing import Any
 
 FORMAT = 1
 NAME = "manifest.json"
-STEP = re.compile(r"step-(\d{8,})")  # the whole name; a copy of a user's has another
+STEP = re.compile(r"step-(\d{8,})")  # the whole name, so that a user's copy is no checkpoint
 
 
 class DamageError(Exception):
-    """A checkpoint that is not what was written; says what differs."""
+    """A checkpoint is not what was written; the message says what differs."""
 
-    words, aside = "is damaged", "damaged"
+    verb, prefix = "is damaged", "damaged"
 
     def __str__(self) -> str:
-        return f"{self.words}: {super().__str__()}"
+        return f"{self.verb}: {super().__str__()}"
 
 
 class UnreadableError(DamageError):
-    """A checkpoint that could not be read now; nothing says that it is not whole."""
+    """A checkpoint could not be read now; it may be whole."""
 
-    words, aside = "cannot be read", "unread"
+    verb, prefix = "cannot be read", "unread"
 
 
-ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # anything else may pass
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # others may be temporary
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Returns the folder of a step's checkpoint."""
     return checkpoints / f"step-{step:08d}"
 
 
-def aside(folder: Path, damage: DamageError) -> Path:
-    """Where a checkpoint that was passed over is kept: under this name it is none."""
-    return folder.with_name(f"{damage.aside}-{folder.name}")
+def damaged_path(folder: Path, damage: DamageError) -> Path:
+    """Returns the folder to which a damaged checkpoint is moved; its name is no checkpoint's."""
+    return folder.with_name(f"{damage.prefix}-{folder.name}")
 
 
 def steps(checkpoints: Path) -> list[int]:
-    """Steps whose checkpoints were written to their end, oldest first, whatever became of them.
+    """Returns the steps of all checkpoints that were completed, damaged since or not, oldest first.
 
     Raises:
-        OSError: they cannot be listed.
+        OSError: the folder cannot be listed.
     """
     try:
         found = map(STEP.fullmatch, os.listdir(checkpoints))
@@ -76,7 +76,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The content of a manifest, checked against its own digest.
+    """Reads a manifest and checks it against its own digest; returns its content.
 
     Raises:
         DamageError: it cannot be read (UnreadableError), or is not what was written.
@@ -100,8 +100,8 @@ def verify(folder: Path, content: dict[str, Any]) -> None:
     """Compares every file with the manifest.
 
     Raises:
-        DamageError: names the first that is missing, cannot be read (UnreadableError), or has
-            another size or checksum.
+        DamageError: a file is missing, cannot be read (UnreadableError), or has another size or
+            checksum.
     """
     for name, wanted in content.get("files", {}).items():
         path = folder / name

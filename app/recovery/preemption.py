@@ -1,4 +1,4 @@
-"""SIGTERM (or Ctrl-C) asks a rank to save and stop; the ranks agree on the step."""
+"""Turns SIGTERM and Ctrl-C into a request to save and stop; the ranks agree on the step."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import signal
 import threading
 from types import FrameType
 
-_asked = threading.Event()
+_requested = threading.Event()
 
 
 def listen() -> None:
-    """From now on the first signal asks; a second Ctrl-C interrupts at once."""
+    """Installs handlers: the first signal requests a stop, a second Ctrl-C interrupts at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        _asked.set()
+    def request(number: int, frame: FrameType | None) -> None:
+        _requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
 
 
-def is_asked() -> bool:
-    """Whether this process was asked to stop."""
-    return _asked.is_set()
+def is_requested() -> bool:
+    """Returns whether this process was requested to stop."""
+    return _requested.is_set()

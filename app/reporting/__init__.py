@@ -1,1 +1,1 @@
-"""What a person or a script gets to see of a run."""
+"""Reports on a run, to people and to scripts."""

@@ -1,4 +1,4 @@
-"""Keeps from the user's terminal what libraries print there without a log level."""
+"""Keeps off the terminal what libraries print to it without a log level."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from app import errors
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Keeps what C++ code writes to standard error; shows it if the code inside fails."""
+def capture_native_stderr() -> Iterator[None]:
+    """Captures what C++ code writes to standard error; shows it if the code inside fails."""
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
@@ -22,18 +22,18 @@ def kept() -> Iterator[None]:
             yield
         except BaseException:
             chatter.seek(0)
-            os.write(terminal, chatter.read())  # it may say why
+            os.write(terminal, chatter.read())  # it may explain the failure
             raise
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
 
 
-def no_lost_peers() -> None:
-    """Keeps what Python prints when a destructor fails because another process is gone.
+def silence_lost_peers() -> None:
+    """Silences what Python prints when a destructor fails because another process is gone.
 
-    TensorFlow's executor of a task waits for it once more as it is let go, at any time up to the
-    end of this process; the supervisor says who was lost.
+    TensorFlow's executor of a remote task waits for it once more when it is deleted, at any time up
+    to the end of this process; the supervisor reports who was lost.
     """
     show, is_lost_peer = sys.unraisablehook, errors.is_lost_peer
 

@@ -1,7 +1,7 @@
-"""Seconds of a run, over all attempts whose work is in its weights.
+"""Counts the seconds of a run, over all attempts whose work is in its weights.
 
-What was counted goes into every checkpoint and every commit to memory, and is gone on from there:
-steps that an attempt lost are counted once, as they were done again.
+The counts go into every checkpoint and every commit to memory, and continue from there: steps that
+an attempt lost are counted once, when they are done again.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
-WIDTH = math.log(1.01)  # of a class of durations: what is typical is known to half a percent
+WIDTH = math.log(1.01)  # of a class of durations, so that a median is exact to half a percent
 
 
 class Clock:
-    """Seconds of steps, and of everything from the first of them to now.
+    """Counts the seconds of steps, and of everything from the first of them to now.
 
-    A session's first step, which compiles, is left out of what a step takes. Of the others there is
-    a count a duration, so that a step costs the same after any number of them.
+    An attempt's first step, which compiles, does not count in a step's typical duration. The others
+    are kept as a histogram, whose size does not grow with the number of steps.
 
     Attributes:
-        in_bursts: a step takes the mean, as many can be ready together (a parameter server's); else
-            the median, as a machine's hiccups are no speed.
+        in_bursts: the typical duration is the mean, as many steps can be ready together (a
+            parameter server's); otherwise the median, which hiccups do not change.
         training: seconds of all steps.
     """
 
@@ -33,7 +33,7 @@ class Clock:
         self.resume({})
 
     def resume(self, counted: Mapping[str, Any]) -> None:
-        """Goes on from what was counted somewhere, and stands still until `begin`."""
+        """Continues from the result of `counted`; the clock stands still until `begin`."""
         self.training: float = counted.get("training", 0.0)
         self._cold: float | None = counted.get("cold")
         self._warm: float = counted.get("warm", 0.0)
@@ -44,7 +44,7 @@ class Clock:
         self._begin: float | None = None
 
     def counted(self) -> dict[str, Any]:
-        """All of it, for `resume`, as JSON has it."""
+        """Returns all counts, for JSON and `resume`."""
         steps = {str(duration): n for duration, n in sorted(self._steps.items())}
         return {
             "seconds": self.seconds, "training": self.training, "cold": self._cold,
@@ -52,21 +52,21 @@ class Clock:
         }  # fmt: skip
 
     def begin(self) -> None:
-        """From now on seconds are counted."""
+        """Begins to count."""
         self._begin = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Of all sessions."""
+        """Seconds of all attempts."""
         running = 0.0 if self._begin is None else time.monotonic() - self._begin
         return self._before + running
 
     def start(self) -> None:
-        """A step begins."""
+        """Marks the begin of a step."""
         self._from = time.monotonic()
 
     def stop(self) -> None:
-        """A step has ended."""
+        """Marks the end of a step."""
         taken = time.monotonic() - self._from
         self.training += taken
         if self._is_cold:
@@ -77,12 +77,12 @@ class Clock:
         self._recent.append(taken)
 
     def recent(self) -> float | None:
-        """What each of the last ten steps took; None before the first."""
+        """Returns the typical duration of the last ten steps; None before the first."""
         average = statistics.fmean if self.in_bursts else statistics.median
         return average(self._recent) if self._recent else self._cold
 
     def typical(self) -> float | None:
-        """What a step of the run took; None before the first."""
+        """Returns the typical duration of the run's steps; None before the first."""
         total = self._steps.total()
         if not total:
             return self._cold

@@ -1,4 +1,4 @@
-"""What rank 0 says and writes while a run goes on: lines, a bar, files, TensorBoard."""
+"""Reports a run's progress from rank 0: lines, a progress bar, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
 
 class Report:
-    """Silent on every rank but the chief."""
+    """A run's reports; silent on every rank but the chief."""
 
     def __init__(self, workdir: Path, is_chief: bool, first_step: int, total_steps: int) -> None:
         self.is_chief, self.total_steps = is_chief, total_steps
@@ -46,7 +46,7 @@ class Report:
             sys.stdout.flush()
 
     def step(self, values: dict[str, Any], is_last: bool) -> None:
-        """A training step's metrics."""
+        """Reports a training step's metrics."""
         if not self.is_chief:
             return
         self.event("train", values)
@@ -66,7 +66,7 @@ class Report:
             self._bar.update()
 
     def evaluation(self, step: int, metrics: dict[str, dict[str, float]]) -> None:
-        """An evaluation's metrics: those of the weights, and of their averages."""
+        """Reports the metrics of the weights and of their averages, by name."""
         for name, values in metrics.items():
             self.event(name, {"step": step, **values})
             self.say(
@@ -75,7 +75,7 @@ class Report:
             )
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
-        """A line in metrics.jsonl and points in TensorBoard."""
+        """Writes a line to metrics.jsonl and points to TensorBoard."""
         if not self.is_chief:
             return
         # JSON has no infinity: a step that float16 skipped has null for its norm.
@@ -99,7 +99,7 @@ class Report:
 
 
 def terminal() -> TextIO | None:
-    """Where a bar can be drawn: run.sh names its terminal, as horovodrun's ranks have none."""
+    """Returns where to draw a bar, if anywhere; run.sh names its terminal to horovodrun's ranks."""
     if sys.stderr.isatty():
         return sys.stderr
     try:

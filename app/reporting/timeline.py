@@ -1,4 +1,4 @@
-"""A picture of a pipeline's step: when each stage ran which micro-batch."""
+"""Draws a pipeline's step: when each stage ran which micro-batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NARROWEST = 0.012  # share of the step: a task that took less has no room for it
 
 
 def bubble(spans: Sequence[Span], stages: int) -> float:
-    """Returns the idle share of the stages' time, from the first task's begin to the last's end."""
+    """Returns the idle fraction of the stages' time, from the first begin to the last end."""
     seconds = max(s.end for s in spans) - min(s.begin for s in spans)
     return 1 - sum(s.end - s.begin for s in spans) / (stages * seconds)
 
 
 def draw(spans: Sequence[Span], stages: int, title: str, path: Path) -> None:
-    """Writes the picture, a row for each stage, in the format of `path`'s suffix."""
+    """Writes the picture, a row per stage, in the format of `path`'s suffix."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -156,7 +156,7 @@ class Model:
     def _must_run(self, signature: str, tensors: Tensors) -> None:
         try:
             with (
-                chatter.kept()
+                chatter.capture_native_stderr()
             ):  # TensorFlow's graph optimizer warns of a loop that it leaves as is
                 self.run(signature, tensors)
         except errors.RequestError as error:

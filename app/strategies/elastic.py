@@ -1,11 +1,11 @@
-"""A run whose ranks change: several sessions on one state, and commits to roll back to.
+"""Trains while ranks come and go: one trainer after another on one state, with commits to memory.
 
     rank 0   step 1 .. 10 commit, 11, 12 |lost a peer| back to 10 | enter | sync | 11, 12, ...
     rank 1   step 1 .. 10 commit, 11, killed
     rank 2                                    starts, builds ..... | enter | sync | 11, 12, ...
 
-The data of a step and the sums over it do not depend on the ranks, so that the steps done again,
-by whomever, give what they gave before. A commit copies nothing (`State.snapshot`).
+The data of a step and the sums over it do not depend on the ranks, so that steps that are done
+again, by whichever ranks, give what they gave before. A commit copies nothing (`State.snapshot`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from app.parallel import replicas
 from app.parallel.membership import Membership
 from app.recovery import heartbeat
 from app.reporting.clock import Clock
-from app.training import opening
+from app.training.agreement import run_on_all_ranks
 from app.training.checkpoint import Checkpoints
-from app.training.claim import claim
-from app.training.opening import Opened
-from app.training.session import Run, Session
+from app.training.setup import Run, Setup, claim_workdir
 from app.training.state import State
+from app.training.trainer import Trainer
 
 
 class Commit:
-    """The state after a step, and the seconds until it, in this process's memory.
+    """The state after a step, and the seconds up to it, in this process's memory.
 
     Attributes:
         step: steps done; -1 before the first sync.
@@ -49,11 +48,12 @@ class Commit:
         self._snapshot, self._counted = self.state.snapshot(), self.clock.counted()
 
     def sync(self, checkpoints: Checkpoints) -> int:
-        """Gives every rank the furthest commit of any, or the newest checkpoint; returns its step.
+        """Gives every rank the furthest commit of any rank, or else the newest checkpoint.
 
-        Ranks can differ by a commit: an all-reduce may end on one and fail on another.
+        Returns its step. Ranks can differ by a commit: an all-reduce may end on one and fail on
+        another.
         """
-        steps = replicas.gather(np.array([self.step + 1]))[:, 0] - 1
+        steps = replicas.all_gather_integers(np.array([self.step + 1]))[:, 0] - 1
         furthest = int(np.argmax(steps))
         if steps[furthest] < 0:
             step = checkpoints.restore()
@@ -61,25 +61,25 @@ class Commit:
             self.take(step)
             return self.step
         self.state.assign(self._snapshot)
-        named = self.state.named()
-        replicas.broadcast([named[name] for name in sorted(named)], furthest)
+        variables = self.state.state_dict()
+        replicas.broadcast([variables[name] for name in sorted(variables)], furthest)
         counted = replicas.broadcast_text(json.dumps(self._counted), furthest)
         self.clock.resume(json.loads(counted))
         self.take(int(steps[furthest]))
         return self.step
 
 
-def train(opened: Opened, layout: Layout, run: Run, clock: Clock) -> dict[str, Any]:
+def train(setup: Setup, layout: Layout, run: Run, clock: Clock) -> dict[str, Any]:
     """Trains to the last step, on whichever ranks there are; returns what result.json holds.
 
     Raises:
-        UserError: as `Session.train`.
+        UserError: as `Trainer.train`.
     """
-    membership, commit = Membership(), Commit(opened.state, clock)
+    membership, commit = Membership(), Commit(setup.state, clock)
     while True:
         heartbeat.beat("joining")
         try:
-            return _session(opened, layout, run, clock, membership, commit)
+            return _train_on_members(setup, layout, run, clock, membership, commit)
         except MembershipChangedError:
             pass
         except Exception as error:
@@ -88,14 +88,18 @@ def train(opened: Opened, layout: Layout, run: Run, clock: Clock) -> dict[str, A
         membership.leave()
 
 
-def _session(
-    opened: Opened, layout: Layout, run: Run, clock: Clock, membership: Membership, commit: Commit
+def _train_on_members(
+    setup: Setup, layout: Layout, run: Run, clock: Clock, membership: Membership, commit: Commit
 ) -> dict[str, Any]:
+    """Trains until the ranks change, or to the end.
+
+    Raises:
+        MembershipChangedError: the ranks are about to change; the state is committed.
+    """
     where = membership.enter()
     now = dataclasses.replace(layout, processes=where.size)
     with contextlib.ExitStack() as stack:
-        wishes = {"change": membership.has_changed}
-        session = Session(opened, now, where, run, clock, wishes, commit.take)
-        claimed = opening.together(lambda: claim(opened, now, where, run, stack))
-        session.warnings += claimed
-        return session.train(commit.sync(session.checkpoints))
+        signals = {"change": membership.has_changed}
+        trainer = Trainer(setup, now, where, run, clock, signals, commit.take)
+        trainer.warnings += run_on_all_ranks(lambda: claim_workdir(setup, now, where, run, stack))
+        return trainer.train(commit.sync(trainer.checkpoints))

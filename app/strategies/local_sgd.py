@@ -1,12 +1,11 @@
-"""Local steps: each process trains alone, and every K steps all take the mean.
+"""Takes local steps: each process steps by itself, and every K steps all take the mean.
 
     rank 0   step step step step |mean| step step step step |mean|
     rank 1   step step step step |mean| step step step step |mean|
 
 Everything a step changes is averaged, the optimizer's slots too (arXiv:1905.03817), so that
-after a round all processes hold the same state: that is where a run is looked at, saved and
-stopped, and where a process that was lost can begin. Weights count as many times as the process
-has micro-batches.
+after a round all processes hold the same state: only then is a run evaluated, saved and stopped.
+A process counts in the mean as often as it has micro-batches.
 
 With an outer optimizer (DiLoCo, arXiv:2311.08105) the round's mean move is a gradient of its own:
 
@@ -24,19 +23,32 @@ import tensorflow as tf
 
 from app.config import Experiment
 from app.parallel import placement, replicas
-from app.training.exchange import nbytes
-from app.training.state import State, beside
+from app.training.exchange import AllReduce, nbytes
+from app.training.state import State, variable_like
 from app.training.step import Batches, Step
 
 
+class NoExchange(AllReduce):
+    """Exchanges nothing: each process steps by the mean over its own examples."""
+
+    def __call__(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        """See base class."""
+        return [value * self.factor for value in sums]
+
+    @property
+    def bytes_sent(self) -> float:
+        """See base class."""
+        return 0.0
+
+
 class LocalSGDStep(Step):
-    """Calling it advances this process by one step, and at the end of a round all of them.
+    """A step of this process, and at the end of a round the mean over all processes.
 
     Args:
         experiment: whose `update.local_steps` make a round.
         state: the same on every process at the start.
         own: the step of this process, over its own micro-batches.
-        micro_batches: their places in a step; a process weighs as many as it has.
+        micro_batches: their places in a step; their number is the process's weight in the mean.
         processes: of the job.
         last: the step that ends the run, and so its last round.
     """
@@ -49,8 +61,8 @@ class LocalSGDStep(Step):
         self.processes, self.last = processes, last
         self.weight = len(micro_batches) / experiment.num_micro_batches
         outer = [part for part in state.parts if part.outer]
-        # The weights before the round.
-        self.before = [beside(v, v.read_value()) for part in outer for v in part.trainable]
+        # Weights before the round.
+        self.before = [variable_like(v, v.read_value()) for part in outer for v in part.trainable]
         self._round: list[np.ndarray] = []  # [loss, accuracy, norm, is not finite] of its steps
 
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
@@ -62,8 +74,8 @@ class LocalSGDStep(Step):
         if not self.is_round(step + 1):
             return metrics
         self._average()
-        # A loss that is not finite would hide in no mean; its count tells it to all.
-        mean = replicas.add_up(np.mean(self._round, 0) * self.weight, "round")
+        # The fourth number says on every process whether one had a loss that is not finite.
+        mean = replicas.all_reduce_numpy(np.mean(self._round, 0) * self.weight, "round")
         self._round = []
         found = dict(zip(names, map(tf.constant, mean), strict=False))
         return {**found, "finite": tf.constant(mean[3] == 0), "skipped": tf.constant(False)}
@@ -74,24 +86,24 @@ class LocalSGDStep(Step):
 
     @property
     def bytes_sent(self) -> float:
-        """By this process, a step of a round."""
-        share = 2 * (self.processes - 1) / self.processes
-        return share * sum(map(nbytes, self._moving())) / self.experiment.update.local_steps
+        """Bytes that this process sends per step of a round."""
+        ring = 2 * (self.processes - 1) / self.processes
+        return ring * sum(map(nbytes, self._averaged())) / self.experiment.update.local_steps
 
     def table(self) -> list[dict[str, Any]]:
         """See base class."""
         return self.own.table()
 
-    def _moving(self) -> list[tf.Variable]:
-        """Everything that a step changes, but for counts, which agree."""
+    def _averaged(self) -> list[tf.Variable]:
+        """Returns everything that a step changes, except counts, which agree."""
         parts = self.state.parts
         slots = [v for part in parts for slot in part.slots for v in slot]
         return [v for part in parts for v in [*part.variables, *part.averages]] + slots
 
     @tf.function(autograph=False)
     def _average(self) -> None:
-        for i, variable in enumerate(self._moving()):
-            with tf.device(placement.horovods(variable.device)):
+        for i, variable in enumerate(self._averaged()):
+            with tf.device(placement.collective_device(variable.device)):
                 own = variable.read_value() * self.weight
                 variable.assign(replicas.all_reduce(own, f"mean{i}"))
         weights = [v for part in self.state.parts for v in part.trainable if part.outer]

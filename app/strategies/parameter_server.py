@@ -1,16 +1,16 @@
-"""One training step with a parameter server: weights elsewhere, gradients from workers.
+"""Takes training steps with parameter servers, which hold the weights; workers send gradients.
 
     synchronous (staleness 0)                 asynchronous, or bounded
 
     chief     |      sum, apply|              chief     apply 0   apply 1  apply 2
-    worker 0  |share of step 0 |              worker 0  |step 0  |step 2      |
-    worker 1  |share of step 0 |              worker 1  |step 1       |step 3     |
+    worker 0  |slice of step 0 |              worker 0  |step 0  |step 2      |
+    worker 1  |slice of step 0 |              worker 1  |step 1       |step 3     |
 
-A worker reads the weights once, computes the sums of its micro-batches, and leaves them in a slot:
-variables beside the weights, on the servers. The chief alone applies them, one slot at a time. So
-a worker that dies loses work and no update, and a share that is computed again is left in the
-slot again, not added: every step is applied exactly once. Weights are read while others are
-written: of an asynchronous step some may be newer than others.
+A worker takes a work item: some micro-batches of a step. It reads the weights once, computes the
+sums of its micro-batches, and stores them in a slot: variables beside the weights, on the servers.
+Only the chief applies them, one slot at a time. So a worker that dies loses work but no update, and
+a work item that is computed again is stored again, not added: every step is applied exactly once.
+Weights are read while others are written: in an asynchronous step some may be newer than others.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel import topology
 from app.parallel.ledger import Ledger
-from app.parallel.parameter_server import Coordinator, Greedy, connected, server
-from app.parallel.placement import here
+from app.parallel.parameter_server import Coordinator, GreedyPlacement, coordinator, server
+from app.parallel.placement import host_device
 from app.recovery import heartbeat
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.exchange import nbytes
-from app.training.state import State, beside
+from app.training.state import State, variable_like
 from app.training.step import Batches, Step
 from input.batches import DataSet
 
-RETRY_SECONDS = 60.0  # for a share to be given to a worker that lives
-Share = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
+RETRY_SECONDS = 60.0  # for a work item to be given to a worker that lives
+WorkItem = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
 
 
 class Slot:
-    """What one worker computes, and where it leaves it.
+    """The variables in which one worker stores its sums.
 
     Attributes:
         sums: gradients, then statistics, then [loss, correct], beside the weights.
-        is_free: the last sums that were left here are applied.
+        is_free: set when the last sums that were stored here are applied.
     """
 
     def __init__(self, step: ParameterServerStep) -> None:
         part = step.state.parts[0]
         variables = [*part.trainable, *(variable for variable, _ in part.statistics)]
-        self.sums = [beside(v, tf.zeros(v.shape, v.dtype)) for v in variables]
+        self.sums = [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in variables]
         with tf.device(server(0)):
             self.sums.append(tf.Variable(tf.zeros([2]), trainable=False))
         self.step = step
@@ -63,11 +63,11 @@ class Slot:
     def compute(
         self, batches: list[tuple[tf.Tensor, tf.Tensor]], numbers: list[tf.Tensor]
     ) -> tf.Tensor:
-        """On a worker: leaves the sums over these micro-batches."""
+        """Stores the sums over these micro-batches; runs on a worker."""
         weights = [tf.identity(v.read_value()) for v in self.step.state.parts[0].trainable]
         total: list[tf.Tensor] = []
         for (inputs, targets), number in zip(batches, numbers, strict=True):
-            with tf.control_dependencies(total):  # one after the other: memory for one
+            with tf.control_dependencies(total):  # one after the other, in the memory of one
                 values = self.step.values(weights, inputs, targets, number)
             total = [a + b for a, b in zip(total, values, strict=True)] if total else values
         for variable, value in zip(self.sums, total, strict=True):
@@ -76,20 +76,20 @@ class Slot:
 
 
 class ParameterServerStep(Step):
-    """Calling it applies one step's sums to the weights; returns that step's metrics.
+    """A step that applies the sums of one step to the weights, whichever is ready next.
 
     Args:
-        experiment: whose `update.staleness` says how far workers may be apart.
+        experiment: whose `update.staleness` says how far ahead workers may be.
         state: its variables are on the servers.
-        coordinator: gives work to workers.
-        workers: how many.
+        coordinator: gives work items to workers.
+        workers: their number.
         order: the steps to apply.
         furthest: the last that is applied already.
 
     Attributes:
         ledger: which steps have begun and which are applied.
-        given: shares of steps that were given out.
-        computed: shares that were computed; more than were given, if workers died.
+        given: number of work items that were given out.
+        computed: number of work items that were computed; more than given, if workers died.
     """
 
     comes_in_bursts = True
@@ -105,7 +105,7 @@ class ParameterServerStep(Step):
         with tf.device(server(0)):
             self.computed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.slots = [Slot(self) for _ in range(workers)]
-        self._advance = self._together if bound == 0 else self._apart
+        self._advance = self._synchronous if bound == 0 else self._asynchronous
         self._move = tf.function(update.move, autograph=False)
         self._batches: Batches = iter(())
         self._reading = threading.Lock()  # micro-batches go out in the order of steps
@@ -116,24 +116,24 @@ class ParameterServerStep(Step):
         self._examples: dict[int, dict[int, tf.Tensor]] = {}  # of each step that has begun
 
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
-        """Applies the next step's sums at learning rate `rate`; `step` are applied before it."""
+        """See base class; `step` steps are applied before this one."""
         self._batches = batches
         return self._advance(tf.constant(rate, tf.float32))
 
     @property
     def bytes_sent(self) -> float:
-        """To and from a worker in a step: all weights, and all sums."""
+        """Bytes to and from a worker in a step: all weights, and all sums."""
         part = self.state.parts[0]
-        shares = len(self.slots) if self.experiment.update.staleness == 0 else 1
+        items = len(self.slots) if self.experiment.update.staleness == 0 else 1
         both_ways = sum(map(nbytes, part.trainable)) + sum(map(nbytes, self.slots[0].sums))
-        return shares * both_ways / len(self.slots)
+        return items * both_ways / len(self.slots)
 
     def missing(self) -> Sequence[int]:
         """See base class."""
         return self.ledger.missing()
 
     def results(self) -> dict[str, Any]:
-        """Returns how stale updates were, and that none was lost or counted twice."""
+        """Returns the updates' staleness, and counts which show that none was lost or doubled."""
         return {
             "staleness": {str(n): count for n, count in sorted(self.ledger.staleness.items())},
             "updates_applied": int(self.state.updates),
@@ -142,7 +142,7 @@ class ParameterServerStep(Step):
         }
 
     def close(self) -> None:
-        """Lets no step begin any more."""
+        """Lets no further step begin."""
         self.ledger.close()
         for slot in self.slots:
             slot.is_free.set()
@@ -151,29 +151,29 @@ class ParameterServerStep(Step):
     def values(
         self, weights: list[tf.Tensor], inputs: Any, targets: tf.Tensor, number: tf.Tensor
     ) -> list[tf.Tensor]:
-        """One micro-batch's part of a step, of these weights."""
+        """Returns one micro-batch's terms of a step's sums, with these weights."""
         micro_batch = MicroBatch(number, targets, tf.constant(1.0))
         _, record = self.model.forward(inputs, micro_batch, weights)
         return [tf.convert_to_tensor(v) for v in self.model.backward(record, micro_batch)[1]]
 
-    def _together(self, rate: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All workers compute a share of the next step."""
+    def _synchronous(self, rate: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes the next step, a slice of which each worker computes."""
         step = self.ledger.begin()
         assert step is not None
         given = []
         for i, slot in enumerate(self.slots):
-            places = topology.share(self.experiment.num_micro_batches, len(self.slots), i)
-            share = self._share(step, places)
-            given.append(self.coordinator.schedule(slot.compute, args=share))
+            places = topology.slice_of(self.experiment.num_micro_batches, len(self.slots), i)
+            item = self._work_item(step, places)
+            given.append(self.coordinator.schedule(slot.compute, args=item))
         for result in given:
-            await_share(result)
+            await_item(result)
         return self._applied(step, [slot.sums for slot in self.slots], rate)
 
-    def _apart(self, rate: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Whichever step is ready next."""
+    def _asynchronous(self, rate: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Applies whichever step is ready next."""
         if not self._threads:
             self._threads = [
-                threading.Thread(target=self._work, args=(slot,), daemon=True)
+                threading.Thread(target=self._feed_worker, args=(slot,), daemon=True)
                 for slot in self.slots
             ]
             for thread in self._threads:
@@ -186,27 +186,27 @@ class ParameterServerStep(Step):
         slot.is_free.set()
         return metrics
 
-    def _work(self, slot: Slot) -> None:
-        """Keeps one worker busy."""
+    def _feed_worker(self, slot: Slot) -> None:
+        """Gives a worker the next step whenever its slot is free; runs on a thread of its own."""
         try:
             while (begun := self._begin()) is not None:
-                step, share = begun
+                step, item = begun
                 slot.is_free.clear()
-                await_share(self.coordinator.schedule(slot.compute, args=share))
+                await_item(self.coordinator.schedule(slot.compute, args=item))
                 self._ready.put((step, slot))
                 slot.is_free.wait()
-        except BaseException as error:  # the caller's to raise
+        except BaseException as error:  # for the caller to raise
             self._ready.put(error)
 
-    def _begin(self) -> tuple[int, Share] | None:
+    def _begin(self) -> tuple[int, WorkItem] | None:
         with self._reading:
             step = self.ledger.begin()
             if step is None:
                 return None
-            return step, self._share(step, range(self.experiment.num_micro_batches))
+            return step, self._work_item(step, range(self.experiment.num_micro_batches))
 
-    def _share(self, step: int, places: range) -> Share:
-        """The next micro-batches, and their numbers."""
+    def _work_item(self, step: int, places: range) -> WorkItem:
+        """Returns the next micro-batches, and their numbers."""
         self.given += 1
         first = step * self.experiment.num_micro_batches
         numbers = [tf.constant(first + place, tf.int64) for place in places]
@@ -246,10 +246,10 @@ def open_state(
     """Builds the state on parameter servers, and one like it in this process.
 
     Raises:
-        UsageError: a server would hold nothing.
+        UsageError: there are more servers than variables.
     """
     heartbeat.beat("building")
-    greedy = Greedy(layout.parameter_servers)
+    greedy = GreedyPlacement(layout.parameter_servers)
     placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
     state = State(experiment, data.input_spec, data.num_classes, placement, source)
     if greedy.count < layout.parameter_servers:
@@ -257,22 +257,22 @@ def open_state(
             f"{layout.parameter_servers} parameter servers need as many variables, but the model "
             f"has {greedy.count}: start at most {greedy.count} servers."
         )
-    with tf.device(here()):
+    with tf.device(host_device()):
         return state, State(experiment, data.input_spec, data.num_classes)
 
 
 def make_step(
     experiment: Experiment, layout: Layout, state: State, order: Sequence[int], furthest: int
 ) -> ParameterServerStep:
-    """Makes the step of the cluster that this process is the chief of."""
-    return ParameterServerStep(experiment, state, connected(), layout.workers, order, furthest)
+    """Makes the step of the cluster whose chief this process is."""
+    return ParameterServerStep(experiment, state, coordinator(), layout.workers, order, furthest)
 
 
-def await_share(result: Any) -> None:
-    """Waits until a worker has left a share.
+def await_item(result: Any) -> None:
+    """Waits until a worker has computed a work item.
 
-    The coordinator gives it to another if the worker is lost; whoever looks in between finds
-    the lost one's answer, and looks again.
+    If the worker is lost, the coordinator gives the item to another; until then the result is an
+    error, and is read again.
     """
     end = time.monotonic() + RETRY_SECONDS
     while True:

@@ -1,10 +1,10 @@
-"""One training step on several stages: micro-batches stream through the parts of the model.
+"""Takes a training step on several stages: micro-batches stream through the parts of the model.
 
     stage 0   F0 F1 .. B0 F2 B1 .. B2 | all-reduce of its gradients | move
     stage 1      F0 B0 F1 B1 F2 B2 |  all-reduce of its gradients   | move
                                     each starts when its stage is ready; one norm for all
 
-The same sums as `training/single_stage.py` on the same examples; the schedule changes no number.
+The sums are those of `training/step.py` on the same examples; the schedule changes no number.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch, Record
 from app.training.state import State
 from app.training.step import Batches, Step
-from app.training.sums import InPlace, Tree
+from app.training.sums import InPlaceSums, TreeSums
 
 
 class PipelinedStep(Step):
-    """Calling it advances the state by one step; returns the step's metrics.
+    """A step of a model that is cut in stages.
 
     Attributes:
-        spans: None, or a list that gets when each stage did what.
+        spans: None, or a list to which the time of each task is added.
         most_alive: of each part, the most micro-batches that were alive at once.
     """
 
@@ -51,8 +51,8 @@ class PipelinedStep(Step):
         self.pipeline = Pipeline(orders, count)
         self.spans: list[Span] | None = None
         self.most_alive = [0] * count
-        self.widest: list[Any] = [None] * count  # (input, MicroBatch) of each part, as specs
-        self.sums = [self._summed(i) for i in range(count)]
+        self.largest: list[Any] = [None] * count  # specs of (input, MicroBatch) of each part
+        self.sums = [self._make_sums(i) for i in range(count)]
         self.norms = [tf.function(update.norms, autograph=False) for _ in range(count)]
         self.move = [tf.function(update.move, autograph=False) for _ in range(count)]
 
@@ -90,10 +90,10 @@ class PipelinedStep(Step):
         return sum(s.bytes_sent for s in self.sums)
 
     def table(self) -> list[dict[str, Any]]:
-        """A row a part and device: where it is, what it is, and the bytes it holds there.
+        """Returns a row per part and device: its blocks, and the bytes that it holds there.
 
         Activations are those of the most micro-batches alive at once, each as large as the
-        largest seen; with recomputation their inputs, and all of one.
+        largest seen; with recomputation only their inputs, and all activations of one.
         """
         rows = []
         for i, part in enumerate(self.state.parts):
@@ -117,8 +117,8 @@ class PipelinedStep(Step):
         return rows
 
     def _activation_bytes(self, index: int) -> dict[str, int]:
-        """The most a part holds, by device."""
-        part, specs, alive = self.parts[index], self.widest[index], self.most_alive[index]
+        """Returns the most bytes that a part's activations take, by device."""
+        part, specs, alive = self.parts[index], self.largest[index], self.most_alive[index]
         if specs is None:  # no step was run
             return {}
         one = part.activation_bytes(*specs)
@@ -129,10 +129,10 @@ class PipelinedStep(Step):
         return one | {device: one.get(device, 0) + alive * inputs}
 
     def held_by(self, stage: int) -> range:
-        """Parts of a stage."""
+        """Returns the parts of a stage."""
         return range(stage, len(self.parts), self.layout.stages)
 
-    def _summed(self, index: int) -> InPlace | Tree:
+    def _make_sums(self, index: int) -> InPlaceSums | TreeSums:
         layout, parts = self.layout, self.state.parts
         lengths = [len(p.trainable) + len(p.statistics) for p in parts]
         lengths[-1] += 1  # [loss, correct]
@@ -158,38 +158,39 @@ class _Work:
         records = self.records[task.part]
         with tf.device(part.part.device):
             x = tf.nest.map_structure(tf.identity, x)  # to this device, once
-            told = self._told(task)
-            y, records[task.micro_batch] = part.forward(x, told)
+            micro_batch = self._micro_batch(task)
+            y, records[task.micro_batch] = part.forward(x, micro_batch)
         step = self.step
         step.most_alive[task.part] = max(step.most_alive[task.part], len(records))
-        specs = tf.nest.map_structure(_spec, (x, told))
-        if step.widest[task.part] is None or _elements(specs) > _elements(step.widest[task.part]):
-            step.widest[task.part] = specs
-        return placement.fetched(part.part.device, y)
+        specs, largest = tf.nest.map_structure(_spec, (x, micro_batch)), step.largest[task.part]
+        if largest is None or _elements(specs) > _elements(largest):
+            step.largest[task.part] = specs
+        return placement.to_host(part.part.device, y)
 
     def backward(self, task: Task, gradient: Any) -> Any:
         part, record = self.step.parts[task.part], self.records[task.part].pop(task.micro_batch)
         with tf.device(part.part.device):
             if gradient is not None:
                 gradient = [tf.identity(g) for g in gradient]
-            gradient, values = part.backward(record, self._told(task), gradient)
+            gradient, values = part.backward(record, self._micro_batch(task), gradient)
             sums = self.step.sums[task.part]
             sums.hold(self.step.micro_batches[task.micro_batch], sums.accumulate(values))
-        return placement.fetched(part.part.device, gradient)
+        return placement.to_host(part.part.device, gradient)
 
     def finish(self, stage: int) -> dict[int, tuple[list[tf.Tensor], tf.Tensor]]:
-        """For each part of the stage: sums over all processes, and the gradients' norms."""
+        """Returns for each part of the stage its sums over all processes and gradients' norms."""
         result = {}
         for i in self.step.held_by(stage):
             part = self.step.state.parts[i]
-            with tf.device(placement.horovods(part.device)):  # a stage server knows no Horovod
+            # A stage server has no Horovod.
+            with tf.device(placement.collective_device(part.device)):
                 sums = self.step.sums[i].total(self.step.sums[i].held())
             with tf.device(part.device):
                 result[i] = sums, self.step.norms[i](part, sums)
         return result
 
-    def _told(self, task: Task) -> MicroBatch:
-        """Only the last part looks at the targets: to others they need not be sent."""
+    def _micro_batch(self, task: Task) -> MicroBatch:
+        """Returns the task's micro-batch; without the targets, which only the last part needs."""
         micro_batch = self.micro_batches[task.micro_batch]
         return (
             micro_batch

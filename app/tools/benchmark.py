@@ -25,9 +25,11 @@ import tensorflow as tf
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.parallel import replicas, topology
 from app.parallel.topology import Topology
-from app.training import opening, strategy
-from app.training.single_stage import SingleStageStep
+from app.strategies import partition
+from app.training.batch_stream import training_batches
+from app.training.data import open_data
 from app.training.state import State
+from app.training.step import SingleStageStep, make_step
 
 ROUNDS = 3  # a figure is the median of the rounds; figures that are compared take turns
 STEPS = 2  # timed in a round
@@ -52,7 +54,7 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
     experiment = dataclasses.replace(
         experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
     )
-    data = opening.open_data(experiment, data_dir)
+    data = open_data(experiment, data_dir)
     state = State(experiment, data.input_spec, data.num_classes)
     single = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
     joint = SingleStageStep(experiment, layout, state, where.micro_batches(where.size))
@@ -60,7 +62,7 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Opened in each round, so that no batch is read while something else is measured.
-        return opening.training_batches(experiment, data, where, range(WARM_STEPS + STEPS))
+        return training_batches(experiment, data, where, range(WARM_STEPS + STEPS))
 
     same = next(read())
     kinds = {
@@ -72,7 +74,9 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
         del kinds["independent processes"]
     speeds = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
-    totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
+    totals = {
+        n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
+    }
     if not where.is_chief:
         all_reduce(where)
         return
@@ -101,19 +105,19 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     own = topology.cores(os.sched_getaffinity(0), where.local_size, where.local_rank)
     few = own[: max(1, len(own) // layout.devices)]
     micro_batch, stages = experiment.micro_batch, layout.stages
-    data = opening.open_data(experiment, data_dir)
+    data = open_data(experiment, data_dir)
     one = dataclasses.replace(layout, stages=1, tensor=1, chunks=1, cut=(), servers=())
-    costs = None if layout.cut else opening.measured(experiment, where, data)
+    costs = None if layout.cut else partition.measure(experiment, where, data)
     batch: Any = None
     kinds, first = {}, {}
     for count in MICRO_BATCHES:
         wide = dataclasses.replace(experiment, global_batch=count * micro_batch * where.size)
         mine = where.micro_batches(wide.num_micro_batches)
-        batch = batch or next(opening.training_batches(wide, data, where, range(1)))
+        batch = batch or next(training_batches(wide, data, where, range(1)))
         for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
-            placement = opening.placed(wide, some, where, data, costs)
+            placement = partition.place(wide, some, where, data, costs)
             state = State(wide, data.input_spec, data.num_classes, placement)
-            step = strategy.make_step(wide, some, state, mine, range(1))
+            step = make_step(wide, some, state, mine, range(1))
             begin = time.perf_counter()
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()
             first[name, count] = time.perf_counter() - begin
@@ -125,7 +129,9 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
                 kinds[name] = (confined, functools.partial(itertools.repeat, batch))
     m = MICRO_BATCHES[0]
     speeds = measure(kinds, m * micro_batch)
-    totals = {n: [sum(replicas.each(v)) for v in values] for n, values in speeds.items()}
+    totals = {
+        n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
+    }
     if not where.is_chief:
         return
     print(
@@ -163,7 +169,7 @@ def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
         batches = read()
         for _ in range(WARM_STEPS):  # the first of all compiles
             step(0, batches, RATE)["loss"].numpy()
-        replicas.each(0)  # a barrier: all processes measure the same kind at the same time
+        replicas.barrier()  # a barrier: all processes measure the same kind at the same time
         begin = time.perf_counter()
         for _ in range(STEPS):
             step(0, batches, RATE)["loss"].numpy()
@@ -179,7 +185,7 @@ def all_reduce(where: Topology) -> None:
         tensor = tf.ones([size // 4])
         seconds = []
         for _ in range(11):
-            replicas.each(0)
+            replicas.barrier()
             begin = time.perf_counter()
             replicas.all_reduce(tensor, f"benchmark{size}").numpy()
             seconds.append(time.perf_counter() - begin)

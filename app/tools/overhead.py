@@ -26,8 +26,9 @@ from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
-from app.training import opening, vote
-from app.training.session import Run, Session
+from app.training.agreement import vote
+from app.training.setup import open_run
+from app.training.trainer import Run, Trainer
 
 CHUNK = 10  # steps
 PERIOD, ROUNDS = 5, 5  # chunks in a period, which has one checkpoint; periods in a median
@@ -47,41 +48,41 @@ def main(
         folder: for the checkpoints; on the disk that training would use.
     """
     endless = dataclasses.replace(experiment, steps=10**6, epochs=None)
-    opened = opening.open_run(endless, layout, where, data_dir)
+    setup = open_run(endless, layout, where, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     often = Run(folder, data_dir, checkpoint_every=CHUNK, compare_every=CHUNK, keep=1)
     never = Run(folder, data_dir, compare_every=0)
-    session = Session(opened, layout, where, never, Clock())
-    session.begin(0)
-    commit = Commit(opened.state, session.clock)
+    trainer = Trainer(setup, layout, where, never, Clock())
+    trainer.begin(0)
+    commit = Commit(setup.state, trainer.clock)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     done = CHUNK // 2  # so that a multiple of CHUNK is in the middle of a chunk
-    chunk(session, "watched", range(done))  # the first step compiles
+    chunk(trainer, "watched", range(done))  # the first step compiles
     for turn in range(ROUNDS * PERIOD):
-        session.run = never if turn % PERIOD else often
+        trainer.run = never if turn % PERIOD else often
         for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # they take turns to be first
-            session.commit = commit.take if kind == "elastic" else None
-            seconds[kind].append(chunk(session, kind, range(done, done + CHUNK)))
+            trainer.commit = commit.take if kind == "elastic" else None
+            seconds[kind].append(chunk(trainer, kind, range(done, done + CHUNK)))
             done += CHUNK
-    session.close()
+    trainer.close()
     if where.is_chief:
         report(where.size, {k: np.reshape(s, [ROUNDS, PERIOD]) for k, s in seconds.items()})
 
 
-def chunk(session: Session, kind: str, steps: range) -> float:
+def chunk(trainer: Trainer, kind: str, steps: range) -> float:
     """Takes steps of a kind; returns the seconds until all ranks and rank 0's disk are done."""
-    replicas.each(0)  # a barrier
+    replicas.barrier()  # a barrier
     begin = time.perf_counter()
     for s in steps:
         if kind == "bare":
-            session.compute(s)
+            trainer.compute(s)
         else:
-            session.advance(s)
-            session.between(s + 1, vote.wanted(session.wishes))
-    error = session.checkpoints.wait()
-    replicas.each(0)
+            trainer.advance(s)
+            trainer.after_round(s + 1, vote(trainer.signals))
+    error = trainer.checkpoints.wait()
+    replicas.barrier()
     taken = time.perf_counter() - begin
-    replicas.agree(error)
+    replicas.raise_on_all_ranks(error)
     return taken
 
 

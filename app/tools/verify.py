@@ -21,8 +21,12 @@ from app.errors import NumbersError
 from app.parallel import replicas
 from app.parallel.placement import Placement
 from app.parallel.topology import Topology
-from app.training import opening, strategy
+from app.strategies import partition
+from app.training.agreement import run_on_all_ranks
+from app.training.batch_stream import training_batches
+from app.training.data import open_data, pretrained_weights
 from app.training.state import State
+from app.training.step import make_step
 from input.batches import DataSet
 
 STEPS = 3
@@ -82,17 +86,17 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
     Raises:
         NumbersError: on every rank, if a layout does not agree with the serial run.
     """
-    data = opening.open_data(experiment, data_dir)
-    source = opening.together(lambda: opening.pretrained(experiment, data, data_dir))
+    data = open_data(experiment, data_dir)
+    source = run_on_all_ranks(lambda: pretrained_weights(experiment, data, data_dir))
     num_blocks = len(experiment.model.blocks(data.num_classes))
-    costs = opening.measured(experiment, where, data)
+    costs = partition.measure(experiment, where, data)
     tolerances = TOLERANCES[experiment.precision]
     serial: Outcome | None = None
     failed = []
     if where.is_chief:
         print(f"{'layout':44} {'loss':>9} {'gradient':>9} {'movement':>9}")
     for layout in layouts(wanted, experiment.num_micro_batches, num_blocks):
-        placement = opening.placed(experiment, layout, where, data, costs)
+        placement = partition.place(experiment, layout, where, data, costs)
         found = train(experiment, layout, where, data, placement, source)
         serial = serial or found
         differences = compare(serial, found)
@@ -100,7 +104,7 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
         agrees = max(excess.values()) <= 1
         if wanted.exact:
             agrees = found.sha256 == serial.sha256
-        agrees = all(replicas.each(float(agrees and found.is_finite)))
+        agrees = all(replicas.all_gather_scalar(float(agrees and found.is_finite)))
         if not agrees:
             failed.append(describe(layout))
         if where.is_chief:
@@ -130,13 +134,13 @@ def train(
     source: Path | None,
 ) -> Outcome:
     """Trains STEPS steps; in a layout of one process every rank computes all of them."""
-    state = opening.together(
+    state = run_on_all_ranks(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
     )
     own = where if layout.processes > 1 else Topology()
     mine = own.micro_batches(experiment.num_micro_batches)
-    step = strategy.make_step(experiment, layout, state, mine, range(STEPS))
-    batches = opening.training_batches(experiment, data, own, range(STEPS))
+    step = make_step(experiment, layout, state, mine, range(STEPS))
+    batches = training_batches(experiment, data, own, range(STEPS))
     total = experiment.total_steps(data.num_train)
     before = {name: v.numpy() for name, v in state.weights.items()}
     losses, gradients, is_finite = [], {}, True
@@ -161,7 +165,7 @@ def first_gradients(state: State, before: Mapping[str, np.ndarray]) -> dict[str,
         trainable = {name for part in state.parts for name in part.names}
         return {n: v.numpy() - before[n] for n, v in state.weights.items() if n in trainable}
     slot = state.optimizer.slots[0] + "/"
-    named = state.named().items()
+    named = state.state_dict().items()
     return {n.removeprefix(slot): v.numpy() for n, v in named if n.startswith(slot)}
 
 
@@ -189,7 +193,7 @@ def compare(serial: Outcome, found: Outcome) -> dict[str, float]:
     }.items():
         worst = max(each, key=lambda name: each[name])
         own.append((f"the {what} of {worst}", each[worst]))
-    return {name: max(replicas.each(value)) for name, value in own}
+    return {name: max(replicas.all_gather_scalar(value)) for name, value in own}
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:

@@ -1,7 +1,9 @@
-"""From a model's recipe to blocks on their devices, filled."""
+"""Builds a model's blocks on their devices, and fills their weights."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from app.config import Experiment
-from app.parallel.placement import Placement, here
+from app.parallel.placement import Placement, host_device
 from app.parallel.sharded import Sharded
 from models import ModelError, blocks, shards
 
@@ -20,13 +22,13 @@ POLICIES = {
 }
 
 
-class Built(NamedTuple):
+class BuiltModel(NamedTuple):
     """A model on its devices.
 
     Attributes:
         blocks: Keras layers, first to last.
         statistics: in the order in which the blocks record them.
-        axes: along which each split weight is cut, by its name.
+        axes: along which each split weight is cut, by the weight's name.
     """
 
     blocks: list[keras.Layer]
@@ -40,60 +42,70 @@ def build(
     num_classes: int,
     placement: Placement | None = None,
     pretrained: Path | None = None,
-) -> Built:
+) -> BuiltModel:
     """Builds each block on its devices; a split model is filled from a whole one.
 
     Raises:
-        ModelError: what breaks the protocol of blocks, or cannot be split.
+        ModelError: the model breaks the protocol of blocks, or cannot be split.
     """
     if placement is None or placement.num_shards == 1:
-        return _whole(experiment, input_spec, num_classes, placement, pretrained)
-    with tf.device(here()):  # no device need hold all of it
-        source = _whole(experiment, input_spec, num_classes, None, pretrained)
-    start(experiment)
-    split = list(experiment.model.blocks(num_classes, shards=placement.num_shards))  # type: ignore[call-arg]
-    places = placement.each_block()
-    statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
+        return _build_whole(experiment, input_spec, num_classes, placement, pretrained)
+    with tf.device(host_device()):  # no device need hold all of it
+        source = _build_whole(experiment, input_spec, num_classes, None, pretrained)
+    with keras_defaults(experiment):
+        split = list(experiment.model.blocks(num_classes, shards=placement.num_shards))  # type: ignore[call-arg]
+        places = placement.each_block()
+        statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
     for block in split:
         shards.refuse_losses(block)
-    return Built(split, statistics, _fill(split, source.blocks))
+    return BuiltModel(split, statistics, _fill(split, source.blocks))
 
 
-def start(experiment: Experiment) -> None:
-    """What Keras must know before a block is made."""
-    keras.utils.clear_session()  # names Keras makes up start from 1 again
+@contextlib.contextmanager
+def keras_defaults(experiment: Experiment) -> Iterator[None]:
+    """Sets Keras' global state as layers are to be created and built: names, precision, seed.
+
+    The precision is a global of Keras (its dtype policy), as blocks are made without being given
+    one. A layer keeps the one it is created with, so the global is restored afterwards.
+    """
+    before = keras.config.dtype_policy()
+    keras.utils.clear_session()  # names that Keras makes up start from 1 again
     keras.config.set_dtype_policy(POLICIES[experiment.precision])
-    keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed here
+    keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed from it
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 1) -> tf.Tensor:
-    """A batch of nothing: its first unknown dimension is `batch`, others are `length`."""
+    """Returns a batch of zeros: its first unknown dimension is `batch`, others are `length`."""
     shape = [batch if i == 0 else d or length for i, d in enumerate(spec.shape)]
     return tf.zeros(shape, spec.dtype)
 
 
-def _whole(
+def _build_whole(
     experiment: Experiment,
     input_spec: tf.TensorSpec,
     num_classes: int,
     placement: Placement | None,
     pretrained: Path | None,
-) -> Built:
+) -> BuiltModel:
     model = experiment.model
-    start(experiment)
-    whole = list(model.blocks(num_classes))
-    places = placement.each_block() if placement else None
-    statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
-    if pretrained:
-        model.load(whole, pretrained)  # type: ignore[attr-defined]
-    return Built(whole, statistics, {})
+    with keras_defaults(experiment):
+        whole = list(model.blocks(num_classes))
+        places = placement.each_block() if placement else None
+        statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
+        if pretrained:
+            model.load(whole, pretrained)  # type: ignore[attr-defined]
+    return BuiltModel(whole, statistics, {})
 
 
 def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
     """Gives split blocks the weights of whole ones; returns the axes of those that are split.
 
     Raises:
-        ModelError: a shard with a weight that is not a slice.
+        ModelError: a shard has a weight that is not a slice of the whole.
     """
     axes: dict[str, int] = {}
     pieces: dict[str, list[tf.Variable]] = {}

@@ -1,13 +1,13 @@
-"""Checkpoints: rank 0 writes and reads, everyone receives by broadcast.
+"""Saves and restores checkpoints: rank 0 writes and reads, the other ranks get a broadcast.
 
 checkpoints/step-00000040/   complete: it was renamed to this name after it was on the disk
 state.index, state.data-*   TensorFlow's tensor bundle
 manifest.json               what it is of, and checksums of all (`app/recovery/manifest.py`)
-checkpoints/.writing-*/      what an interrupted write leaves; swept by the next one
-checkpoints/damaged-step-*/  what a run could not go on from; left for a person to look at
-checkpoints/unread-step-*/   the same, but that it could not be read: it may be whole
+checkpoints/.writing-*/      left by an interrupted write; removed by the next one
+checkpoints/damaged-step-*/  a run could not continue from it; left for a person to look at
+checkpoints/unread-step-*/   likewise, but it could not be read and may be whole
 
-Writing goes on beside training: a save takes the tensors as they are, and returns.
+Training continues while a checkpoint is written: a save takes the tensors as they are, and returns.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import tensorflow as tf
 from app import config
 from app.errors import CheckpointError
 from app.parallel import replicas
-from app.parallel.placement import here
+from app.parallel.placement import host_device
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.recovery.manifest import DamageError, UnreadableError
-from app.training import meaning
+from app.training import data as run_data
 from app.training.state import Snapshot, State, sha256_of, weights_of
 from input import failures, paths
 
@@ -40,20 +40,20 @@ class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best.
 
     Args:
-        folder: where they are.
-        state: what is kept.
+        folder: of the checkpoints.
+        state: to save and restore.
         where: this process's rank.
-        keep: how many, beside the best.
+        keep: how many to keep, besides the best.
         about: for the manifests: "experiment", "versions", "meaning" and "data", as far as they
             are to be compared.
 
     Attributes:
-        stall: seconds that the last save kept training waiting.
+        stall: seconds that training waited for the last save.
         damaged: folders that `restore` passed over, and why (on rank 0).
         missing: steps before the newest that the restored state lacks, which asynchronous
             training had begun (`app/parallel/ledger.py`).
-        counted: seconds until the restored state, as `Clock.counted` has them.
-        changes: sentences on data that changed since the restored state was saved (on rank 0).
+        counted: seconds until the restored state, from `Clock.counted`.
+        changes: warnings of data that changed since the restored state was saved (on rank 0).
         is_evaluated: the restored state's metrics were computed before it was saved.
     """
 
@@ -77,7 +77,7 @@ class Checkpoints:
     ) -> CheckpointError | None:  # fmt: skip
         """Begins to write the state after `step` steps; at most one is written at a time.
 
-        Returns what went wrong with the one before, which the caller may warn of or raise.
+        Returns the error of the one before, if any, for the caller to warn of or raise.
         """
         if not self.where.is_chief:
             return None
@@ -90,7 +90,7 @@ class Checkpoints:
         return error
 
     def wait(self) -> CheckpointError | None:
-        """Waits until nothing is being written; returns what went wrong."""
+        """Waits until nothing is being written; returns the error, if any."""
         writing, self._writing = self._writing, None
         if writing is None:
             return None
@@ -103,8 +103,8 @@ class Checkpoints:
         """Loads the newest valid checkpoint on every process; returns its step, 0 for none.
 
         Raises:
-            CheckpointError: there are some and none is valid, or the newest valid one is of
-                another experiment (on every process).
+            CheckpointError: on every process; no checkpoint is valid, or the newest valid one is
+                of another experiment.
         """
         found, error = {"step": 0, "metrics": {}, "counted": {}, "missing": []}, None
         if self.where.is_chief:
@@ -113,24 +113,24 @@ class Checkpoints:
                 found |= {name: content[name] for name in found if name in content}
             except CheckpointError as caught:
                 error = caught
-        replicas.agree(error)
-        named = self.state.named()
-        replicas.broadcast([named[name] for name in sorted(named)])
+        replicas.raise_on_all_ranks(error)
+        variables = self.state.state_dict()
+        replicas.broadcast([variables[name] for name in sorted(variables)])
         found = json.loads(replicas.broadcast_text(json.dumps(found)))
         self.missing, self.counted = found["missing"], found["counted"]
         self.is_evaluated = bool(found["metrics"])
         return int(found["step"])
 
     def set_aside(self) -> None:
-        """Takes what `restore` passed over out of the way, once it is sure that this run goes on.
+        """Renames the checkpoints that `restore` passed over, once this run is sure to continue.
 
-        It would be kept as the newest or the best, in the place of one that is whole.
+        They would be kept as the newest or the best, in the place of whole ones.
 
         Raises:
-            CheckpointError: on rank 0, if it cannot be renamed.
+            CheckpointError: on rank 0; one cannot be renamed.
         """
         for folder, damage in self.damaged.items():
-            place = manifest.aside(folder, damage)
+            place = manifest.damaged_path(folder, damage)
             try:
                 if not isinstance(damage, UnreadableError):
                     shutil.rmtree(place, ignore_errors=True)  # of the same step
@@ -167,13 +167,13 @@ class Checkpoints:
             ) from error
 
     def _read_newest(self) -> dict[str, Any]:
-        """What the manifest of the checkpoint holds that the state is of now; empty for none."""
+        """Reads the newest valid checkpoint into the state; returns its manifest, {} for none."""
         self.damaged = {}
         for step in reversed(self._steps()):
             folder = manifest.folder_of(self.folder, step)
             try:
                 content = manifest.read(folder)
-                self._must_match(folder, content)
+                self._require_match(folder, content)
                 manifest.verify(folder, content)
                 _read_bundle(folder, self.state)
                 if self.state.sha256() != content["weights_sha256"]:
@@ -202,7 +202,12 @@ class Checkpoints:
                 "--workdir."
             ) from None
 
-    def _must_match(self, folder: Path, content: dict[str, Any]) -> None:
+    def _require_match(self, folder: Path, content: dict[str, Any]) -> None:
+        """Compares a checkpoint's format, experiment and data with this run's.
+
+        Raises:
+            CheckpointError: they differ.
+        """
         if content["format"] > manifest.FORMAT:
             raise CheckpointError(
                 f"{folder} has format {content['format']}, but this version reads up to "
@@ -215,10 +220,11 @@ class Checkpoints:
                 f"{folder} is of another experiment:\n  " + "\n  ".join(lines) + "\nGive these "
                 "fields the same values, or another --workdir."
             )
-        meaning.must_agree(self.about.get("meaning", {}), content.get("meaning", {}), folder)
+        ours, theirs = self.about.get("meaning", {}), content.get("meaning", {})
+        run_data.require_same_meaning(ours, theirs, folder)
 
     def _compare_data(self, content: Mapping[str, Any]) -> list[str]:
-        """Sentences on data that changed since, but mean the same."""
+        """Returns warnings of data that changed since, but mean the same."""
         ours, theirs = self.about.get("data"), content.get("data")
         lines = config.differences(ours, theirs) if ours and theirs else []
         if "meaning" in self.about and "meaning" not in content:
@@ -226,7 +232,7 @@ class Checkpoints:
         return [f"the data are not those of the checkpoint: {'; '.join(lines)}"] if lines else []
 
     def _drop(self) -> None:
-        """Removes what is neither among the last nor the best; a damaged one counts as none."""
+        """Removes checkpoints that are neither among the last nor the best; damaged ones stay."""
         accuracy: dict[int, float] = {}
         steps = []
         for step in manifest.steps(self.folder):
@@ -243,15 +249,15 @@ class Checkpoints:
                 self._remove(manifest.folder_of(self.folder, step))
 
     def _remove(self, folder: Path) -> None:
-        """By another name, so that one that is half removed does not look damaged."""
+        """Renames a checkpoint first, so that one that is half removed does not look damaged."""
         old = folder.with_name(f".old-{folder.name}")
         folder.rename(old)
         shutil.rmtree(old)
 
 
 def _write_bundle(folder: Path, snapshot: Snapshot) -> None:
-    # The files are this process's, whatever is on a stage server.
-    with tf.device(here()), paths.plain(folder) as place:
+    # This process writes the files, whatever is on a stage server.
+    with tf.device(host_device()), paths.plain(folder) as place:
         tf.raw_ops.SaveV2(
             prefix=f"{place}/{BUNDLE}", tensor_names=list(snapshot),
             shape_and_slices=[""] * len(snapshot), tensors=list(snapshot.values()),
@@ -259,16 +265,16 @@ def _write_bundle(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _read_bundle(folder: Path, state: State) -> None:
-    """Fills the state from files that have the checksums of their manifest.
+    """Reads the state from files that were verified against their manifest.
 
     Raises:
-        CheckpointError: it is of another model.
-        UnreadableError: TensorFlow fails; the bytes are those that were written.
+        CheckpointError: the checkpoint is of another model.
+        UnreadableError: TensorFlow fails, though the bytes are those that were written.
     """
-    weights = state.named()
+    weights = state.state_dict()
     try:
-        with tf.device(here()), paths.plain(folder) as place:
-            _must_fit(f"{place}/{BUNDLE}", weights, folder)
+        with tf.device(host_device()), paths.plain(folder) as place:
+            _require_same_variables(f"{place}/{BUNDLE}", weights, folder)
             values = tf.raw_ops.RestoreV2(
                 prefix=f"{place}/{BUNDLE}", tensor_names=list(weights),
                 shape_and_slices=[""] * len(weights), dtypes=[w.dtype for w in weights.values()],
@@ -278,19 +284,19 @@ def _read_bundle(folder: Path, state: State) -> None:
     state.assign(dict(zip(weights, values, strict=True)))
 
 
-def _must_fit(prefix: str, weights: Mapping[str, tf.Variable], folder: Path) -> None:
-    """Compares names and shapes.
+def _require_same_variables(prefix: str, weights: Mapping[str, tf.Variable], folder: Path) -> None:
+    """Compares the names and shapes of a bundle with those of the state.
 
     Raises:
-        CheckpointError: shows what differs.
+        CheckpointError: they differ; the message lists the differences.
     """
     held = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     lines = [
-        f"{name} is {'not in the model' if name in held else 'not in it'}"
+        f"{name} is not in the {'model' if name in held else 'checkpoint'}"
         for name in sorted(held.keys() ^ weights.keys())
     ]
     lines += [
-        f"{name}: {weight.shape.as_list()} here, {held[name]} there"
+        f"{name}: {weight.shape.as_list()} in the model, {held[name]} in the checkpoint"
         for name, weight in weights.items()
         if name in held and held[name] != weight.shape.as_list()
     ]

@@ -1,4 +1,4 @@
-"""Forward and backward of one part of the model: the GradientTape of synchronous training.
+"""Runs one part of the model forward and backward: the GradientTape of training.
 
     part 0           part 1                part 2, the last
     x --forward--> activations --forward--> loss
@@ -27,25 +27,25 @@ Values = list[Any]  # tensors; a gradient of an embedding table is tf.IndexedSli
 
 
 class MicroBatch(NamedTuple):
-    """What every part is told of a micro-batch."""
+    """What every part needs to know of a micro-batch."""
 
     number: tf.Tensor  # int64 []: step * V + its place in the step
-    targets: tf.Tensor | None  # float32 [b, K]; the last part looks at it
+    targets: tf.Tensor | None  # float32 [b, K]; only the last part reads it
     loss_scale: tf.Tensor  # float32 []
 
 
 class Carried(NamedTuple):
-    """Activations on their way to the next part, and what the blocks so far add to the loss."""
+    """Activations for the next part, and what the blocks so far add to the loss."""
 
     x: Any
-    loss: tf.Tensor  # float32 [], to be reported: its gradient is attached (`models/losses.py`)
+    loss: tf.Tensor  # float32 [], for the metrics: its gradient is attached (`models/losses.py`)
 
 
 @dataclass
 class Record:
-    """What a forward pass leaves for its backward pass."""
+    """What a forward pass keeps for its backward pass."""
 
-    tape: tf.GradientTape | None  # none if it is to be computed again
+    tape: tf.GradientTape | None  # None if it is to be computed again
     x: Any
     y: list[tf.Tensor]  # what is differentiated
     values: list[tf.Tensor]  # statistics, and of the last part [loss, correct]
@@ -53,13 +53,13 @@ class Record:
 
 
 class Differentiation:
-    """One part's forward and backward.
+    """One part's forward and backward pass.
 
     Args:
-        experiment: which loss, which seed.
+        experiment: with the loss and the seed.
         state: holds the part.
-        index: which part.
-        is_compiled: forward is a function of its own; else it becomes part of the caller's.
+        index: of the part.
+        is_compiled: forward is a function of its own; otherwise it becomes part of the caller's.
         recompute: keep only the part's input, and compute the rest again when it is needed
             (arXiv:1604.06174).
     """
@@ -82,13 +82,13 @@ class Differentiation:
     def forward(
         self, x: Any, micro_batch: MicroBatch, weights: Sequence[tf.Tensor] = ()
     ) -> tuple[Any, Record]:
-        """Activations [b, ...] to activations, or the data set's inputs to the scaled loss.
+        """Computes activations [b, ...] from activations or inputs; the last part, the scaled loss.
 
         Args:
-            x: what comes in.
-            micro_batch: what every part is told.
-            weights: values to take in the place of the part's trainable variables, as where
-                these are far away and read once for many micro-batches.
+            x: the part's input.
+            micro_batch: the same for every part.
+            weights: values to use instead of the part's trainable variables, where these are
+                remote and read once for many micro-batches.
         """
         if self.recompute:
             y, values = self.run(x, micro_batch)
@@ -98,12 +98,12 @@ class Differentiation:
     def backward(
         self, record: Record, micro_batch: MicroBatch, gradient: Any = None
     ) -> tuple[list[tf.Tensor], Values]:
-        """Gradients of what came in, and of the weights; then the record's values.
+        """Returns the gradients of the part's input, and those of its weights with the values.
 
         Args:
-            record: what forward left; empty after this.
-            micro_batch: as forward was told.
-            gradient: of what went out, as a list; None for the loss.
+            record: of the forward pass; its tape is released.
+            micro_batch: that of the forward pass.
+            gradient: of the part's output, as a list; None for the loss.
         """
         if record.tape is None:
             _, again = self._record(record.x, micro_batch)
@@ -120,14 +120,14 @@ class Differentiation:
         return gradients[0], [*gradients[1], *record.values]
 
     def activation_bytes(self, x: Any, micro_batch: MicroBatch) -> dict[str, int]:
-        """What one micro-batch keeps on each device between its forward and its backward.
+        """Returns the bytes that a micro-batch keeps on each device until its backward pass.
 
-        Counted in a graph: tensors of the forward pass that the backward pass reads, but for
+        Counted in a graph: tensors of the forward pass that the backward pass reads, without
         weights and constants.
 
         Args:
-            x: tensors or specs of what comes into the part.
-            micro_batch: likewise.
+            x: tensors or specs of the part's input.
+            micro_batch: tensors or specs.
         """
         forward: set[str] = set()
 
@@ -137,6 +137,7 @@ class Differentiation:
                 tape.watch(_differentiable(x))
                 y, _ = self._run(x, micro_batch)
             graph = tf.compat.v1.get_default_graph()
+            # A side effect of tracing, on purpose: this function is traced once and never run.
             forward.update(op.name for op in graph.get_operations())
             return tape.gradient(_differentiable(y), [_differentiable(x), self.part.trainable])
 
@@ -183,16 +184,16 @@ class Differentiation:
 
 
 def _sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """From the first to the last, wherever the model is cut."""
+    """Adds from the first to the last, wherever the model is cut."""
     return functools.reduce(tf.add, values)
 
 
 def _bytes(tensor: Any) -> int:
-    """Of a tensor of known shape; resources and what has no known shape count nothing."""
+    """Returns a tensor's bytes; 0 for resources and unknown shapes."""
     count = tensor.shape.num_elements() if tensor.dtype != tf.resource else None
     return (count or 0) * tensor.dtype.size
 
 
 def _differentiable(nest: Any) -> list[tf.Tensor]:
-    """The floating-point tensors of activations; masks and ids have no gradient."""
+    """Returns the floating-point tensors of activations; masks and ids have no gradient."""
     return [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]

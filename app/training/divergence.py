@@ -1,8 +1,8 @@
-"""Replicas hold the same weights, bit for bit: compared every so often, and before every save.
+"""Checks that replicas hold the same weights, bit for bit, now and then and before every save.
 
-A bit that flips in memory, or an operator that adds up in another order on another rank, is silent
-otherwise. Every rank checksums every variable (CRC-32 of its bytes); one number a rank is compared,
-and only where these differ one a variable, and then the values, to say what was seen.
+A bit that flips in memory, or an operator that adds in another order on another rank, would go
+unnoticed. Every rank computes a checksum of every variable (CRC-32 of its bytes). One number per
+rank is compared; only if these differ, one per variable, and then the values, to describe them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import tensorflow as tf
 
 from app.errors import DivergedError
 from app.parallel import replicas
-from app.parallel.placement import here
+from app.parallel.placement import host_device
 from app.parallel.sharded import Weight
 from app.parallel.topology import Topology
 from app.training.state import State
 
-MEASURED = 5  # variables whose values are compared; of the others only the number is known
-ROUNDING = 2.0**-10  # of a variable's largest number: what differs by more is no rounding
+MEASURED = 5  # variables whose values are compared; the others are only counted
+ROUNDING = 2.0**-10  # of a variable's largest number: a larger difference is no rounding
 WAYS_OUT = {
     "rounding": (
         "It looks like rounding: an operator that every rank runs for itself gave other last bits "
@@ -44,10 +44,10 @@ class Difference:
 
     Attributes:
         name: of the variable.
-        size: its elements.
+        size: number of its elements.
         elements: how many differ, on the rank where most do.
         ulps: largest difference, in units in the last place.
-        is_large: some element differs by more than rounding can.
+        is_large: some element differs by more than rounding explains.
     """
 
     name: str
@@ -65,30 +65,30 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
     """Compares all replicas.
 
     Args:
-        state: this rank's.
+        state: of this rank.
         where: this rank among the others.
         step: for the message.
         is_repaired: give the ranks that differ the state of the majority, if there is one.
 
     Returns:
-        What was repaired, if anything.
+        A message on what was repaired, if anything.
 
     Raises:
-        DivergedError: on every rank; names variables and ranks.
+        DivergedError: on every rank; the message names variables and ranks.
     """
     if where.size == 1:
         return None
-    named = sorted(state.named().items())
-    own = np.array([zlib.crc32(np.ascontiguousarray(v.numpy()).data) for _, v in named])
-    digests = replicas.gather(np.array([zlib.crc32(own.tobytes())]))[:, 0]  # [ranks]
+    variables = sorted(state.state_dict().items())
+    own = np.array([zlib.crc32(np.ascontiguousarray(v.numpy()).data) for _, v in variables])
+    digests = replicas.all_gather_integers(np.array([zlib.crc32(own.tobytes())]))[:, 0]  # [ranks]
     if len(set(digests)) == 1:
         return None
     (common, votes), *_ = Counter(digests.tolist()).most_common()
     has_majority = votes > where.size / 2
     sane = np.flatnonzero(digests == common)
-    each = replicas.gather(own)  # [ranks, variables]
-    differing = [pair for pair, column in zip(named, each.T, strict=True) if np.ptp(column)]
-    differing.sort(key=lambda pair: not pair[0].startswith("weights/"))  # slots follow from them
+    each = replicas.all_gather_integers(own)  # [ranks, variables]
+    differing = [pair for pair, column in zip(variables, each.T, strict=True) if np.ptp(column)]
+    differing.sort(key=lambda pair: not pair[0].startswith("weights/"))  # slots follow from weights
     differences = [measure(name, v, int(sane[0])) for name, v in differing[:MEASURED]]
     others = sorted(set(range(where.size)) - set(sane.tolist()))
     who = f"rank {', '.join(map(str, others))}" if has_majority else "the ranks"
@@ -99,7 +99,7 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
         + f" and {more} more variables" * (more > 0)
     )
     if is_repaired and has_majority:
-        replicas.broadcast([v for _, v in named], root=int(sane[0]))
+        replicas.broadcast([v for _, v in variables], root=int(sane[0]))
         return f"{what}; repaired from rank {sane[0]}. {WAYS_OUT[kind(differences)]}"
     unknown = "" if has_majority else " (which rank is right, nobody knows without a majority)"
     raise DivergedError(
@@ -109,25 +109,25 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
 
 
 def measure(name: str, variable: Weight, root: int) -> Difference:
-    """Compares a variable with rank `root`'s; the same result on every rank."""
-    with tf.device(here()):
+    """Compares a variable with that of rank `root`; returns the same on every rank."""
+    with tf.device(host_device()):
         copy = tf.Variable(variable.numpy(), trainable=False)
     own = copy.numpy()
     replicas.broadcast([copy], root)
-    found = replicas.gather(np.array(_apart(own, copy.numpy())))  # [ranks, 3]
+    found = replicas.all_gather_integers(np.array(_apart(own, copy.numpy())))  # [ranks, 3]
     elements, ulps, is_large = found.max(0).tolist()
     return Difference(name, int(own.size), elements, ulps, bool(is_large))
 
 
 def kind(differences: Sequence[Difference]) -> str:
-    """Tells "rounding" from "damage": a large difference, or a single element of each weight."""
+    """Returns "damage" for a large difference or a single element of each weight, or "rounding"."""
     weights = [d for d in differences if d.name.startswith("weights/")] or differences
     is_single = all(d.elements == 1 < d.size for d in weights)
     return "damage" if is_single or any(d.is_large for d in differences) else "rounding"
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int]:
-    """How many elements differ, by how many units in the last place at most, and if by much."""
+    """Returns how many elements differ, by at most how many units in the last place, if by much."""
     whole = np.dtype(f"i{a.dtype.itemsize}")
     x, y = np.ravel(a).view(whole), np.ravel(b).view(whole)
     elements = int(np.count_nonzero(x != y))

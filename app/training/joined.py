@@ -1,10 +1,10 @@
-"""Small tensors as one vector: one operation in the place of one for each.
+"""Joins small tensors to one vector, so that one operation replaces one for each.
 
     kernel   scale   kernel   bias   metrics      values, in a part's order
     kernel   kernel   scale|bias|metrics          joined: the large ones, then all small ones
 
 A ResNet-50 has 53 large gradients and 215 small values beside them. What is added, exchanged or
-moved element by element comes to the same bits, by a graph of far fewer operations.
+updated element by element has the same bits, from a graph of far fewer operations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Joined:
 
     @property
     def places(self) -> list[int]:
-        """Where each joined value comes from; the vector, where its first does."""
+        """The place of each joined value in the list; the vector has that of its first."""
         return self._large + self._small[:1]
 
     @property
@@ -44,12 +44,12 @@ class Joined:
         return [self._shapes[i] for i in self._large] + (vector if self._small else [])
 
     def join(self, values: Sequence[Any]) -> list[Any]:
-        """Keeps large values as they are, and makes one vector of the small ones."""
+        """Returns the large values as they are, then one vector of the small ones."""
         flat = [self._flat(i, values[i]) for i in self._small]
         return [values[i] for i in self._large] + ([tf.concat(flat, 0)] if flat else [])
 
     def split(self, joined: Sequence[Any]) -> list[Any]:
-        """Gives the values back in their own order and shapes."""
+        """Returns the values in their own order and shapes."""
         values = dict(zip(self._large, joined, strict=False))
         if self._small:
             pieces = tf.split(joined[-1], [self._sizes[i] for i in self._small])

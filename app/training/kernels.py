@@ -1,4 +1,4 @@
-"""Which of TensorFlow's CPU kernels a job computes with: its own, or oneDNN's.
+"""Chooses the CPU kernels that a job computes with: TensorFlow's own, or oneDNN's.
 
 TensorFlow takes oneDNN's by itself only on processors with AVX512-VNNI, AVX512-BF16 or AMX. Held to
 AVX2 they are faster too wherever there is a backward pass, and slower for small images where there
@@ -10,8 +10,8 @@ AVX512-BF16, once held to AVX2; TensorFlow's own kernels / oneDNN's):
     ResNet-50, 224 pixels           1.7    1.4             1.2   1.0
     MiniLM                          1.6    1.6             1.1   1.0
 
-So what trains, or measures training, takes them on any x86-64 processor with AVX2. A rule, as ranks
-must not measure for themselves: all of a job need the same kernels.
+So commands that train, or measure training, use them on any x86-64 processor with AVX2. It is a
+rule and no measurement, as all ranks of a job need the same kernels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # of oneDNN, old name last
-# From the widest, the flags that Linux shows and a name that oneDNN's limit has for it.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN's variables, old name last
+# Instruction sets, widest first: oneDNN's name, and the processor flags that Linux shows.
 SETS = {
     "AVX512_CORE_AMX": ("amx_tile", "amx_bf16", "amx_int8"),
     "AVX512_CORE_BF16": ("avx512_bf16", "avx512_vnni"),
@@ -36,7 +36,7 @@ BY_ITSELF = ("AVX512_CORE_AMX", "AVX512_CORE_BF16", "AVX512_CORE_VNNI")  # Tenso
 
 
 def choose() -> None:
-    """Takes oneDNN's kernels for training where nobody chose; before TensorFlow is imported."""
+    """Chooses oneDNN's kernels for training, unless the user chose; before TensorFlow's import."""
     if instructions(_flags()) != "other":
         os.environ.setdefault(VARIABLE, "1")
 
@@ -44,8 +44,8 @@ def choose() -> None:
 def names(flags: frozenset[str] | None = None) -> dict[str, str]:
     """Describes the kernels of this process: whose they are, and for which instructions.
 
-    What a bit of a result may depend on: TensorFlow's own kernels are compiled once for all
-    processors, oneDNN's are made for the one that they find.
+    The bits of a result may depend on both: TensorFlow's own kernels are compiled once for all
+    processors, oneDNN's are generated for the one that they run on.
     """
     found = instructions(_flags() if flags is None else flags)
     given = os.environ.get(VARIABLE)
@@ -58,18 +58,18 @@ def names(flags: frozenset[str] | None = None) -> dict[str, str]:
 
 
 def text(found: Mapping[str, str]) -> str:
-    """In a line for a person."""
+    """Formats a description of `names` for a message."""
     return " for ".join(found.values())
 
 
 def instructions(flags: frozenset[str]) -> str:
-    """The widest set of instructions that a processor with these flags has; "other" for none."""
+    """Returns the widest instruction set of a processor with these flags; "other" for none."""
     has = (name for name, needed in SETS.items() if flags.issuperset(needed))
     return next(has, "other")
 
 
 def _flags() -> frozenset[str]:
-    """Of this machine's first processor, as Linux shows them; none but on x86-64."""
+    """Returns the flags that Linux shows of the first processor; none except on x86-64."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return frozenset()
     lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""Reductions in one order: what replicas compute from the same sums has the same bits on each.
+"""Reduces tensors in one order, so that replicas get the same bits from the same sums.
 
 TensorFlow splits a reduction over a large tensor among its threads, so that its last bits depend
-on how many there are, and machines of one job may differ in that. These reduce rows of a fixed
-width, each by one thread, then the row results likewise: the order depends on the size alone.
+on their number, in which machines of one job may differ. These functions reduce rows of a fixed
+width, each by one thread, then the row results likewise: the order depends only on the size.
 
     n numbers -> [n / WIDTH, WIDTH] -> n / WIDTH numbers -> ... -> one
 """
@@ -18,12 +18,12 @@ WIDTH = 4096  # numbers; a vector of so few is never split
 
 
 def total(x: tf.Tensor) -> tf.Tensor:
-    """Adds up all numbers of a tensor of known shape; a scalar."""
+    """Adds all numbers of a tensor of known shape; returns a scalar."""
     return _reduced(x, tf.reduce_sum)
 
 
 def norm(x: tf.Tensor) -> tf.Tensor:
-    """Computes the Euclidean norm of a tensor of known shape; a scalar."""
+    """Computes the Euclidean norm of a tensor of known shape; returns a scalar."""
     return _reduced(x, tf.math.reduce_euclidean_norm)
 
 

@@ -1,8 +1,8 @@
-"""Everything that training changes: weights, statistics, optimizer slots, loss scale.
+"""Holds everything that training changes: weights, statistics, optimizer slots, loss scale.
 
 All are plain `tf.Variable`s under the names of their weights, the same on every replica
-after every step. This is what is broadcast, checkpointed and hashed. The names do not know
-how the model is cut or split; a `Part` is what one stage holds of it.
+after every step. This is what is broadcast, checkpointed and hashed. The names do not depend
+on how the model is cut or split; a `Part` is what one stage holds of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Experiment
-from app.parallel.placement import Placement, here
+from app.parallel.placement import Placement, host_device
 from app.parallel.sharded import Sharded, Weight
-from app.training.building import Built, build
+from app.training.building import BuiltModel, build
 from models import blocks, shards
 
 Snapshot: TypeAlias = dict[str, tf.Tensor]  # whole tensors in this process, by name
@@ -32,15 +32,16 @@ class Part:
         blocks: Keras layers, first to last.
         first: place of the first of them in the whole model.
         device: the stage's, or the first of its devices.
-        trainable: variables that gradients move; of a split weight each shard is one.
+        trainable: variables that gradients change; each shard of a split weight is one.
         statistics: weights that follow the mean over the micro-batches, and their momentum.
-        slots: for each slot of the optimizer, a variable a trainable one.
+        slots: for each slot of the optimizer, one variable per trainable one.
         averages: of all variables, in their order; none without `ema_decay`.
-        outer: of the optimizer between rounds (`local.py`), a variable a trainable one, or none.
+        outer: momenta of the optimizer between rounds (`strategies/local_sgd.py`), one per
+            trainable variable, or none.
         names: of the weight that each trainable variable is, or is a shard of.
     """
 
-    def __init__(self, built: Built, run: range, device: str, experiment: Experiment) -> None:
+    def __init__(self, built: BuiltModel, run: range, device: str, experiment: Experiment) -> None:
         o, rule = experiment.optimization, experiment.update
         self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
         self._axes = built.axes
@@ -56,12 +57,14 @@ class Part:
         self.names = [shards.whole_name(v) for v in trainable]
         self._all_names = [shards.whole_name(v) for v in variables]
         self.slots = [
-            [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
+            [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
             for _ in o.optimizer.slots
         ]
-        self.averages = [beside(v, v.read_value()) for v in self.variables if o.ema_decay]
+        self.averages = [variable_like(v, v.read_value()) for v in self.variables if o.ema_decay]
         has_outer = rule.outer_momentum > 0 or rule.outer_rate != 1
-        self.outer = [beside(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable if has_outer]
+        self.outer = [
+            variable_like(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable if has_outer
+        ]
 
     @property
     def weights(self) -> dict[str, Weight]:
@@ -69,22 +72,22 @@ class Part:
         return self._joined(self._all_names, self.variables)
 
     def constrain(self) -> None:
-        """Puts weights that have moved where their Keras constraints want them."""
+        """Applies the weights' Keras constraints."""
         for variable, constraint in self._constraints:
             with tf.device(variable.device):
                 variable.assign(constraint(variable.read_value()))
 
-    def named(self, slots: Sequence[str]) -> dict[str, Weight]:
-        """Everything of the part by name; `slots` are those of the slots."""
-        named = {f"weights/{n}": v for n, v in self.weights.items()}
+    def state_dict(self, slots: Sequence[str]) -> dict[str, Weight]:
+        """Returns all variables of the part by name; `slots` are the names of the slots."""
+        variables = {f"weights/{n}": v for n, v in self.weights.items()}
         if self.averages:
             averages = self._joined(self._all_names, self.averages)
-            named |= {f"average/{n}": v for n, v in averages.items()}
+            variables |= {f"average/{n}": v for n, v in averages.items()}
         extra = {"outer_momentum": self.outer} if self.outer else {}
-        for slot, variables in [*zip(slots, self.slots, strict=True), *extra.items()]:
-            joined = self._joined(self.names, variables)
-            named |= {f"{slot}/{n}": v for n, v in joined.items()}
-        return named
+        for slot, values in [*zip(slots, self.slots, strict=True), *extra.items()]:
+            joined = self._joined(self.names, values)
+            variables |= {f"{slot}/{n}": v for n, v in joined.items()}
+        return variables
 
     def _joined(self, names: Sequence[str], variables: Sequence[tf.Variable]) -> dict[str, Weight]:
         shards: dict[str, list[tf.Variable]] = {}
@@ -101,10 +104,10 @@ class State:
 
     Attributes:
         parts: the model in order, cut as `placement` says.
-        loss_scale: what the loss is multiplied by; 1 but for float16.
+        loss_scale: factor of the loss; 1 except with float16.
         good_steps: steps since the loss scale last changed.
         updates: steps that changed the weights.
-        skips: steps that did not, as their gradients were not finite (not for the loss scale).
+        skips: steps that did not, as their gradients were not finite, loss scaling apart.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class State:
 
     @property
     def trainable(self) -> list[tf.Variable]:
-        """Variables that gradients move, first block to last."""
+        """Variables that gradients change, first block to last."""
         return [v for part in self.parts for v in part.trainable]
 
     @property
@@ -138,18 +141,18 @@ class State:
         """All weights by name, first block to last."""
         return {n: v for part in self.parts for n, v in part.weights.items()}
 
-    def named(self) -> dict[str, Weight]:
-        """All variables, by names that do not depend on the layout."""
-        named: dict[str, Weight] = {
+    def state_dict(self) -> dict[str, Weight]:
+        """Returns all variables, by names that do not depend on the layout."""
+        variables: dict[str, Weight] = {
             "loss_scale": self.loss_scale, "good_steps": self.good_steps, "updates": self.updates,
             "skips": self.skips,
         }  # fmt: skip
         for part in self.parts:
-            named |= part.named(self.optimizer.slots)
-        return named
+            variables |= part.state_dict(self.optimizer.slots)
+        return variables
 
     def logits(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The model's answer, without training, each part on its device; float32 [b, K]."""
+        """Computes the model's output outside training, each part on its device; float32 [b, K]."""
         x, seed = inputs, tf.zeros([2], tf.int32)
         for part in self.parts:
             with tf.device(part.device):
@@ -157,26 +160,26 @@ class State:
         return tf.cast(x, tf.float32)
 
     def snapshot(self) -> Snapshot:
-        """All variables as they are now.
+        """Returns the values of all variables.
 
-        Nothing is copied: TensorFlow gives a variable new memory when it changes while a tensor
-        that was read of it is still held.
+        Nothing is copied: TensorFlow gives a variable new memory if it changes while a tensor
+        that was read from it is still held.
         """
-        with tf.device(here()):
-            return {name: tf.identity(v.read_value()) for name, v in self.named().items()}
+        with tf.device(host_device()):
+            return {name: tf.identity(v.read_value()) for name, v in self.state_dict().items()}
 
     def assign(self, snapshot: Mapping[str, tf.Tensor]) -> None:
-        """Gives all variables the values of a snapshot."""
-        for name, variable in self.named().items():
+        """Assigns all variables the values of a snapshot."""
+        for name, variable in self.state_dict().items():
             variable.assign(snapshot[name])
 
     def sha256(self) -> str:
-        """Of all weights."""
+        """Returns the digest of all weights."""
         return sha256_of(self.weights)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Puts the moving averages in the place of the weights, and the weights back after."""
+        """Replaces the weights with their moving averages, and restores them afterwards."""
         variables = [v for part in self.parts for v in part.variables]
         averages = [v for part in self.parts for v in part.averages]
         kept = [tf.identity(v) for v in variables]
@@ -190,7 +193,7 @@ class State:
 
 
 def sha256_of(weights: Mapping[str, Weight | tf.Tensor]) -> str:
-    """Of name, type, shape and bytes of each, in order of name."""
+    """Returns the digest of the name, type, shape and bytes of each weight, in order of name."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype.name} {tuple(value.shape)}\n".encode())
@@ -199,12 +202,12 @@ def sha256_of(weights: Mapping[str, Weight | tf.Tensor]) -> str:
 
 
 def weights_of(snapshot: Snapshot) -> Snapshot:
-    """The weights among a snapshot's variables, by their own names."""
+    """Returns the weights among a snapshot's variables, by their own names."""
     prefix = "weights/"
     return {n.removeprefix(prefix): v for n, v in snapshot.items() if n.startswith(prefix)}
 
 
-def beside(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
-    """A variable of the same type on the same device."""
+def variable_like(variable: tf.Variable, values: tf.Tensor) -> tf.Variable:
+    """Creates a variable of the same type on the same device."""
     with tf.device(variable.device):
         return tf.Variable(values, trainable=False, dtype=variable.dtype)

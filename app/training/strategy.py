@@ -1,54 +1,30 @@
-"""Finds the strategy that a layout and an update rule ask for; imports no other.
+"""Imports a strategy by its name: no other is imported, and training works without that folder.
 
 update.kind=parameter_server       strategies/parameter_server.py
 update.kind=local_sgd              strategies/local_sgd.py, around the step of the layout
-several devices a process          strategies/pipelined.py
-else                               training/single_stage.py
+update.kind=adasum                 strategies/adasum.py, in the place of the all-reduce
+update.compression                 strategies/compression.py, likewise
+several devices per process        strategies/partition.py, pipelined.py
+--elastic                          strategies/elastic.py
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
-from app.config import Experiment, Layout
-from app.training import exchange
-from app.training.single_stage import SingleStageStep
-from app.training.state import State
-from app.training.step import Step
+from app.config import Update
 
 
 def load(name: str) -> Any:
-    """Imports app/strategies/`name`.py: by name, as training can do without that folder."""
+    """Imports and returns app/strategies/`name`.py."""
     return importlib.import_module(f"app.strategies.{name}")
 
 
-def make_step(
-    experiment: Experiment, layout: Layout, state: State, micro_batches: range,
-    order: Sequence[int], furthest: int = -1,
-) -> Step:  # fmt: skip
-    """Makes the step that runs this layout.
+def is_local(rule: Update) -> bool:
+    """Returns whether processes step by themselves.
 
-    Args:
-        experiment: with its update rule.
-        layout: of the job.
-        state: what it moves.
-        micro_batches: this process's places in a step.
-        order: the steps to come.
-        furthest: the last that is applied already.
+    They need not if rounds have one step and no outer optimizer: that is the synchronous step.
     """
-    step: Step
-    if layout.workers:
-        step = load("parameter_server").make_step(experiment, layout, state, order, furthest)
-        return step
-    if layout.devices > 1:
-        step = load("pipelined").PipelinedStep(experiment, layout, state, micro_batches)
-    else:
-        step = SingleStageStep(experiment, layout, state, micro_batches)
-    if exchange.is_local(experiment.update):
-        last = order[-1] + 1 if order else 0
-        step = load("local_sgd").LocalSGDStep(
-            experiment, state, step, micro_batches, layout.processes, last
-        )
-    return step
+    is_synchronous = rule.local_steps == 1 and rule.outer_rate == 1 and not rule.outer_momentum
+    return rule.kind == "local_sgd" and not is_synchronous

@@ -1,8 +1,8 @@
-"""Sums over the step's micro-batches, for one part of the model.
+"""Sums gradients, statistics and metrics over a step's micro-batches, for one part of the model.
 
-`InPlace` adds to accumulators as the micro-batches come, and exchanges. `Tree` adds along
+`InPlaceSums` adds to accumulators as the micro-batches come, and exchanges. `TreeSums` adds along
 the fixed tree of `parallel/tree.py`, inside and between processes, so that the sum has the
-same bits on any number of them. A step uses them alike:
+same bits on any number of them. A step uses both in the same way:
 
     in a graph, for each micro-batch but the last     values = sums.accumulate(values)
     between graphs                                    sums.hold(place, values)
@@ -18,15 +18,15 @@ import tensorflow as tf
 from app.config import Experiment, Layout
 from app.parallel import placement, replicas, topology, tree
 from app.training import exchange
-from app.training.exchange import AllReduce, joined, nbytes
+from app.training.exchange import FLOAT_BYTES, AllReduce, joined
 from app.training.state import Part
 
 Values = list[Any]  # tensors; a gradient of an embedding table may be tf.IndexedSlices
-Subtrees: TypeAlias = list[list[tf.Tensor]]  # the sums of each, left to right
+Subtrees: TypeAlias = list[list[tf.Tensor]]  # the sums of each subtree, left to right
 
 
-class InPlace:
-    """Accumulators: gradients, then statistics, then (last part) [loss, correct].
+class InPlaceSums:
+    """Accumulators of gradients, then statistics, then (last part) [loss, correct].
 
     Args:
         part: whose sums.
@@ -45,7 +45,7 @@ class InPlace:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def accumulate(self, values: Values) -> list[tf.Tensor]:
-        """Adds a micro-batch's values; of an embedding's gradient only the rows it has."""
+        """Adds a micro-batch's values; of an embedding's gradient, only the rows that it has."""
         for variable, value in zip(self.variables, self.joined.join(values), strict=True):
             if isinstance(value, tf.IndexedSlices):
                 variable.scatter_add(value)
@@ -54,15 +54,15 @@ class InPlace:
         return []
 
     def hold(self, place: int, values: list[tf.Tensor]) -> None:
-        """Has nothing to keep between graphs."""
+        """Does nothing: the accumulators hold the values."""
 
     def held(self) -> Subtrees:
-        """Has kept nothing between graphs."""
+        """Returns nothing: the accumulators hold the values."""
         return []
 
     @tf.function(autograph=False, reduce_retracing=True)
     def total(self, held: Subtrees, last: Values | None = None) -> list[tf.Tensor]:
-        """Computes the sums over the step, as the update rule has it.
+        """Computes the sums over the step and all processes, and empties the accumulators.
 
         Args:
             held: nothing.
@@ -71,14 +71,14 @@ class InPlace:
         if not self.variables:
             return self.exchange([tf.convert_to_tensor(value) for value in last or ()])
         rest = self.joined.join(last) if last else [None] * len(self.variables)
-        # An embedding's rows join the sum that is there already.
+        # An embedding's rows are added to the sum so far.
         for variable, value in zip(self.variables, rest, strict=True):
             if isinstance(value, tf.IndexedSlices):
                 variable.scatter_add(value)
         sums = [tf.identity(variable) for variable in self.variables]
         for variable, early in zip(self.variables, sums, strict=True):
-            # Not tf.zeros_like, which is a constant: TensorFlow would compute and copy all of
-            # them before the first step.
+            # Not tf.zeros_like, which is a constant: TensorFlow would compute and copy all
+            # constants before the first step.
             variable.assign(tf.raw_ops.ZerosLike(x=early))
         is_in = [value is None or isinstance(value, tf.IndexedSlices) for value in rest]
         whole = [
@@ -88,37 +88,37 @@ class InPlace:
         return self.exchange(self.joined.split(whole))
 
     def settle(self, finite: tf.Tensor) -> None:
-        """Forgets the step just summed, unless its sums are finite and move the weights."""
+        """Forgets the step just summed, unless its sums are finite and change the weights."""
         self.exchange.settle(finite)
 
     @property
     def bytes_sent(self) -> float:
-        """By this process in a step."""
+        """Bytes that this process sends in a step."""
         return self.exchange.bytes_sent
 
 
-class Tree:
+class TreeSums:
     """Subtrees of the exact sum.
 
     Args:
         part: whose sums.
         names: of each value on the wire, the same on every process.
-        shares: the micro-batches of every process, in rank order.
-        own: those of this one.
+        slices: the micro-batches of every process, in rank order.
+        own: those of this process.
     """
 
-    def __init__(self, part: Part, names: list[str], shares: list[range], own: range) -> None:
+    def __init__(self, part: Part, names: list[str], slices: list[range], own: range) -> None:
         self.joined = joined(part, len(names), range(len(names)))
         self.names = [names[i] for i in self.joined.places]
-        self.own, self.processes = own, len(shares)
-        self.nodes = [node for share in shares for node in tree.subtrees(share)]
+        self.own, self.processes = own, len(slices)
+        self.nodes = [node for each in slices for node in tree.subtrees(each)]
+        self.is_pair = self.processes == len(self.nodes) == 2  # of two numbers there is one sum
         self.device = part.device
-        self.bytes_sent = 0.0  # by this process in a step, as `exchange` counts
         self._subtrees: list[tuple[tree.Node, list[tf.Tensor]]] = []
 
     @tf.function(autograph=False, reduce_retracing=True)
     def accumulate(self, values: Values) -> list[tf.Tensor]:
-        """Makes a micro-batch's values dense, and joins small ones, to be held."""
+        """Makes a micro-batch's values dense, and joins the small ones, to be held."""
         return [tf.convert_to_tensor(value) for value in self.joined.join(values)]
 
     def hold(self, place: int, values: list[tf.Tensor]) -> None:
@@ -126,7 +126,7 @@ class Tree:
         tree.merge(self._subtrees, (place, 1), values, self._add)
 
     def held(self) -> Subtrees:
-        """Takes the sums of the subtrees so far."""
+        """Takes out the sums of the subtrees so far."""
         sums, self._subtrees = [sums for _, sums in self._subtrees], []
         return sums
 
@@ -136,26 +136,23 @@ class Tree:
 
         Args:
             held: sums of this process's subtrees.
-            last: the last micro-batch's values, if they are not in one of these yet.
+            last: the last micro-batch's values, if they are not in a subtree yet.
         """
-        with tf.device(placement.horovods(self.device)):
+        with tf.device(placement.collective_device(self.device)):
             before = self.own if last is None else self.own[:-1]
             subtrees = list(zip(tree.subtrees(before), held, strict=True))
             if last is not None:
                 tree.merge(subtrees, (self.own[-1], 1), self.accumulate(last), self._add)
-            self.bytes_sent = 0.0  # counted as the graph is made
             columns = zip(*(sums for _, sums in subtrees), strict=True)
             each = zip(self.names, columns, strict=True)
             return self.joined.split([self._over_processes(list(v), name) for name, v in each])
 
     def _over_processes(self, subtrees: list[tf.Tensor], name: str) -> tf.Tensor:
-        """One value's sum, from this process's subtrees."""
-        if self.processes == len(self.nodes) == 2:  # of two numbers there is one sum
-            self.bytes_sent += nbytes(subtrees[0])
+        """Returns one value's sum over all processes, from this process's subtrees."""
+        if self.is_pair:
             return replicas.all_reduce(subtrees[0], name)
         each = tf.stack(subtrees)
         if self.processes > 1:
-            self.bytes_sent += (self.processes - 1) * nbytes(each)
             each = replicas.all_gather(each, name)
         return tree.total(self.nodes, tf.unstack(each, num=len(self.nodes)), tf.add)
 
@@ -164,17 +161,23 @@ class Tree:
         return [a + b for a, b in zip(left, right, strict=True)]
 
     def settle(self, finite: tf.Tensor) -> None:
-        """Keeps nothing of a step that could be forgotten."""
+        """Does nothing: no residual of a step is kept."""
+
+    @property
+    def bytes_sent(self) -> float:
+        """Bytes that this process sends in a step, counted as in `exchange.py`."""
+        sent = 1 if self.is_pair else (self.processes - 1) * len(tree.subtrees(self.own))
+        return float(sent * FLOAT_BYTES * sum(s.num_elements() for s in self.joined.shapes))
 
 
 def make(
     experiment: Experiment, layout: Layout, part: Part, names: list[str], micro_batches: range
-) -> InPlace | Tree:
+) -> InPlaceSums | TreeSums:
     """Makes the sums of a layout; `micro_batches` are this process's places in a step."""
     if layout.exact:
         total = experiment.num_micro_batches
-        shares = [topology.share(total, layout.processes, r) for r in range(layout.processes)]
-        return Tree(part, names, shares, micro_batches)
+        slices = [topology.slice_of(total, layout.processes, r) for r in range(layout.processes)]
+        return TreeSums(part, names, slices, micro_batches)
     args = (experiment, layout.processes, part, names, len(micro_batches))
     is_adding = len(micro_batches) > 1 or layout.devices > 1
-    return InPlace(part, exchange.make(*args), is_adding)
+    return InPlaceSums(part, exchange.make(*args), is_adding)

@@ -1,4 +1,4 @@
-"""A run's newest checkpoint, opened to be used: evaluated, predicted with, exported."""
+"""Restores a run's newest checkpoint to evaluate it, predict with it or export it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from app.config import Experiment, Layout
 from app.errors import CheckpointError, UsageError
 from app.parallel.topology import Topology
 from app.recovery import manifest
-from app.training import meaning, opening
+from app.training import data as run_data
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
-from app.training.opening import Opened
-from app.training.session import evaluate_weights
+from app.training.setup import Setup, open_run
 from input.batches import DataSet
 from input.raw import FIELDS
 
 
 class Trained(NamedTuple):
-    """What training has left.
+    """The state of a run after `step` steps, from its newest checkpoint.
 
     Attributes:
-        opened: data, and the state after `step` steps.
+        setup: data and state.
         folder: of the run.
     """
 
-    opened: Opened
+    setup: Setup
     step: int
     folder: Path
 
     def manifest(self) -> dict[str, Any]:
-        """Of the checkpoint: metrics, weights_sha256, versions."""
+        """Returns the checkpoint's manifest: metrics, weights_sha256, versions."""
         return manifest.read(manifest.folder_of(self.folder / "checkpoints", self.step))
 
     @contextlib.contextmanager
     def weights(self, which: str) -> Iterator[str]:
-        """Puts `trained`, `average` or the `best` weights in their place; yields which it is."""
-        state = self.opened.state
+        """Puts the `trained`, `average` or `best` weights into the state; yields which they are."""
+        state = self.setup.state
         if which == "trained" or not state.has_average:
             yield "trained"
         else:
@@ -51,7 +50,7 @@ class Trained(NamedTuple):
 
 
 def must_be_servable(data: DataSet) -> None:
-    """Checks that the data say what a client has of an example.
+    """Checks that the data describe the examples that a client would send.
 
     Raises:
         UsageError: they do not.
@@ -59,8 +58,8 @@ def must_be_servable(data: DataSet) -> None:
     names = len(getattr(data, "classes", ()))
     if getattr(data, "kind", "") not in FIELDS or names != data.num_classes:
         raise UsageError(
-            f"{type(data).__name__} must say what a client has of an example: give it `kind` (one "
-            f"of {', '.join(FIELDS)}), `preprocess` and the names of its {data.num_classes} "
+            f"{type(data).__name__} must describe the examples that a client sends: give it `kind` "
+            f"(one of {', '.join(FIELDS)}), `preprocess` and the names of its {data.num_classes} "
             f"`classes`, not {names} (input/batches.py)."
         )
 
@@ -68,15 +67,15 @@ def must_be_servable(data: DataSet) -> None:
 def restore(
     experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
 ) -> Trained:
-    """Opens the data, builds the model and fills it, on every rank.
+    """Opens the data, builds the model and restores its weights, on every rank.
 
     Raises:
-        CheckpointError: there is none, or it cannot be restored.
+        CheckpointError: there is no checkpoint, or it cannot be restored.
     """
-    alone = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
-    opened = opening.open_run(experiment, alone, where, data_dir)
-    about = {"experiment": config.as_dict(experiment), "meaning": meaning.of(opened.data)}
-    checkpoints = Checkpoints(folder / "checkpoints", opened.state, where, 1, about)
+    single = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
+    setup = open_run(experiment, single, where, data_dir)
+    about = {"experiment": config.as_dict(experiment), "meaning": run_data.meaning(setup.data)}
+    checkpoints = Checkpoints(folder / "checkpoints", setup.state, where, 1, about)
     step = checkpoints.restore()
     for passed, damage in checkpoints.damaged.items():
         print(f"warning: {passed} {damage}; step {step} is used", file=sys.stderr)
@@ -85,7 +84,7 @@ def restore(
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
         raise error.on_every_rank(speaker=where.is_chief)
-    return Trained(opened, step, folder)
+    return Trained(setup, step, folder)
 
 
 def evaluate(
@@ -94,8 +93,8 @@ def evaluate(
     """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
 
     Raises:
-        CheckpointError: there is none, or it cannot be restored.
+        CheckpointError: there is no checkpoint, or it cannot be restored.
     """
     (_, data, state, *_), step, _ = restore(experiment, layout, where, folder, data_dir)
-    metrics = evaluate_weights(Evaluator(state, data, experiment.micro_batch, where), state)
+    metrics = Evaluator(state, data, experiment.micro_batch, where).evaluate()
     return {"step": step, **(metrics or {})} if where.is_chief else None

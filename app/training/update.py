@@ -9,7 +9,7 @@ each part moves its own weights.
 
 Every replica does this for itself from the same sums, and must come to the same bits whatever its
 threads and their timing: norms are reduced in one order (`ordered.py`), and no pass over the graph
-may change an order of additions (`opening.join`).
+may change an order of additions (`setup.join`).
 """
 
 from __future__ import annotations

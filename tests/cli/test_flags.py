@@ -157,7 +157,7 @@ BAD: dict[str, list[str]] = {
     f"{TEXT} --set=data.max_length=2": ["data.max_length=2", "at least 3"],
     f"{TEXT} --set=data.vocabulary=": ["data.vocabulary=", "empty"],
     f"{TEXT} --set=data.label_field=text": ["data.label_field=text", "differ"],
-    f"{TEXT} --set=data.classes=bad,good": ["data.classes=bad,good", "of files"],
+    f"{TEXT} --set=data.classes=bad,good": ["data.classes=bad,good", "apply to files"],
     f"{TEXT} --set=data.dataset=a.tsv --set=data.classes=bad,bad": ["classes", "different"],
     f"{TEXT} --set=data.dataset=a.tsv --set=data.evaluation_split=test": ["data.evaluation_file"],
     # Layouts.

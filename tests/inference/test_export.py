@@ -96,12 +96,12 @@ def test_images(exported, shallow):
         assert f"| `{name}` |" in card
     about = json.loads((output / "float32" / step / "assets.extra/scaleproof.json").read_text())
     assert about["kind"] == "image" and about["classes"] == list("0123456")
-    assert about["weights_sha256"] == run.opened.state.sha256() and about["weights_sha256"] in card
+    assert about["weights_sha256"] == run.setup.state.sha256() and about["weights_sha256"] in card
 
-    raws, _ = run.opened.data.held_out.fetch(range(5))
+    raws, _ = run.setup.data.held_out.fetch(range(5))
     s = signatures(output / "float32" / step)
     batch = s["serving_default"](image_bytes=tf.constant(raws))
-    wanted = run.opened.state.logits(run.opened.data.preprocess(tf.constant(raws), LIMITS))
+    wanted = run.setup.state.logits(run.setup.data.preprocess(tf.constant(raws), LIMITS))
     best = tf.argmax(wanted, -1).numpy()
     assert [int(name) for name in batch["class"].numpy()] == best.tolist()
     assert batch["classes"].shape == batch["scores"].shape == (5, 5)
@@ -122,11 +122,11 @@ def test_images(exported, shallow):
         name: (output / name / step / "variables/variables.data-00000-of-00001").stat().st_size
         for name in ("float32", "int8")
     }
-    weights = sum(v.shape.num_elements() * 4 for v in run.opened.state.weights.values())
+    weights = sum(v.shape.num_elements() * 4 for v in run.setup.state.weights.values())
     assert sizes["float32"] < 1.2 * weights  # each once
     assert sizes["int8"] < 0.6 * sizes["float32"]
     lite = litert.Interpreter(output / "litert" / step)
-    inputs = run.opened.data.preprocess(tf.constant(raws), LIMITS)
+    inputs = run.setup.data.preprocess(tf.constant(raws), LIMITS)
     assert np.allclose(lite.logits(inputs), wanted, atol=1e-4)
 
     must_show_it_as_a_viewer_does(s)
@@ -174,7 +174,7 @@ def test_every_kind_of_image_is_the_same_to_all(
     path = "/v1/models/mine:predict"
     with Served(output / "float32") as server:
         for name, content in files.items():
-            ours = [rows[name]["probabilities"][c] for c in run.opened.data.classes]
+            ours = [rows[name]["probabilities"][c] for c in run.setup.data.classes]
             exports = function(image_bytes=tf.constant([content]))["probabilities"][0]
             np.testing.assert_allclose(ours, exports, atol=1e-5, err_msg=name)
             instance = {"b64": base64.b64encode(content).decode()}
@@ -183,8 +183,8 @@ def test_every_kind_of_image_is_the_same_to_all(
             assert status == 200, answer
             served = answer["predictions"][0]["probabilities"]
             np.testing.assert_allclose(served, exports, atol=1e-5, err_msg=name)
-            seen = run.opened.data.preprocess(tf.constant([content]), LIMITS)
-            wanted = run.opened.data.preprocess_arrays(tf.constant(pillows(content)[None]))
+            seen = run.setup.data.preprocess(tf.constant([content]), LIMITS)
+            wanted = run.setup.data.preprocess_arrays(tf.constant(pillows(content)[None]))
             difference = np.abs(seen - wanted) * shallow.data.std * 255  # of 256 shades
             assert difference.max() <= (14 if content.startswith(b"\xff\xd8") else 1.01), name
             assert difference.mean() <= 2, name
@@ -224,7 +224,7 @@ def test_texts(exported, words, in_this_process):
     output, step, run = exported(words, ("float32", "float16", "bfloat16"))
     texts = tf.constant(["a b c good", "größe", "j " * 100])
     with run.weights("best"):
-        wanted = run.opened.state.logits(run.opened.data.preprocess(texts, LIMITS))
+        wanted = run.setup.state.logits(run.setup.data.preprocess(texts, LIMITS))
     near = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
     for name, most in near.items():
         s = signatures(output / name / step)
@@ -239,7 +239,7 @@ def test_texts(exported, words, in_this_process):
     output, step, _ = exported(words, which="trained")
     about = json.loads((output / "float32" / step / "assets.extra/scaleproof.json").read_text())
     assert about["weights"] == "trained"
-    wanted = run.opened.state.logits(run.opened.data.preprocess(texts, LIMITS))
+    wanted = run.setup.state.logits(run.setup.data.preprocess(texts, LIMITS))
     found = signatures(output / "float32" / step)["logits"](text=texts)["logits"]
     assert np.allclose(found, wanted, atol=1e-5)
 

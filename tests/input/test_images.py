@@ -157,9 +157,9 @@ def test_digits_are_scikit_learns(digits):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_evaluation_sees_every_example_once(digits, processes):
-    from app.parallel.topology import share
+    from app.parallel.topology import slice_of
 
-    shares = [share(360, processes, r) for r in range(processes)]
+    shares = [slice_of(360, processes, r) for r in range(processes)]
     parts = [everything(digits.evaluation(16, s)) for s in shares]
     total = sum(float((x.sum((1, 2, 3)) * w).sum()) for x, _, w in parts)
     whole = everything(digits.evaluation(16, range(360)))

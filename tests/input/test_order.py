@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.parallel.topology import share
+from app.parallel.topology import slice_of
 from input.order import Order
 
 pytestmark = pytest.mark.fast
@@ -24,7 +24,7 @@ def test_a_step_does_not_depend_on_who_asks():
     order = Order(seed=3, num_examples=101, micro_batch=4)
     expected = [order.examples(16 + i).tolist() for i in range(8)]
     for processes in (2, 3, 8):
-        shares = [share(8, processes, r) for r in range(processes)]
+        shares = [slice_of(8, processes, r) for r in range(processes)]
         assert [order.examples(16 + i).tolist() for s in shares for i in s] == expected
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from app.cli.overrides import override
 from app.recovery import heartbeat
-from app.training import opening
+from app.training.data import open_data
 from input import InputError
 from input.order import split_of
 from input.text import Text, text_set
@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_written_does_not_prevent_training(sentences, tm
 def test_a_run_that_opens_texts_reports_progress(sentences, tmp_path, tokenised, monkeypatch):
     beats = []
     monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
-    data = opening.open_data(sentences, str(tmp_path))
+    data = open_data(sentences, str(tmp_path))
     assert len(set(beats)) >= data.num_train // text_set.CHUNK  # between one piece and the next
 
 

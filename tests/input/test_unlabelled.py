@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from app.inference import predict
-from app.training import opening
+from app.training.data import open_data
 from input import InputError
 from input.images import Images
 from input.text import Text
@@ -82,7 +82,7 @@ def test_one_without_is_refused_where_it_is_named(data_dir, tmp_path, tiny, kind
         config.prepare(data_dir)
     experiment = dataclasses.replace(tiny, data=config)
     with pytest.raises(Exception, match="split 'test' has no labels") as refused:
-        opening.open_data(experiment, data_dir)
+        open_data(experiment, data_dir)
     assert refused.value.exit_code == 3
     # But it can be predicted.
     data = images().open(data_dir)

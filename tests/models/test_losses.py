@@ -13,11 +13,13 @@ from app.errors import UsageError
 from app.optimizers import OPTIMIZERS, SGD
 from app.parallel.topology import Topology
 from app.schedules import Constant
+from app.strategies import partition
 from app.strategies.local_sgd import LocalSGDStep
-from app.training import opening, strategy
+from app.training.batch_stream import training_batches
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
 from app.training.state import State
+from app.training.step import make_step
 from models import ModelError, blocks
 from models.shards import Sharded
 
@@ -75,9 +77,9 @@ def experiment(tiny):
 
 def opened(experiment, layout=None):
     layout, data = layout or Layout(), experiment.data.open("")
-    placement = opening.placed(experiment, layout, Topology(), data)
+    placement = partition.place(experiment, layout, Topology(), data)
     state = State(experiment, data.input_spec, data.num_classes, placement)
-    return state, opening.training_batches(experiment, data, Topology(), range(STEPS))
+    return state, training_batches(experiment, data, Topology(), range(STEPS))
 
 
 def trained(experiment, layout=None):
@@ -85,7 +87,7 @@ def trained(experiment, layout=None):
     layout = layout or Layout()
     state, stream = opened(experiment, layout)
     mine = range(experiment.num_micro_batches)
-    step = strategy.make_step(experiment, layout, state, mine, range(STEPS))
+    step = make_step(experiment, layout, state, mine, range(STEPS))
     return state, [float(step(s, stream, RATE)["loss"]) for s in range(STEPS)]
 
 
@@ -171,12 +173,12 @@ def test_local_steps_add_them_once_each(experiment):
     averaging = dataclasses.replace(experiment, update=local)
     layout = Layout(processes=2)
     state, stream = opened(averaging)
-    step = strategy.make_step(averaging, layout, state, range(3), range(STEPS))
+    step = make_step(averaging, layout, state, range(3), range(STEPS))
     assert isinstance(step, LocalSGDStep)
     step(0, stream, RATE)
     own = dataclasses.replace(experiment, global_batch=experiment.global_batch // 2)
     expected, stream = opened(experiment)
-    strategy.make_step(own, Layout(), expected, range(3), range(STEPS))(0, stream, RATE)
+    make_step(own, Layout(), expected, range(3), range(STEPS))(0, stream, RATE)
     for name, value in expected.weights.items():
         np.testing.assert_allclose(state.weights[name], value, atol=1e-6, err_msg=name)
 
@@ -212,7 +214,7 @@ def test_a_step_that_is_skipped_moves_no_weight_to_its_constraint(experiment):
     experiment = dataclasses.replace(experiment, model=model)
     state, stream = opened(experiment)
     mine = range(experiment.num_micro_batches)
-    step = strategy.make_step(experiment, Layout(), state, mine, range(STEPS))
+    step = make_step(experiment, Layout(), state, mine, range(STEPS))
     bias, kernel = state.weights["head/bias"], state.weights["head/kernel"]
     bias.assign(np.nan * bias)
     assert np.linalg.norm(kernel, axis=0).max() > 0.5
@@ -226,7 +228,7 @@ def test_means_of_a_round_keep_to_the_constraints(experiment, monkeypatch):
     local = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=1, outer_rate=2.0)
     experiment = dataclasses.replace(experiment, model=model, update=local)
     state, _ = opened(experiment)
-    step = strategy.make_step(experiment, Layout(processes=2), state, range(3), range(STEPS))
+    step = make_step(experiment, Layout(processes=2), state, range(3), range(STEPS))
     head = state.weights["head/kernel"]
     head.assign(tf.ones_like(head))
     step._average()  # of one process: the move there counts twice

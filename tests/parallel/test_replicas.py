@@ -1,4 +1,4 @@
-"""What processes hand each other outside a step."""
+"""Broadcasts outside a step."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.ranks
 
 def broadcast():
     """On a rank: what broadcasts sent, and what the variables are after each."""
-    from app.training import opening
+    from app.training import setup
 
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     sent, send = [], replicas.hvd.broadcast
     replicas.hvd.broadcast = lambda x, *args, **kwargs: (
         sent.append(x.shape[0]) or send(x, *args, **kwargs)
     )
-    replicas.LOAD_BYTES = 40
+    replicas.GROUP_BYTES = 40
     same = tf.Variable([1.0, 2.0])
     own = tf.Variable(tf.fill([3, 2], float(where.rank)))
     large = tf.Variable(tf.fill([11], float(where.rank)))
@@ -44,7 +44,7 @@ def broadcast():
 def test_variables_become_those_of_one_rank_and_what_all_have_is_not_sent(tmp_path):
     first, second, third = zip(*ranks.call(2, tmp_path, broadcast), strict=True)
     expected = [[1, 2], np.ones([3, 2]).tolist(), [1] * 11, 1, [[0, 5], [1, 6]]]
-    # Loads of at most 40 bytes: same and own; large alone; the count; the shards.
+    # Groups of at most 40 bytes: same and own; large alone; the count; the shards.
     for values, sent in first:
         assert values == expected and sorted(sent) == [1, 4, 8, 11]
     for values, sent in second:

@@ -14,9 +14,9 @@ def expression(total: int, processes: int) -> str:
     nodes, values = [], []
     for rank in range(processes):
         merged: list[tuple[tree.Node, str]] = []
-        for place in topology.share(total, processes, rank):
+        for place in topology.slice_of(total, processes, rank):
             tree.merge(merged, (place, 1), str(place), add)
-        assert [n for n, _ in merged] == tree.subtrees(topology.share(total, processes, rank))
+        assert [n for n, _ in merged] == tree.subtrees(topology.slice_of(total, processes, rank))
         nodes += [n for n, _ in merged]
         values += [v for _, v in merged]
     return tree.total(nodes, values, add)
@@ -32,10 +32,10 @@ def test_any_number_of_processes_adds_the_same_pairs(total):
 
 
 def test_shares_are_contiguous_and_even():
-    assert [list(topology.share(8, 3, r)) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [list(topology.slice_of(8, 3, r)) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     for total in range(1, 30):
         for parts in range(1, total + 1):
-            shares = [topology.share(total, parts, i) for i in range(parts)]
+            shares = [topology.slice_of(total, parts, i) for i in range(parts)]
             assert [x for share in shares for x in share] == list(range(total))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

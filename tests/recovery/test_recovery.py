@@ -360,11 +360,13 @@ def python(code: str, *launcher: str) -> list[str]:
     not private_network.is_allowed(), reason="this kernel allows no private network"
 )
 def test_a_private_network_has_its_own_loopback():
-    inside = "from app.launch import private_network; import socket\n"
+    inside = (
+        "from app.launch import private_network; from app.parallel import network; import socket\n"
+    )
     inside += "private_network.bring_up(['127.0.0.1', '127.0.0.2'])\n"
     inside += "server = socket.create_server(('127.0.0.2', 0))\n"
     inside += "socket.create_connection(server.getsockname())\n"
-    inside += "print(len(private_network.reachable_interfaces()), server.getsockname()[0])\n"
+    inside += "print(len(network.reachable_interfaces()), server.getsockname()[0])\n"
     assert python(inside, *private_network.INSIDE) == ["0", "127.0.0.2"]
 
 

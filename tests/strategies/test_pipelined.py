@@ -15,8 +15,11 @@ from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
 from app.parallel.topology import Topology
-from app.training import opening, strategy
+from app.strategies import partition
+from app.training.batch_stream import training_batches
+from app.training.data import open_data
 from app.training.state import State
+from app.training.step import make_step
 from models.resnet import ResNet
 
 LAYOUTS = [
@@ -57,17 +60,15 @@ def images(tiny):
 def serial(tmp_path_factory):
     """What the serial run of `brief` gives: the state's values, and the metrics of each step."""
     state, _, metrics = trained(brief_in(tmp_path_factory.mktemp("serial")), Layout())
-    return {name: variable.numpy() for name, variable in state.named().items()}, metrics
+    return {name: variable.numpy() for name, variable in state.state_dict().items()}, metrics
 
 
 def built(experiment, layout):
     data = experiment.data.open("")
-    placement = opening.placed(experiment, layout, Topology(), data)
+    placement = partition.place(experiment, layout, Topology(), data)
     state = State(experiment, data.input_spec, data.num_classes, placement)
-    step = strategy.make_step(
-        experiment, layout, state, range(experiment.num_micro_batches), range(3)
-    )
-    return state, step, opening.training_batches(experiment, data, Topology(), range(3))
+    step = make_step(experiment, layout, state, range(experiment.num_micro_batches), range(3))
+    return state, step, training_batches(experiment, data, Topology(), range(3))
 
 
 def trained(experiment, layout, steps=3):
@@ -83,9 +84,9 @@ def test_stages_change_no_number(brief, serial, layout):
     for a, b in zip(expected, metrics, strict=True):
         for name in ("loss", "accuracy", "gradient_norm"):
             assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-4)
-    assert state.named().keys() == values.keys()
+    assert state.state_dict().keys() == values.keys()
     for name, value in values.items():
-        found, scale = state.named()[name].numpy(), np.abs(value).max()
+        found, scale = state.state_dict()[name].numpy(), np.abs(value).max()
         atol = min(2e-5, 1e-3 * scale + 1e-9)  # second moments are far smaller than weights
         np.testing.assert_allclose(found, value, atol=atol, err_msg=name)
 
@@ -97,8 +98,8 @@ def test_a_resnet_is_cut_too(tiny):
     state, _, (metrics,) = trained(tiny, Layout(stages=4, cut=(3, 3, 3, 1)), steps=1)
     assert metrics["finite"]
     assert float(state.loss_scale) == float(serial.loss_scale)
-    for name, variable in serial.named().items():
-        np.testing.assert_allclose(state.named()[name], variable, atol=1e-3, err_msg=name)
+    for name, variable in serial.state_dict().items():
+        np.testing.assert_allclose(state.state_dict()[name], variable, atol=1e-3, err_msg=name)
 
 
 def test_every_variable_is_on_its_stage(images):
@@ -123,7 +124,7 @@ def test_a_split_layer_has_a_share_of_each_weight_on_each_device(even):
         "layer00/attention/out/kernel": 0, "layer00/mlp/inner/bias": 0,
     }.items():  # fmt: skip
         for kind in ("weights", "average", "first_moment", "second_moment"):
-            weight = state.named()[f"{kind}/{name}"]
+            weight = state.state_dict()[f"{kind}/{name}"]
             assert weight.axis == axis
             assert [v.device[-5:] for v in weight.shards] == ["CPU:0", "CPU:1"]
     assert all(row["activation_bytes"] > 0 for row in rows)
@@ -223,7 +224,7 @@ def test_blocks_are_measured_on_texts_that_the_model_can_read(sentences):
     trained(short, Layout(stages=2), steps=1)
     long = override(sentences, ["model.positions=16"])
     with pytest.raises(UsageError, match=r"model\.positions is 16"):
-        opening.open_data(long, "")
+        open_data(long, "")
 
 
 def test_recomputation_holds_inputs_and_one_micro_batch(images):

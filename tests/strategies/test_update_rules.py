@@ -17,8 +17,8 @@ from ranks import DENSE, ROOT, SHALLOW, app, forked, served
 
 from app import errors
 from app.errors import UsageError
-from app.launch import private_network, tfrun
-from app.parallel import cluster
+from app.launch import tfrun
+from app.parallel import cluster, network
 from app.reporting import chatter
 
 
@@ -51,22 +51,22 @@ BAD = {
 @pytest.mark.parametrize("text", BAD)
 def test_a_cluster_that_is_none_is_refused(text):
     with pytest.raises(UsageError) as refused:
-        cluster.given({"TF_CONFIG": text})
+        cluster.from_environment({"TF_CONFIG": text})
     assert all(part in str(refused.value) for part in BAD[text])
 
 
 def test_a_cluster_is_described_to_each_of_its_tasks():
-    found = cluster.given(
+    found = cluster.from_environment(
         cluster.Cluster({k: tuple(v) for k, v in GOOD.items()}).environment("worker", 1)
     )
     assert found and found.address == "d:1" and found.is_server
-    assert cluster.given({}) is None
+    assert cluster.from_environment({}) is None
 
 
 def test_a_job_has_as_many_servers_as_it_is_given(tmp_path, monkeypatch):
     """Its chief ends when it has seen all tasks begin, and so ends the job."""
     monkeypatch.chdir(tmp_path)
-    begin = "import os, time; from app.parallel import cluster; task = cluster.given(); "
+    begin = "import os, time; from app.parallel import cluster; task = cluster.from_environment(); "
     begin += "open(f'{task.job}{task.index}', 'w').close()\n"
     begin += "while task.job != 'chief' or len(os.listdir()) < 6: time.sleep(0.01)"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -133,7 +133,7 @@ def test_local_rounds_are_where_a_run_is_looked_at_and_continued(user):
     whole = train(user, 2, "whole", *rounds, "--checkpoint_every=3", "--keep=9")
     saved = sorted(int(p.name[5:]) for p in (user / "whole/checkpoints").glob("step-*"))
     assert saved == [4, 8, 10]  # where all hold the same
-    assert "2 processes train alone for 4 steps" in whole["changes_numbers"][0]
+    assert "2 processes train independently for 4 steps" in whole["changes_numbers"][0]
     train(user, 2, "parts", *rounds, "--stop_at_step=3")
     parts = train(user, 2, "parts", *rounds)
     assert parts["finished"]
@@ -159,7 +159,7 @@ def tasks(job, below):
     found = {}
     for process in psutil.Process(below).children(recursive=True):
         try:
-            task = cluster.given(process.environ())
+            task = cluster.from_environment(process.environ())
         except psutil.Error:
             continue
         if task and task.job == job:
@@ -224,7 +224,7 @@ def test_what_is_let_go_after_a_task_was_lost_does_not_say_so(monkeypatch, capfd
             raise self.error
 
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest's own collects
-    chatter.no_lost_peers()
+    chatter.silence_lost_peers()
     Executor(tf.errors.UnavailableError(None, None, "Connection reset by peer"))
     Executor(ValueError("a defect"))
     error = capfd.readouterr().err
@@ -273,9 +273,9 @@ def test_a_parameter_server_that_is_not_there_is_named(user):
     assert done.returncode == 2 and f"ps 0 does not answer at 127.0.0.1:{free}" in done.stderr
     assert "after 10 s" in done.stderr
     assert "Traceback" not in done.stderr and time.monotonic() - begin < 60
-    if private_network.reachable_interfaces():
+    if network.reachable_interfaces():
         done = app(1, user, *flags, **chief)
-        assert done.returncode == 2 and "a chief of a parameter-server job obeys" in done.stderr
+        assert done.returncode == 2 and "a chief of a parameter-server job runs code" in done.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free))
         ps = cluster.Cluster(tasks).environment("ps", 0)

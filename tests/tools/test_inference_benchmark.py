@@ -11,7 +11,7 @@ from app.errors import UsageError
 from app.inference.forward import Forward
 from app.tools.inference import benchmark, cell
 from app.tools.inference.benchmark import Cell
-from app.training import opening
+from app.training.setup import open_run
 
 
 def test_layouts_fit_on_the_cores():
@@ -39,7 +39,7 @@ def test_the_report_names_the_best():
 
 def test_a_layout_is_measured(shallow, joined, tmp_path, monkeypatch):
     monkeypatch.setattr(cell, "SECONDS", 0.01)
-    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
+    opened = open_run(shallow, Layout(), joined, str(tmp_path))
     cell.main(opened, joined, 2, [1, 3], tmp_path / "out.json")
     one, three = json.loads((tmp_path / "out.json").read_text())
     for row, size in ((one, 1), (three, 3)):
@@ -49,9 +49,9 @@ def test_a_layout_is_measured(shallow, joined, tmp_path, monkeypatch):
 
 
 def test_data_that_say_nothing_of_clients_are_refused(shallow, joined, tmp_path):
-    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
+    opened = open_run(shallow, Layout(), joined, str(tmp_path))
     opened.data.kind = ""
-    with pytest.raises(UsageError, match=r"must say what a client has .* `kind`"):
+    with pytest.raises(UsageError, match=r"must describe the examples .* `kind`"):
         cell.main(opened, joined, 1, [1], tmp_path / "out.json")
 
 
@@ -66,7 +66,7 @@ def test_a_layout_that_fails_ends_it(tmp_path, capfd):
 
 
 def test_a_failure_in_one_batch_ends_them_all(shallow, joined, tmp_path):
-    opened = opening.open_run(shallow, Layout(), joined, str(tmp_path))
+    opened = open_run(shallow, Layout(), joined, str(tmp_path))
     forward = Forward(opened.state, opened.data.input_spec, 2)
     done: list[int] = []
 

@@ -9,10 +9,11 @@ from app.config import Layout
 from app.errors import NUMBERS, NumbersError
 from app.optimizers import Optimizer
 from app.parallel.topology import Topology
+from app.strategies import partition
+from app.strategies.partition import Costs
 from app.tools import verify
-from app.training import opening, update
+from app.training import update
 from app.training.differentiation import Differentiation
-from app.training.stages import Costs
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_broken_gradient_of_one_stage_fails_loudly(small, capsys, monkeypatch,
 def test_weights_that_move_the_wrong_way_fail(small, capsys, monkeypatch, slow):
     """Wherever the measured times cut the model."""
     seconds = tuple(9.0 if block == slow else 1.0 for block in range(4))
-    monkeypatch.setattr(opening, "measured", lambda *_: Costs(seconds, (1, 1, 1, 1)))
+    monkeypatch.setattr(partition, "measure", lambda *_: Costs(seconds, (1, 1, 1, 1)))
     right = update.move
 
     def move(experiment, part, values, norms, rate, *others):

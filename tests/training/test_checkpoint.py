@@ -22,8 +22,8 @@ from app.errors import CheckpointError, NumbersError
 from app.recovery import manifest
 from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
-from app.training.single_stage import SingleStageStep
 from app.training.state import State
+from app.training.step import SingleStageStep
 from input.images import Images
 
 pytestmark = pytest.mark.faults
@@ -415,7 +415,7 @@ def test_a_checkpoint_of_an_older_tensorflow_goes_on(joined, tmp_path):
     exec(SHALLOW, mine)
     restored = trained.restore(mine["tiny"](), Layout(), joined, tmp_path / "run", str(tmp_path))
     assert restored.step == 2
-    assert restored.opened.state.sha256() == content["weights_sha256"]
+    assert restored.setup.state.sha256() == content["weights_sha256"]
 
 
 FULL = """

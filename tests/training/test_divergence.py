@@ -8,13 +8,13 @@ from shallow import Shallow
 
 from app.config import Experiment, Layout, Optimization
 from app.errors import DivergedError
-from app.training import divergence, opening
+from app.training import divergence, setup
 from app.training.divergence import Difference
 from app.training.state import State
 
 
 def first_kernel(state):
-    return next(v for n, v in state.named().items() if n == "weights/conv2d/kernel")
+    return next(v for n, v in state.state_dict().items() if n == "weights/conv2d/kernel")
 
 
 def rounded(state):
@@ -44,7 +44,7 @@ FAULTS = (rounded, flipped, overwritten, not_a_number)
 
 def checks():
     """On a rank: what a check says of each fault of rank 1, and of one that is repaired."""
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     experiment = Experiment(Shallow(), None, 4, 4, steps=1, optimization=Optimization())
     state = State(experiment, tf.TensorSpec([None, 8, 8, 3]), 5)
     whole = state.snapshot()

@@ -24,7 +24,7 @@ def taken(monkeypatch):
         visible = []
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found)
         monkeypatch.setattr(tf.config, "set_visible_devices", lambda own, kind: visible.extend(own))
-        replicas.join(devices=devices, beside=Topology(rank, ranks, rank, ranks))
+        replicas.join(devices=devices, local=Topology(rank, ranks, rank, ranks))
         return [int(gpu.name) for gpu in visible]
 
     return join

@@ -11,7 +11,8 @@ import ranks
 from app.config import Layout
 from app.errors import UserError
 from app.parallel.topology import Topology
-from app.training import kernels, loop
+from app.training import kernels, setup, trainer
+from app.training.agreement import require_same_kernels
 
 AVX2 = frozenset({"sse4_1", "avx", "avx2", "fma"})
 VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
@@ -60,13 +61,13 @@ def test_training_takes_onednn_where_nobody_chose(unset, flags, given, chosen):
 
 def agreed(variables, exact):
     """On a rank with variables of its own: what it says of other kernels than rank 0's."""
-    from app.training import opening
+    from app.training import setup
 
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     kernels._flags = lambda: AMX  # whatever this processor is
     os.environ.update(variables[where.rank])
     try:
-        opening.agree_on_kernels(exact)
+        require_same_kernels(exact)
     except UserError as error:
         return str(error)
     return ""
@@ -94,10 +95,10 @@ def test_a_run_says_what_it_was_computed_with(shallow, train, tmp_path):
     config = json.loads(path.read_text())
     assert config["kernels"] == kernels.names()
     path.write_text(json.dumps(config | {"kernels": {"library": "oneDNN", "instructions": "SSE9"}}))
-    run = loop.Run(tmp_path / "run", "")
+    run = trainer.Run(tmp_path / "run", "")
     opened = SimpleNamespace(experiment=shallow, data=shallow.data.open(""))
     with contextlib.ExitStack() as stack:
-        (line,) = loop.claim(opened, Layout(exact=True), Topology(0, 1), run, stack)
+        (line,) = setup.claim_workdir(opened, Layout(exact=True), Topology(0, 1), run, stack)
     assert "begun with kernels of oneDNN for SSE9" in line
     with contextlib.ExitStack() as stack:
-        assert loop.claim(opened, Layout(exact=True), Topology(0, 1), run, stack) == []
+        assert setup.claim_workdir(opened, Layout(exact=True), Topology(0, 1), run, stack) == []

@@ -7,7 +7,8 @@ import pytest
 from app.config import Layout
 from app.errors import CheckpointError, UserError
 from app.recovery import manifest
-from app.training import loop, meaning, trained
+from app.training import trained, trainer
+from app.training.data import meaning, require_same_meaning
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def relabelled(folder, old, new):
 
 
 USES = {
-    "resume": lambda e, joined, f: loop.train(
-        e, Layout(), joined, loop.Run(f / "run", str(f / "data"))
+    "resume": lambda e, joined, f: trainer.train(
+        e, Layout(), joined, trainer.Run(f / "run", str(f / "data"))
     ),
     "evaluate": lambda e, joined, f: trained.evaluate(
         e, Layout(), joined, f / "run", str(f / "data")
@@ -76,7 +77,7 @@ def test_more_data_of_the_same_meaning_are_warned_of(run, joined, tmp_path, capf
 def test_a_checkpoint_of_an_older_version_says_what_it_does_not_know(run, joined, tmp_path, capfd):
     folder = manifest.folder_of(tmp_path / "run/checkpoints", 3)
     content = manifest.read(folder)
-    assert content.pop("meaning") == meaning.of(run.data.open(""))
+    assert content.pop("meaning") == meaning(run.data.open(""))
     (folder / "manifest.json").unlink()
     manifest.write(folder, content)
     USES["evaluate"](run, joined, tmp_path)
@@ -87,6 +88,6 @@ def test_many_classes_are_shown_where_they_differ():
     then = [f"class {i}" for i in range(1000)]
     now = [*then[:700], "other", *then[701:]]
     with pytest.raises(CheckpointError) as refused:
-        meaning.must_agree({"classes": now}, {"classes": then}, "run")
+        require_same_meaning({"classes": now}, {"classes": then}, "run")
     assert "700 'class 700', ...) when" in str(refused.value) and len(str(refused.value)) < 400
-    meaning.must_agree({"classes": then}, json.loads(json.dumps({"classes": then})), "run")
+    require_same_meaning({"classes": then}, json.loads(json.dumps({"classes": then})), "run")

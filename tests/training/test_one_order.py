@@ -21,10 +21,12 @@ from app.cli.overrides import override
 from app.config import Experiment, Layout, Optimization, Update
 from app.parallel.topology import Topology
 from app.schedules import Constant
+from app.strategies.adasum import adasum
 from app.strategies.pipelined import PipelinedStep
-from app.training import exchange, opening, ordered
-from app.training.single_stage import SingleStageStep
+from app.training import ordered, setup, trainer
+from app.training.batch_stream import training_batches
 from app.training.state import State
+from app.training.step import SingleStageStep
 from input.images import Images
 
 # A sum of which is in the order in which its terms arrive, and what makes such sums of others.
@@ -77,7 +79,7 @@ def test_the_graph_of_a_step_is_run_as_it_was_written(tiny, recipe, kind):
     data = experiment.data.open("")
     state = State(experiment, data.input_spec, data.num_classes)
     step = kind(experiment, Layout(), state, range(2))
-    batches = opening.training_batches(experiment, data, Topology(0, 1), range(1))
+    batches = training_batches(experiment, data, Topology(0, 1), range(1))
     assert_in_order(graphs(lambda: step(0, batches, 1e-3)["loss"].numpy()))
 
 
@@ -86,7 +88,7 @@ def test_the_graphs_of_combinations_are_run_as_they_were_written():
 
     @tf.function(autograph=False)
     def combine():
-        return [exchange.adasum(v, v + 1) for v in values]
+        return [adasum(v, v + 1) for v in values]
 
     assert_in_order(graphs(combine))
 
@@ -94,7 +96,7 @@ def test_the_graphs_of_combinations_are_run_as_they_were_written():
 def reductions():
     """On a rank with as many threads as its place: the bits of reductions over large tensors."""
     with_threads_of_its_own()
-    opening.join(Layout())
+    setup.join(Layout())
     numbers = np.random.default_rng(0)
     tensors = [
         tf.constant(numbers.standard_normal(shape), tf.float32)
@@ -106,7 +108,7 @@ def reductions():
         return [
             value
             for x in tensors
-            for value in (ordered.total(x), ordered.norm(x), exchange.adasum(x, x + 1))
+            for value in (ordered.total(x), ordered.norm(x), adasum(x, x + 1))
         ]
 
     return [x.numpy().tobytes() for x in tensors], [value.numpy() for value in reduced()]
@@ -156,10 +158,10 @@ class Wide:
 
 def drift(workdir, settings, model, steps):
     """Trains on this rank with a process that competes with it on and off; compares each step."""
-    from app.training import loop
+    from app.training import setup
 
     with_threads_of_its_own()
-    where, layout = opening.join(Layout())
+    where, layout = setup.join(Layout())
     choose = random.Random(where.rank)
     experiment = Experiment(
         model=model, data=Images("synthetic", size=16, synthetic_examples=60, synthetic_classes=5),
@@ -171,8 +173,8 @@ def drift(workdir, settings, model, steps):
             results = {}
             for name, given in settings.items():
                 time.sleep(choose.uniform(0, 0.1))
-                run = loop.Run(workdir / name, "", compare_every=1)
-                results[name] = loop.train(override(experiment, given), layout, where, run)
+                run = trainer.Run(workdir / name, "", compare_every=1)
+                results[name] = trainer.train(override(experiment, given), layout, where, run)
         finally:
             rival.kill()
     return {name: result["weights_sha256"] for name, result in results.items()}

@@ -16,8 +16,8 @@ from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
 from app.training import evaluation
 from app.training.checkpoint import Checkpoints
-from app.training.session import Session
 from app.training.state import State
+from app.training.trainer import Trainer
 from input.images import Images
 
 
@@ -25,7 +25,7 @@ from input.images import Images
 def stop(monkeypatch):
     """Set, it is as if SIGTERM had come."""
     event = threading.Event()
-    monkeypatch.setattr(preemption, "_asked", event)
+    monkeypatch.setattr(preemption, "_requested", event)
     return event
 
 
@@ -49,14 +49,14 @@ def preempted(train, experiment, workdir, **options):
 @pytest.mark.parametrize("last", [2, 4])
 def test_stopped_in_the_last_step(shallow, train, workdir, stop, monkeypatch, last):
     train(shallow, stop_at_step=1)
-    advance = Session.advance
+    advance = Trainer.advance
 
-    def stop_in(session, s):
-        advance(session, s)
+    def stop_in(trainer, s):
+        advance(trainer, s)
         if s + 1 == last:
             stop.set()
 
-    monkeypatch.setattr(Session, "advance", stop_in)
+    monkeypatch.setattr(Trainer, "advance", stop_in)
     assert preempted(train, shallow, workdir, stop_at_step=last) == last
     assert manifest.steps(workdir / "checkpoints")[-1] == last
     stop.clear()
@@ -190,8 +190,8 @@ def seconds(monkeypatch):
 
         monkeypatch.setattr(owner, name, call)
 
-    lasting(Session, "compute", STEP)
-    lasting(Session, "evaluate", EVALUATION)
+    lasting(Trainer, "compute", STEP)
+    lasting(Trainer, "evaluate", EVALUATION)
     lasting(Checkpoints, "restore", SET_UP)
     return clock
 
@@ -213,15 +213,15 @@ def test_what_a_dying_attempt_lost_is_counted_once(shallow, train, seconds, monk
     class DiedError(Exception):
         pass
 
-    advance = Session.advance
+    advance = Trainer.advance
 
-    def dying(session, s):
+    def dying(trainer, s):
         if s == 3:
             raise DiedError
-        advance(session, s)
+        advance(trainer, s)
 
     with monkeypatch.context() as patch, pytest.raises(DiedError):
-        patch.setattr(Session, "advance", dying)
+        patch.setattr(Trainer, "advance", dying)
         train(shallow, checkpoint_every=2)
     result = train(shallow)
     assert result["seconds"] == 4 * STEP + EVALUATION

@@ -12,18 +12,18 @@ from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.strategies.elastic import Commit
 from app.tools import overhead
-from app.training import opening
+from app.training.batch_stream import training_batches
 from app.training.checkpoint import Checkpoints
 from app.training.joined import SMALL
-from app.training.single_stage import SingleStageStep
 from app.training.state import State
+from app.training.step import SingleStageStep
 from models.resnet import ResNet
 
 
 def batches(experiment, processes=1):
     data = experiment.data.open("")
     where = Topology(0, processes)
-    return data, opening.training_batches(experiment, data, where, range(experiment.steps))
+    return data, training_batches(experiment, data, where, range(experiment.steps))
 
 
 def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
@@ -84,10 +84,10 @@ def test_average_of_the_weights(tiny):
     SingleStageStep(tiny, Layout(), state, range(6))(0, stream, 0.1)
     after = state.weights[name].numpy()
     np.testing.assert_allclose(
-        state.named()[f"average/{name}"], 0.75 * before + 0.25 * after, rtol=1e-4
+        state.state_dict()[f"average/{name}"], 0.75 * before + 0.25 * after, rtol=1e-4
     )
     with state.averaged():
-        assert np.array_equal(state.weights[name], state.named()[f"average/{name}"])
+        assert np.array_equal(state.weights[name], state.state_dict()[f"average/{name}"])
     assert np.array_equal(state.weights[name], after)
 
 

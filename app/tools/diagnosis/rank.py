@@ -37,12 +37,12 @@ def reduce(where: Topology) -> dict[str, float]:
         whole = pattern * (where.size * (where.size + 1) // 2)
         seconds = []
         for _ in range(1 + ROUNDS):
-            replicas.each(0)  # a barrier
+            replicas.barrier()
             begin = time.perf_counter()
             total = replicas.all_reduce(own, f"doctor{size}").numpy()
             seconds.append(time.perf_counter() - begin)
             wrong += int(np.sum(total != whole))
         result[str(size)] = statistics.median(seconds[1:])
     # The sum over ranks may be wrong itself: this rank's own count counts too.
-    result["wrong"] = max(float(wrong), *replicas.each(wrong))
+    result["wrong"] = max(float(wrong), *replicas.all_gather_scalar(wrong))
     return result

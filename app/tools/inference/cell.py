@@ -20,7 +20,7 @@ from app.inference.forward import Forward, preprocessor
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.training import trained
-from app.training.opening import Opened
+from app.training.setup import Setup
 from input.raw import Limits
 
 ROUNDS = 3
@@ -28,22 +28,22 @@ SECONDS = 2.0  # of a round, about
 MIN_BATCHES, MAX_BATCHES = 8, 400  # of a round, a lane
 
 
-def main(opened: Opened, where: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
+def main(setup: Setup, where: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
     """Writes a row for each batch size, on rank 0.
 
     Raises:
         UsageError: the data do not say what clients have.
     """
-    trained.must_be_servable(opened.data)
-    forward = Forward(opened.state, opened.data.input_spec, lanes)
-    rows = [measure(opened, forward, where, size) for size in sizes]
+    trained.must_be_servable(setup.data)
+    forward = Forward(setup.state, setup.data.input_spec, lanes)
+    rows = [measure(setup, forward, where, size) for size in sizes]
     if where.is_chief:
         output.write_text(json.dumps(rows) + "\n")
 
 
-def measure(opened: Opened, forward: Forward, where: Topology, size: int) -> dict[str, Any]:
+def measure(setup: Setup, forward: Forward, where: Topology, size: int) -> dict[str, Any]:
     """Returns examples a second of all processes, and percentiles of a batch's latency."""
-    data = opened.data
+    data = setup.data
     raws = data.held_out.fetch([i % data.num_evaluation for i in range(4 * size)])[0]
     batches = [tf.constant(raws[i * size : (i + 1) * size]) for i in range(4)]
     preprocess = preprocessor(data, Limits())
@@ -63,13 +63,13 @@ def measure(opened: Opened, forward: Forward, where: Topology, size: int) -> dic
     run(4 * forward.lanes)  # compiles for every length of a text
     lasted, _ = run(4 * forward.lanes)
     wanted = round(SECONDS / lasted * 4)
-    each = int(min(replicas.each(wanted)))
+    each = int(min(replicas.all_gather_scalar(wanted)))
     count = min(max(each, MIN_BATCHES), MAX_BATCHES) * forward.lanes
     speeds, latencies = [], []
     for _ in range(ROUNDS):
-        replicas.each(0)  # all processes at the same time
+        replicas.barrier()  # all processes at the same time
         lasted, seconds = run(count)
-        speeds.append(sum(replicas.each(count * size / lasted)))
+        speeds.append(sum(replicas.all_gather_scalar(count * size / lasted)))
         latencies.append(replicas.all_gather(tf.constant(seconds), "latencies").numpy())
     p50, p90, p99 = np.percentile(np.concatenate(latencies), [50, 90, 99])
     return {

@@ -1,4 +1,4 @@
-"""Runs our side: the compiled step of `app/training/single_stage.py` on one batch in memory.
+"""Runs our side: the compiled step of `app/training/step.py` on one batch in memory.
 
 python -m app.tools.peers.ours <case> <socket>       started as the ranks of a job
 """
@@ -22,14 +22,14 @@ import tensorflow as tf
 
 from app.config import Layout
 from app.parallel.topology import Topology
-from app.training import opening
-from app.training.single_stage import SingleStageStep
+from app.training import setup
 from app.training.state import State
+from app.training.step import SingleStageStep
 
 
 def main(name: str, path: str) -> None:
     """Joins the job, builds the step of a case, and takes its turns."""
-    where, _ = opening.join(Layout())
+    where, _ = setup.join(Layout())
     state, run = make(case(name, where.size, 1), where)
     facts = {
         "rank": where.rank,

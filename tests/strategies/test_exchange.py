@@ -9,11 +9,15 @@ import tensorflow as tf
 from app.config import Layout, Update
 from app.errors import UsageError
 from app.parallel import parameter_server, replicas
-from app.parallel.parameter_server import Greedy
+from app.parallel.parameter_server import GreedyPlacement
 from app.parallel.topology import Topology
+from app.strategies import partition
+from app.strategies.adasum import adasum
+from app.strategies.compression import Float16, TopK
 from app.strategies.parameter_server import open_state
-from app.training import exchange, opening, strategy
+from app.training.batch_stream import training_batches
 from app.training.state import State
+from app.training.step import make_step
 
 COMPRESSED = [
     Update(compression="topk", topk=0.1, on_nonfinite="skip"),
@@ -45,8 +49,8 @@ class Part:
 @pytest.mark.parametrize(
     "kind, rule",
     [
-        (exchange.TopK, Update(compression="topk", topk=0.1)),
-        (exchange.Rounded, Update(compression="float16")),
+        (TopK, Update(compression="topk", topk=0.1)),
+        (Float16, Update(compression="float16")),
     ],
 )
 def test_what_is_not_sent_is_sent_later(two, kind, rule):
@@ -57,63 +61,61 @@ def test_what_is_not_sent_is_sent_later(two, kind, rule):
         out, statistic, metrics = wire([gradient, tf.ones([2]), tf.ones([2])])
         assert statistic.numpy().tolist() == [3, 3] == metrics.numpy().tolist()
         sent, given = sent + out.numpy() / 3, given + gradient.numpy()
-        if kind is exchange.TopK:
+        if kind is TopK:
             assert np.count_nonzero(out) == 100
-    left = wire.remainders[0].numpy()
+    left = wire.residuals[0].numpy()
     assert np.abs(left).max() > 0
-    np.testing.assert_allclose(sent + left, given, atol=2e-2 if kind is exchange.Rounded else 1e-5)
+    np.testing.assert_allclose(sent + left, given, atol=2e-2 if kind is Float16 else 1e-5)
     # Three small all-reduces; of the weight half as many bytes, or 100 places and values.
-    weight = 2000 if kind is exchange.Rounded else 800
+    weight = 2000 if kind is Float16 else 800
     assert wire.bytes_sent == weight + 8 + 8
 
 
 @pytest.mark.parametrize("rule", COMPRESSED, ids=lambda rule: rule.compression)
 @pytest.mark.parametrize("cut", [(4,), (2, 2)])
-def test_a_skipped_step_leaves_what_earlier_ones_left_for_later(two, shallow, rule, cut):
+def test_a_skipped_step_leaves_the_residuals_of_earlier_ones(two, shallow, rule, cut):
     """This process's gradient may be finite: the sum is not, as another process's is not."""
     shallow = dataclasses.replace(shallow, update=rule)
     data = shallow.data.open("")
     layout = Layout(processes=2, stages=len(cut), cut=cut)
-    placement = opening.placed(shallow, layout, Topology(), data)
+    placement = partition.place(shallow, layout, Topology(), data)
     state = State(shallow, data.input_spec, data.num_classes, placement)
-    step = strategy.make_step(shallow, layout, state, range(3), range(3))
-    stream = opening.training_batches(shallow, data, Topology(0, 2), range(3))
+    step = make_step(shallow, layout, state, range(3), range(3))
+    stream = training_batches(shallow, data, Topology(0, 2), range(3))
     exchanges = [sums.exchange for sums in (step.sums if len(cut) > 1 else [step.sums])]
 
-    def remainders():
-        return [r.numpy() for exchange in exchanges for r in exchange.remainders]
+    def residuals():
+        return [r.numpy() for exchange in exchanges for r in exchange.residuals]
 
     assert step(0, stream, 0.01)["finite"]
-    before, weights = remainders(), state.sha256()
+    before, weights = residuals(), state.sha256()
     assert any(np.abs(r).max() > 0 for r in before)
     two.assign(np.inf)
     assert not step(1, stream, 0.01)["finite"]
     assert state.sha256() == weights
-    for a, b in zip(before, remainders(), strict=True):
+    for a, b in zip(before, residuals(), strict=True):
         assert np.array_equal(a, b)
     two.assign(2)
     assert step(2, stream, 0.01)["finite"]
-    assert not all(map(np.array_equal, before, remainders()))
+    assert not all(map(np.array_equal, before, residuals()))
 
 
 def test_without_feedback_nothing_is_kept(two):
     rule = Update(compression="topk", topk=0.1, error_feedback=False)
-    assert not exchange.TopK(Part(), ["w", "s", "m"], 2, rule).remainders
+    assert not TopK(Part(), ["w", "s", "m"], 2, rule).residuals
 
 
 def test_adasum_averages_what_agrees_and_adds_what_does_not():
     a, b = tf.constant([3.0, 0.0]), tf.constant([0.0, 4.0])
-    assert exchange.adasum(a, b).numpy().tolist() == [3, 4]
-    assert exchange.adasum(a, a).numpy().tolist() == [3, 0]
-    assert exchange.adasum(a, 0 * a).numpy().tolist() == [3, 0]
-    assert exchange.adasum(a, 3 * a).numpy().tolist() == pytest.approx(
-        [3 * 0.5 - 4.5 + 6 + 4.5 - 1.5, 0]
-    )
+    assert adasum(a, b).numpy().tolist() == [3, 4]
+    assert adasum(a, a).numpy().tolist() == [3, 0]
+    assert adasum(a, 0 * a).numpy().tolist() == [3, 0]
+    assert adasum(a, 3 * a).numpy().tolist() == pytest.approx([3 * 0.5 - 4.5 + 6 + 4.5 - 1.5, 0])
 
 
 def test_variables_go_where_there_is_room(monkeypatch):
     monkeypatch.setattr(parameter_server, "server", lambda index: f"CPU:{index}")
-    greedy = Greedy(2)
+    greedy = GreedyPlacement(2)
     with tf.variable_creator_scope(greedy.create):
         for size in (100, 40, 30, 20):
             tf.Variable(tf.zeros([size]), dtype=tf.float32)

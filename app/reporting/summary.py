@@ -1,4 +1,4 @@
-"""What rank 0 says of a run: what runs where, in a few lines."""
+"""Summarizes a run for people: what runs where as it begins, its result as it ends."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from app.training import kernels
 from app.training.state import State
 from input.batches import DataSet
 
-LARGE_BUBBLE = 0.35  # of a stage's time: fewer micro-batches than about twice the stages
+LARGE_BUBBLE = 0.35  # of a stage's time, with fewer micro-batches than about twice the stages
 
 
-def run(
+def opening(
     experiment: Experiment, layout: Layout, data: DataSet, state: State, first: int, total: int
 ) -> str:
-    """What runs where, in two lines."""
+    """Returns the first lines of a run: what runs where."""
     parameters = sum(v.shape.num_elements() for v in state.trainable)
-    shares = [
+    counts = [
         len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
         for rank in range(layout.processes)
     ]
-    each = f"{max(shares)} to {min(shares)} each"
+    each = f"{max(counts)} to {min(counts)} each"
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     processes = f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} threads a process"
     where = (
-        served(experiment, layout)
+        parameter_server_job(experiment, layout)
         if layout.workers
         else f"{processes}, kernels of {kernels.text(kernels.names())}"
     )
-    cut = f"\n{pipeline(layout, state, min(shares))}" if layout.devices > 1 else ""
+    cut = f"\n{pipeline(layout, state, min(counts))}" if layout.devices > 1 else ""
     return (
         f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
         f"{data.evaluation_split} examples, {experiment.precision}"
@@ -43,8 +43,8 @@ def run(
     )
 
 
-def served(experiment: Experiment, layout: Layout) -> str:
-    """The tasks of a parameter-server job, and what a worker does."""
+def parameter_server_job(experiment: Experiment, layout: Layout) -> str:
+    """Describes the tasks of a parameter-server job, and what a worker does."""
     staleness = experiment.update.staleness
     if staleness == 0:
         how = "share each step"
@@ -56,35 +56,37 @@ def served(experiment: Experiment, layout: Layout) -> str:
 
 
 def closing(result: dict[str, Any]) -> str:
-    """The last lines of a run."""
+    """Returns the last lines of a run."""
     split, metrics = next(iter(result["metrics"].items()))
     state = "done" if result["finished"] else "stopped, to be continued,"
     speed = result["examples_per_second"]
     baseline = result["baseline"]
     figure = baseline and (baseline.get("error") or f"{baseline['accuracy']:.4f}")
-    beside = f" ({baseline['name']}: {figure})" if baseline else ""
+    compared = f" ({baseline['name']}: {figure})" if baseline else ""
     return (
         f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
-        f"{metrics['accuracy']:.4f}{beside}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
+        f"{metrics['accuracy']:.4f}{compared}"
+        + (f", {speed:.1f} examples/s" if speed else "")
+        + "\n"
         f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
     )
 
 
 def pipeline(layout: Layout, state: State, micro_batches: int) -> str:
-    """The cut, and the bubble if it is large enough to be a mistake."""
-    share = schedule.bubble(layout.stages, layout.chunks, micro_batches)
+    """Describes the cut and its bubble, and how to shorten one that is probably a mistake."""
+    idle = schedule.bubble(layout.stages, layout.chunks, micro_batches)
     few = f" more micro-batches than {micro_batches} a process would shorten it"
     stages = f"{layout.stages} stage{'s' * (layout.stages > 1)}"
     split = f" of {layout.tensor} devices" if layout.tensor > 1 else ""
     return (
         f"{stages}{split} a process, {layout.schedule}, blocks "
-        f"{'+'.join(map(str, state.placement.sizes))}, bubble {share:.0%}"
-        f"{':' + few if share > LARGE_BUBBLE else ''}"
+        f"{'+'.join(map(str, state.placement.sizes))}, bubble {idle:.0%}"
+        f"{':' + few if idle > LARGE_BUBBLE else ''}"
     )
 
 
 def stages(table: list[dict[str, Any]]) -> list[str]:
-    """What is where, a line a part: sizes in MB."""
+    """Formats the table of a step's parts and devices, sizes in MB."""
     if not table:
         return []
     lines = [
@@ -106,7 +108,7 @@ def _count(number: int, name: str, plural: str = "s") -> str:
 
 
 def short(device: str) -> str:
-    """`CPU:1` of this process, `server 0 CPU:0` of a stage server."""
+    """Shortens a device's name: `CPU:1` of this process, `server 0 CPU:0` of a stage server."""
     place, _, name = device.partition("/device:")
     server = place.rpartition(":")[2]
     return f"server {server} {name}" if "/job:stage" in place else name

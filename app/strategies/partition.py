@@ -1,0 +1,172 @@
+"""Cuts a model into stages: measured block by block, balanced, the same on every rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from app.cli import layouts
+from app.config import Experiment, Layout
+from app.parallel import replicas
+from app.parallel.placement import Placement, balanced, connect, local_devices
+from app.parallel.topology import Topology
+from app.reporting import chatter
+from app.training.agreement import run_on_all_ranks
+from app.training.building import keras_defaults, zeros
+from input.batches import DataSet
+from models import blocks
+
+ROUNDS = 5  # each block's time is the least of them
+LENGTH = 64  # tokens, where the data leave it open
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of each block, in order.
+
+    Attributes:
+        seconds: of a forward and backward pass of a micro-batch.
+        bytes: of its weights.
+    """
+
+    seconds: tuple[float, ...]
+    bytes: tuple[int, ...]
+
+
+def place(
+    experiment: Experiment, layout: Layout, where: Topology, data: DataSet,
+    costs: Costs | None = None,
+) -> Placement:  # fmt: skip
+    """Returns the placement of a model, the same cut on every rank.
+
+    Args:
+        experiment: holds the model.
+        layout: stages, chunks, cut.
+        where: this rank.
+        data: of the run.
+        costs: of the blocks, to balance by; measured if they are needed and None.
+
+    Raises:
+        UsageError: on every rank; the model cannot be cut so, or a server does not answer.
+    """
+    if layout.stages > 1 and not layout.cut and costs is None:
+        costs = measure(experiment, where, data)
+    own = run_on_all_ranks(lambda: devices(layout, where))
+    return run_on_all_ranks(lambda: cut(experiment, layout, own, data.num_classes, costs))
+
+
+def devices(layout: Layout, where: Topology) -> list[str]:
+    """Returns this process's devices, stage 0's first; connects to stage servers, once.
+
+    Raises:
+        UsageError: a stage server does not answer, or has too few devices.
+    """
+    if not layout.servers:
+        return local_devices(layout.devices)
+    own = layout.servers[where.rank * layout.stages : (where.rank + 1) * layout.stages]
+    with chatter.capture_native_stderr():
+        return connect(own, layout.tensor)
+
+
+def cut(
+    experiment: Experiment, layout: Layout, devices: Sequence[str], num_classes: int,
+    costs: Costs | None,
+) -> Placement:  # fmt: skip
+    """Cuts a model as `layout` says, and places it on these devices.
+
+    Args:
+        experiment: holds the model.
+        layout: stages, chunks, cut.
+        devices: per stage as many as a layer has shards, stage 0's first.
+        num_classes: of the data.
+        costs: to balance by; None if the layout gives the cut.
+
+    Raises:
+        UsageError: more parts than blocks, or a cut that does not add up to them.
+    """
+    parts = layout.stages * layout.chunks
+    count = len(experiment.model.blocks(num_classes))
+    layouts.validate_cut(layout, count)
+    t = layout.tensor
+    placed = tuple(tuple(devices[i : i + t]) for i in range(0, len(devices), t))
+    if parts == 1:
+        return Placement(placed, (count,))
+    sizes = layout.cut
+    if not sizes:
+        assert costs is not None
+        sizes = balanced(costs.seconds, costs.bytes, parts)
+    return Placement(placed, tuple(sizes))
+
+
+def measure(experiment: Experiment, where: Topology, data: DataSet) -> Costs:
+    """Measures what each block costs on rank 0; returns it on every rank."""
+    longest = data.limits.get("positions")
+
+    def measure_on_chief() -> Costs | None:
+        if not where.is_chief:
+            return None
+        return block_costs(experiment, data.input_spec, data.num_classes, longest)
+
+    found = run_on_all_ranks(measure_on_chief)
+    text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
+    return Costs(**json.loads(text))
+
+
+def block_costs(
+    experiment: Experiment, spec: Any, num_classes: int, longest: int | None = None
+) -> Costs:
+    """Runs each block forward and backward on a micro-batch of zeros.
+
+    On a copy of the model that is thrown away. Blocks of one kind, with the same shapes
+    before, in and after them, are measured once.
+
+    Args:
+        experiment: holds the model.
+        spec: of a batch of inputs.
+        num_classes: of the data.
+        longest: the most that an open size of the inputs may be; None: anything.
+    """
+    x = zeros(spec, experiment.micro_batch, min(LENGTH, longest or LENGTH))
+    with keras_defaults(experiment):
+        model = list(experiment.model.blocks(num_classes))
+        blocks.build(model, x, experiment.seed)
+    known: dict[str, float] = {}
+    times, sizes = [], []
+    for place, block in enumerate(model):
+        y = blocks.forward([block], x, True, tf.zeros([2], tf.int32), place)
+        shapes = [v.shape for v in block.variables]
+        inside = tf.nest.map_structure(lambda t: t.shape, (x, y))
+        kind = f"{type(block)} {shapes} {inside}"
+        if kind not in known:
+            known[kind] = _seconds(block, x)
+        times.append(known[kind])
+        weights = [v.value for v in block.variables]
+        sizes.append(sum(w.shape.num_elements() * w.dtype.size for w in weights))
+        x = y
+    return Costs(tuple(times), tuple(sizes))
+
+
+def _seconds(block: Any, x: Any) -> float:
+    weights = [v.value for v in block.trainable_variables]
+
+    @tf.function(autograph=False)
+    def both_ways() -> Any:
+        # As plain graph gradients: nothing is trained here.
+        y = blocks.forward([block], x, True, tf.zeros([2], tf.int32))
+        outputs = [t for t in tf.nest.flatten(y) if t.dtype.is_floating]
+        sources = [t for t in tf.nest.flatten(x) if t.dtype.is_floating] + weights
+        return [g for g in tf.gradients(outputs, sources) if g is not None]
+
+    both_ways()
+    seconds = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        both_ways()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
