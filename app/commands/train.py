@@ -46,7 +46,7 @@ def launch(flags: FlagValues, command: list[str]) -> int:
     if not flags.workdir:
         folder = workdir.default(selection.reference(flags))
         command = [*command, f"--workdir={folder}"]
-    limits = Limits(flags.max_restarts, flags.hang_seconds, flags.grace_seconds)
+    limits = Limits(restarts=flags.max_restarts, hang=flags.hang_seconds, grace=flags.grace_seconds)
     code = launcher.supervise(command, start_ranks, variables, folder, limits, flags.elastic)
     if not flags.workdir:
         workdir.forget(folder)

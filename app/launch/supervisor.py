@@ -31,7 +31,7 @@ MAX_BACK_OFF_SECONDS = 10.0
 TRANSIENT = (errors.LOST_PEER, errors.DIVERGED)  # codes of errors that need not recur
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits at which the supervisor gives up.
 

@@ -14,10 +14,13 @@ import psutil
 import pytest
 
 from app import errors
+from app.cli import flags
+from app.commands import train
 from app.errors import UsageError
-from app.launch import private_network, processes
+from app.launch import launcher, private_network, processes
 from app.launch.job import End, Job
 from app.launch.output import ENDED, LOST
+from app.launch.supervisor import Limits
 from app.recovery import atomic_file, heartbeat, lock, manifest
 from app.recovery.manifest import DamageError
 
@@ -131,6 +134,16 @@ sys.exit(child.returncode != -9)
 def test_a_process_that_ends_while_it_is_killed_is_no_error():
     """In a process of its own: the descendants of this one are other tests' too."""
     subprocess.run([sys.executable, "-c", REAPED], cwd=ROOT, check=True, timeout=50)
+
+
+def test_the_flags_of_train_limit_the_supervisor(tmp_path, monkeypatch):
+    monkeypatch.setenv("NP", "1")
+    monkeypatch.setattr(launcher, "supervise", lambda *arguments: arguments)
+    given = ["--max_restarts=5", "--hang_seconds=77", "--grace_seconds=8"]
+    given += ["--experiment=resnet50_synthetic", f"--workdir={tmp_path}"]
+    flags.parse(train.FLAGS, "train", given)
+    *_, limits, _ = train.launch(train.FLAGS, [])
+    assert limits == Limits(restarts=5, hang=77, grace=8)
 
 
 @pytest.mark.parametrize("code", [errors.USAGE, errors.DATA, errors.CHECKPOINT, errors.NUMBERS])
