@@ -58,13 +58,13 @@ class Limits:
         if width * height > self.pixels:
             raise ValueError(
                 f"the image has {width} x {height} pixels, more than the {self.pixels} that are "
-                "taken"
+                "accepted"
             )
 
     def _text(self, raw: bytes) -> None:
         if len(raw) > self.text:
             raise ValueError(
-                f"the text has {len(raw)} bytes, more than the {self.text} that are taken"
+                f"the text has {len(raw)} bytes, more than the {self.text} that are accepted"
             )
         try:
             text = raw.decode()
