@@ -93,8 +93,8 @@ def joined():
     four = [tf.config.LogicalDeviceConfiguration()] * 4
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], four)
 
-    where, _ = setup.join(Layout())
-    return where
+    topology, _ = setup.join(Layout())
+    return topology
 
 
 @pytest.fixture

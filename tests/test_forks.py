@@ -21,10 +21,10 @@ def total(number):
     from app.parallel import replicas
     from app.training import setup
 
-    where, _ = setup.join(Layout())
-    everything = replicas.all_reduce(tf.constant(number + where.rank), "total")
+    topology, _ = setup.join(Layout())
+    everything = replicas.all_reduce(tf.constant(number + topology.rank), "total")
     return (
-        where.rank,
+        topology.rank,
         int(everything),
         os.getcwd(),
         tf.config.threading.get_intra_op_parallelism_threads(),

@@ -8,7 +8,7 @@ from collections.abc import Sized
 from app.config import Experiment, Layout, choice_name
 from app.errors import UsageError
 from app.optimizers import OPTIMIZERS
-from app.parallel import topology
+from app.parallel.topology import slice_of
 
 
 def validate(experiment: Experiment, layout: Layout) -> None:
@@ -119,7 +119,7 @@ def _validate_servers(layout: Layout) -> None:
 
 def _validate_interleaving(experiment: Experiment, layout: Layout) -> None:
     p, c, total = layout.stages, layout.chunks, experiment.num_micro_batches
-    sizes = {len(topology.slice_of(total, layout.processes, r)) for r in range(layout.processes)}
+    sizes = {len(slice_of(total, layout.processes, r)) for r in range(layout.processes)}
     if p == 1 or layout.schedule != "1f1b" or any(size % p for size in sizes):
         raise UsageError(
             f"--chunks={c} interleaves 1f1b over stages: it needs --schedule=1f1b, 2 stages or "

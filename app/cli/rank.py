@@ -8,8 +8,7 @@ from pathlib import Path
 
 from app.cli import loading, workdir
 from app.config import Layout
-from app.parallel import topology
-from app.parallel.topology import Topology
+from app.parallel.topology import Topology, cores
 from app.training import kernels
 
 
@@ -27,7 +26,7 @@ def hold_cores(most: int) -> list[int]:
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "20")
     size = int(os.environ.get("HOROVOD_LOCAL_SIZE", 1))
     rank = int(os.environ.get("HOROVOD_LOCAL_RANK", 0))
-    own = topology.cores(os.sched_getaffinity(0), size, rank, most)
+    own = cores(os.sched_getaffinity(0), size, rank, most)
     os.sched_setaffinity(0, own)
     return own
 
@@ -50,8 +49,8 @@ def join(layout: Layout, exact: bool = False, is_training: bool = True) -> tuple
     tensorflow(is_training)
     from app.training import setup
 
-    where, joined = setup.join(dataclasses.replace(layout, exact=exact or layout.exact))
-    return where, dataclasses.replace(joined, exact=layout.exact)
+    topology, joined = setup.join(dataclasses.replace(layout, exact=exact or layout.exact))
+    return topology, dataclasses.replace(joined, exact=layout.exact)
 
 
 def output_folder(given: str | None, name: str, is_chief: bool) -> Path:

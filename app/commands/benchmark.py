@@ -27,10 +27,10 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Measures as a rank of a job."""
     experiment, layout = select(flags, rank.processes())
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.tools import benchmark
 
-    benchmark.main(experiment, layout, where, selection.data_dir(flags))
+    benchmark.main(experiment, layout, topology, selection.data_dir(flags))
 
 
 def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:

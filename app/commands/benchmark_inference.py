@@ -49,22 +49,22 @@ def run(flags: FlagValues) -> int:
 def measure(flags: FlagValues, experiment: Experiment, layout: Layout, folder: Path) -> int:
     """Measures one layout as a rank of its job."""
     own = rank.hold_cores(flags.threads)
-    where, layout = rank.join(layout, exact=True, is_training=False)
+    topology, layout = rank.join(layout, exact=True, is_training=False)
     from app.tools.inference import cell
     from app.training import setup, trained
 
     data_dir = selection.data_dir(flags)
     if flags.workdir:
-        run = trained.restore(experiment, layout, where, Path(flags.workdir), data_dir)
+        run = trained.restore(experiment, layout, topology, Path(flags.workdir), data_dir)
         opened = run.setup
     else:
         of_one = dataclasses.replace(layout, processes=1)
-        opened = setup.open_run(experiment, of_one, where, data_dir)
+        opened = setup.open_run(experiment, of_one, topology, data_dir)
     lanes = max(1, len(own) // layout.stages)
-    measured = benchmark.Cell(where.size, flags.threads, layout.stages)
+    measured = benchmark.Cell(topology.size, flags.threads, layout.stages)
     folder.mkdir(parents=True, exist_ok=True)
-    cell.main(opened, where, lanes, flags.batch_sizes, folder / measured.file)
-    if where.is_chief:
+    cell.main(opened, topology, lanes, flags.batch_sizes, folder / measured.file)
+    if topology.is_chief:
         print("\n".join([benchmark.heading(), *map(benchmark.line, measured.rows(folder))]))
     return DONE
 

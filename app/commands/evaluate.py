@@ -27,11 +27,11 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Evaluates as a rank of a job; prints the metrics."""
     experiment, layout = select(flags)
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.training import trained
 
     folder, data_dir = Path(flags.workdir), selection.data_dir(flags)
-    metrics = trained.evaluate(experiment, layout, where, folder, data_dir)
+    metrics = trained.evaluate(experiment, layout, topology, folder, data_dir)
     if metrics:
         print(json.dumps(metrics, indent=1))
 

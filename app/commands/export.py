@@ -29,12 +29,12 @@ groups.limits(FLAGS)
 def run(flags: FlagValues) -> None:
     """Restores the run, and writes every variant."""
     experiment, output = select(flags)
-    where, layout = rank.join(Layout(), is_training=False)
+    topology, layout = rank.join(Layout(), is_training=False)
     from app.inference import export
     from app.training import trained
 
     folder, data_dir = Path(flags.workdir), selection.data_dir(flags)
-    run = trained.restore(experiment, layout, where, folder, data_dir)
+    run = trained.restore(experiment, layout, topology, folder, data_dir)
     limits = Limits(flags.max_pixels, flags.max_text)
     command = shlex.join(["./run.sh", *sys.argv[sys.argv.index("export") :]])
     export.main(experiment, run, output, flags.weights, flags.variants, limits, command)

@@ -23,9 +23,9 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Measures as a rank of a job."""
     experiment, layout = selection.synchronous(flags, rank.processes(), "overhead")
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.tools import overhead
 
     name = f"overhead_{selection.reference(flags)}"
-    folder = rank.output_folder(flags.workdir, name, where.is_chief)
-    overhead.main(experiment, layout, where, selection.data_dir(flags), folder)
+    folder = rank.output_folder(flags.workdir, name, topology.is_chief)
+    overhead.main(experiment, layout, topology, selection.data_dir(flags), folder)

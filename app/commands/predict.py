@@ -52,7 +52,7 @@ def run(flags: FlagValues) -> None:
         )
     own = rank.hold_cores(flags.threads)
     with standard.as_files(source, output, flags.format) as (source, output):
-        where, layout = rank.join(layout, exact=True, is_training=False)
+        topology, layout = rank.join(layout, exact=True, is_training=False)
         from app.inference import predict
 
         job = predict.Job(
@@ -67,7 +67,7 @@ def run(flags: FlagValues) -> None:
             limits=Limits(flags.max_pixels, flags.max_text),
         )
         folder, data_dir = Path(flags.workdir), selection.data_dir(flags)
-        predict.main(experiment, layout, where, folder, data_dir, job)
+        predict.main(experiment, layout, topology, folder, data_dir, job)
 
 
 def select(flags: FlagValues) -> tuple[Experiment, Layout]:

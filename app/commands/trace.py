@@ -29,12 +29,12 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Draws a step as a rank of a job."""
     experiment, layout = select(flags, rank.processes())
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.tools import trace
 
     name = f"trace_{selection.reference(flags)}"
-    folder = rank.output_folder(flags.workdir, name, where.is_chief)
-    trace.main(experiment, layout, where, selection.data_dir(flags), folder)
+    folder = rank.output_folder(flags.workdir, name, topology.is_chief)
+    trace.main(experiment, layout, topology, selection.data_dir(flags), folder)
 
 
 def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:

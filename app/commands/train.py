@@ -65,19 +65,19 @@ def run(flags: FlagValues) -> None:
         if task.is_server:
             return runtime_server.join(task)
     preemption.listen()
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.training import trainer
 
     reference = selection.reference(flags)
-    folder = rank.output_folder(flags.workdir, reference, where.is_chief)
+    folder = rank.output_folder(flags.workdir, reference, topology.is_chief)
     names = {field.name for field in dataclasses.fields(trainer.Run)} & set(flags)
     values: dict[str, Any] = {name: flags[name].value for name in names}
     values |= {"workdir": folder, "data_dir": selection.data_dir(flags), "reference": reference}
     run = trainer.Run(**values, settings=tuple(selection.settings(flags)))
     try:
-        trainer.train(experiment, layout, where, run)
+        trainer.train(experiment, layout, topology, run)
     finally:
-        if where.is_chief and not flags.workdir:
+        if topology.is_chief and not flags.workdir:
             workdir.forget(run.workdir)
 
 

@@ -24,7 +24,7 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 def run(flags: FlagValues) -> None:
     """Compares layouts as a rank of a job; the matrix has its own schedules, chunks and cuts."""
     experiment, layout = selection.synchronous(flags, rank.processes(), "verify")
-    where, layout = rank.join(layout)
+    topology, layout = rank.join(layout)
     from app.tools import verify
 
-    verify.main(experiment, layout, where, selection.data_dir(flags))
+    verify.main(experiment, layout, topology, selection.data_dir(flags))

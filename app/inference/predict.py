@@ -72,14 +72,19 @@ class Job:
 
 
 def main(
-    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str, job: Job
+    experiment: Experiment,
+    layout: Layout,
+    topology: Topology,
+    folder: Path,
+    data_dir: str,
+    job: Job,
 ) -> None:
     """Predicts every item once, and writes the rows in the order of the items.
 
     Raises:
         UserError: on every rank, the same.
     """
-    run = trained.restore(experiment, layout, where, folder, data_dir)
+    run = trained.restore(experiment, layout, topology, folder, data_dir)
     data = run.setup.data
     items = run_on_all_ranks(lambda: open_items(job, experiment, data, data_dir))
     require_same("input", {"digest": items.digest, "items": len(items)})
@@ -92,17 +97,17 @@ def main(
         forward = Forward(run.setup.state, data.input_spec, lanes)
         reader = Reader(items, data, shards, job.limits)
         run_on_all_ranks(
-            lambda: claim(shards, job, run, items, weights, stack) if where.is_chief else None
+            lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )
         # As rank 0 finds them: another rank may look when one has been written since.
         todo = json.loads(replicas.broadcast_text(json.dumps(shards.todo())))
-        mine = todo[where.rank :: where.size]
+        mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
-        with progress(where, len(mine)) as bar:
+        with progress(topology, len(mine)) as bar:
             predictor = Predictor(reader, data.classes, top, bar)
             run_on_all_ranks(lambda: predictor.run(forward, mine))
         # While the lock is held: another job would join what this one removes.
-        counts = run_on_all_ranks(lambda: shards.join() if where.is_chief else None)
+        counts = run_on_all_ranks(lambda: shards.join() if topology.is_chief else None)
     if counts:
         new = sum(len(shards.indices(shard)) for shard in todo)
         line = summary(counts, new, time.monotonic() - begin)
@@ -148,9 +153,9 @@ def claim(
     shards.claim(about | {"weights_sha256": run.manifest()["weights_sha256"]}, stack)
 
 
-def progress(where: Topology, shards: int) -> Any:
+def progress(topology: Topology, shards: int) -> Any:
     """Returns a progress bar over rank 0's shards; other ranks have as many, or one fewer."""
-    file = terminal() if where.is_chief else None
+    file = terminal() if topology.is_chief else None
     return tqdm(total=shards, unit="shard", file=file, leave=False, disable=file is None)
 
 

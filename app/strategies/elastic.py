@@ -96,10 +96,12 @@ def _train_on_members(
     Raises:
         MembershipChangedError: the ranks are about to change; the state is committed.
     """
-    where = membership.enter()
-    now = dataclasses.replace(layout, processes=where.size)
+    topology = membership.enter()
+    now = dataclasses.replace(layout, processes=topology.size)
     with contextlib.ExitStack() as stack:
         signals = {"change": membership.has_changed}
-        trainer = Trainer(setup, now, where, run, clock, signals, commit.take)
-        trainer.warnings += run_on_all_ranks(lambda: claim_workdir(setup, now, where, run, stack))
+        trainer = Trainer(setup, now, topology, run, clock, signals, commit.take)
+        trainer.warnings += run_on_all_ranks(
+            lambda: claim_workdir(setup, now, topology, run, stack)
+        )
         return trainer.train(commit.sync(trainer.checkpoints))

@@ -26,10 +26,10 @@ import tensorflow as tf
 
 from app.config import Experiment, Layout
 from app.errors import UsageError
-from app.parallel import topology
 from app.parallel.ledger import Ledger
 from app.parallel.parameter_server import Coordinator, GreedyPlacement, coordinator, server
 from app.parallel.placement import host_device
+from app.parallel.topology import slice_of
 from app.recovery import heartbeat
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch
@@ -162,7 +162,7 @@ class ParameterServerStep(Step):
         assert step is not None
         given = []
         for i, slot in enumerate(self.slots):
-            places = topology.slice_of(self.experiment.num_micro_batches, len(self.slots), i)
+            places = slice_of(self.experiment.num_micro_batches, len(self.slots), i)
             item = self._work_item(step, places)
             given.append(self.coordinator.schedule(slot.compute, args=item))
         for result in given:

@@ -40,7 +40,7 @@ class Costs:
 
 
 def place(
-    experiment: Experiment, layout: Layout, where: Topology, data: DataSet,
+    experiment: Experiment, layout: Layout, topology: Topology, data: DataSet,
     costs: Costs | None = None,
 ) -> Placement:  # fmt: skip
     """Returns the placement of a model, the same cut on every rank.
@@ -48,7 +48,7 @@ def place(
     Args:
         experiment: holds the model.
         layout: stages, chunks, cut.
-        where: this rank.
+        topology: this rank.
         data: of the run.
         costs: of the blocks, to balance by; measured if they are needed and None.
 
@@ -56,12 +56,12 @@ def place(
         UsageError: on every rank; the model cannot be cut so, or a server does not answer.
     """
     if layout.stages > 1 and not layout.cut and costs is None:
-        costs = measure(experiment, where, data)
-    own = run_on_all_ranks(lambda: devices(layout, where))
+        costs = measure(experiment, topology, data)
+    own = run_on_all_ranks(lambda: devices(layout, topology))
     return run_on_all_ranks(lambda: cut(experiment, layout, own, data.num_classes, costs))
 
 
-def devices(layout: Layout, where: Topology) -> list[str]:
+def devices(layout: Layout, topology: Topology) -> list[str]:
     """Returns this process's devices, stage 0's first; connects to stage servers, once.
 
     Raises:
@@ -69,7 +69,7 @@ def devices(layout: Layout, where: Topology) -> list[str]:
     """
     if not layout.servers:
         return local_devices(layout.devices)
-    own = layout.servers[where.rank * layout.stages : (where.rank + 1) * layout.stages]
+    own = layout.servers[topology.rank * layout.stages : (topology.rank + 1) * layout.stages]
     with chatter.capture_native_stderr():
         return connect(own, layout.tensor)
 
@@ -104,12 +104,12 @@ def cut(
     return Placement(placed, tuple(sizes))
 
 
-def measure(experiment: Experiment, where: Topology, data: DataSet) -> Costs:
+def measure(experiment: Experiment, topology: Topology, data: DataSet) -> Costs:
     """Measures what each block costs on rank 0; returns it on every rank."""
     longest = data.limits.get("positions")
 
     def measure_on_chief() -> Costs | None:
-        if not where.is_chief:
+        if not topology.is_chief:
             return None
         return block_costs(experiment, data.input_spec, data.num_classes, longest)
 

@@ -23,8 +23,8 @@ from typing import Any
 import tensorflow as tf
 
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
-from app.parallel import replicas, topology
-from app.parallel.topology import Topology
+from app.parallel import replicas
+from app.parallel.topology import Topology, cores
 from app.strategies import partition
 from app.training.batch_stream import training_batches
 from app.training.data import open_data
@@ -44,25 +44,25 @@ SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
 Kinds = Mapping[str, tuple[Any, Callable[[], Iterator[Any]]]]
 
 
-def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
+def main(experiment: Experiment, layout: Layout, topology: Topology, data_dir: str) -> None:
     """Prints a line for each figure, on rank 0.
 
     The experiment's micro-batch is kept; a process has one of them in a step.
     """
     if layout.devices > 1:
-        return pipeline(experiment, layout, where, data_dir)
+        return pipeline(experiment, layout, topology, data_dir)
     experiment = dataclasses.replace(
-        experiment, global_batch=experiment.micro_batch * where.size, steps=10**6, epochs=None
+        experiment, global_batch=experiment.micro_batch * topology.size, steps=10**6, epochs=None
     )
     data = open_data(experiment, data_dir)
     state = State(experiment, data.input_spec, data.num_classes)
     single = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
-    joint = SingleStageStep(experiment, layout, state, where.micro_batches(where.size))
+    joint = SingleStageStep(experiment, layout, state, topology.micro_batches(topology.size))
     independent = SingleStageStep(single, Layout(), state, range(1))
 
     def read() -> Iterator[tuple[Any, ...]]:
         # Opened in each round, so that no batch is read while something else is measured.
-        return training_batches(experiment, data, where, range(WARM_STEPS + STEPS))
+        return training_batches(experiment, data, topology, range(WARM_STEPS + STEPS))
 
     same = next(read())
     kinds = {
@@ -70,18 +70,18 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
         "full loop": (joint, read),
         "independent processes": (independent, lambda: itertools.repeat(same)),
     }
-    if where.size == 1:
+    if topology.size == 1:
         del kinds["independent processes"]
     speeds = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     totals = {
         n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
     }
-    if not where.is_chief:
-        all_reduce(where)
+    if not topology.is_chief:
+        all_reduce(topology)
         return
     print(
-        f"{where.size} processes x {threads} threads, micro-batch {experiment.micro_batch}, "
+        f"{topology.size} processes x {threads} threads, micro-batch {experiment.micro_batch}, "
         f"input {tuple(data.input_spec.shape[1:])}, {experiment.precision}; "
         f"medians of {ROUNDS} rounds of {STEPS}"
     )
@@ -92,30 +92,30 @@ def main(experiment: Experiment, layout: Layout, where: Topology, data_dir: str)
             continue
         ratios = [x / y for x, y in zip(totals[a], totals[b], strict=True)]
         print(f"{a} / {b:21} {statistics.median(ratios):8.3f}", flush=True)
-    all_reduce(where)
+    all_reduce(topology)
 
 
-def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> None:
+def pipeline(experiment: Experiment, layout: Layout, topology: Topology, data_dir: str) -> None:
     """Compares one device with several in the same process, each with as many cores.
 
     The ideal speed-up is T M P / (M + P - 1): all devices, less the bubble. The single device is
     confined to its part of the cores: operators that do not depend on each other would use all
     (one stage of an encoder was seen to keep 1.4 of 2 cores busy with one thread an operator).
     """
-    own = topology.cores(os.sched_getaffinity(0), where.local_size, where.local_rank)
+    own = cores(os.sched_getaffinity(0), topology.local_size, topology.local_rank)
     few = own[: max(1, len(own) // layout.devices)]
     micro_batch, stages = experiment.micro_batch, layout.stages
     data = open_data(experiment, data_dir)
     one = dataclasses.replace(layout, stages=1, tensor=1, chunks=1, cut=(), servers=())
-    costs = None if layout.cut else partition.measure(experiment, where, data)
+    costs = None if layout.cut else partition.measure(experiment, topology, data)
     batch: Any = None
     kinds, first = {}, {}
     for count in MICRO_BATCHES:
-        wide = dataclasses.replace(experiment, global_batch=count * micro_batch * where.size)
-        mine = where.micro_batches(wide.num_micro_batches)
-        batch = batch or next(training_batches(wide, data, where, range(1)))
+        wide = dataclasses.replace(experiment, global_batch=count * micro_batch * topology.size)
+        mine = topology.micro_batches(wide.num_micro_batches)
+        batch = batch or next(training_batches(wide, data, topology, range(1)))
         for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
-            placement = partition.place(wide, some, where, data, costs)
+            placement = partition.place(wide, some, topology, data, costs)
             state = State(wide, data.input_spec, data.num_classes, placement)
             step = make_step(wide, some, state, mine, range(1))
             begin = time.perf_counter()
@@ -132,11 +132,11 @@ def pipeline(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
     totals = {
         n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
     }
-    if not where.is_chief:
+    if not topology.is_chief:
         return
     print(
-        f"{where.size} processes, M = {m} micro-batches of {micro_batch} each, {layout.schedule}, "
-        f"{stages} stages x {layout.tensor} devices of {len(few)} cores, blocks "
+        f"{topology.size} processes, M = {m} micro-batches of {micro_batch} each, "
+        f"{layout.schedule}, {stages} stages x {layout.tensor} devices of {len(few)} cores, blocks "
         f"{'+'.join(map(str, placement.sizes))}; medians of {ROUNDS} rounds of {STEPS}"
     )
     for name, values in totals.items():
@@ -177,9 +177,9 @@ def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
     return speeds
 
 
-def all_reduce(where: Topology) -> None:
+def all_reduce(topology: Topology) -> None:
     """Prints the median time of an all-reduce; bus bandwidth is 2 (n - 1) / n x bytes / seconds."""
-    if where.size == 1:
+    if topology.size == 1:
         return
     for size in SIZES:
         tensor = tf.ones([size // 4])
@@ -190,8 +190,8 @@ def all_reduce(where: Topology) -> None:
             replicas.all_reduce(tensor, f"benchmark{size}").numpy()
             seconds.append(time.perf_counter() - begin)
         middle = statistics.median(seconds[1:])
-        bandwidth = 2 * (where.size - 1) / where.size * size / middle
-        if where.is_chief:
+        bandwidth = 2 * (topology.size - 1) / topology.size * size / middle
+        if topology.is_chief:
             print(
                 f"all-reduce {size / 2**10:9.0f} KiB {middle * 1e3:8.2f} ms {bandwidth / 1e9:8.3g} "
                 "GB/s bus"

@@ -36,23 +36,23 @@ KINDS = ("bare", "watched", "elastic")
 
 
 def main(
-    experiment: Experiment, layout: Layout, where: Topology, data_dir: str, folder: Path
+    experiment: Experiment, layout: Layout, topology: Topology, data_dir: str, folder: Path
 ) -> None:
     """Prints seconds a step of each kind and their ratios, on rank 0.
 
     Args:
         experiment: whose steps are measured.
         layout: of the job.
-        where: this rank.
+        topology: this rank.
         data_dir: of prepared data.
         folder: for the checkpoints; on the disk that training would use.
     """
     endless = dataclasses.replace(experiment, steps=10**6, epochs=None)
-    setup = open_run(endless, layout, where, data_dir)
+    setup = open_run(endless, layout, topology, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     often = Run(folder, data_dir, checkpoint_every=CHUNK, compare_every=CHUNK, keep=1)
     never = Run(folder, data_dir, compare_every=0)
-    trainer = Trainer(setup, layout, where, never, Clock())
+    trainer = Trainer(setup, layout, topology, never, Clock())
     trainer.begin(0)
     commit = Commit(setup.state, trainer.clock)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -65,8 +65,8 @@ def main(
             seconds[kind].append(chunk(trainer, kind, range(done, done + CHUNK)))
             done += CHUNK
     trainer.close()
-    if where.is_chief:
-        report(where.size, {k: np.reshape(s, [ROUNDS, PERIOD]) for k, s in seconds.items()})
+    if topology.is_chief:
+        report(topology.size, {k: np.reshape(s, [ROUNDS, PERIOD]) for k, s in seconds.items()})
 
 
 def chunk(trainer: Trainer, kind: str, steps: range) -> float:

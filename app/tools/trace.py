@@ -19,22 +19,22 @@ WARM_STEPS = 2  # that compile; the step after them is drawn
 
 
 def main(
-    experiment: Experiment, layout: Layout, where: Topology, data_dir: str, folder: Path
+    experiment: Experiment, layout: Layout, topology: Topology, data_dir: str, folder: Path
 ) -> None:
     """Writes trace.png and trace.svg of rank 0's pipeline, and prints a summary."""
     data = open_data(experiment, data_dir)
-    placement = partition.place(experiment, layout, where, data)
+    placement = partition.place(experiment, layout, topology, data)
     state = run_on_all_ranks(
         lambda: State(experiment, data.input_spec, data.num_classes, placement)
     )
-    mine = where.micro_batches(experiment.num_micro_batches)
+    mine = topology.micro_batches(experiment.num_micro_batches)
     step = PipelinedStep(experiment, layout, state, mine)
     # The same examples each time, so that no other length of a text is compiled.
-    batches = list(training_batches(experiment, data, where, range(1)))
+    batches = list(training_batches(experiment, data, topology, range(1)))
     for s in range(WARM_STEPS + 1):
         step.spans = []
         step(s, iter(batches), 1e-6)
-    if not where.is_chief:
+    if not topology.is_chief:
         return
     spans, p, c, m = step.spans or [], layout.stages, layout.chunks, len(mine)
     measured, formula = timeline.bubble(spans, p), schedule.bubble(p, c, m)

@@ -80,7 +80,7 @@ def layouts(wanted: Layout, num_micro_batches: int, num_blocks: int) -> Iterator
                 yield dataclasses.replace(one, chunks=chunks)
 
 
-def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str) -> None:
+def main(experiment: Experiment, wanted: Layout, topology: Topology, data_dir: str) -> None:
     """Prints a line for each layout, on rank 0.
 
     Raises:
@@ -89,15 +89,15 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
     data = open_data(experiment, data_dir)
     source = run_on_all_ranks(lambda: pretrained_weights(experiment, data, data_dir))
     num_blocks = len(experiment.model.blocks(data.num_classes))
-    costs = partition.measure(experiment, where, data)
+    costs = partition.measure(experiment, topology, data)
     tolerances = TOLERANCES[experiment.precision]
     serial: Outcome | None = None
     failed = []
-    if where.is_chief:
+    if topology.is_chief:
         print(f"{'layout':44} {'loss':>9} {'gradient':>9} {'movement':>9}")
     for layout in layouts(wanted, experiment.num_micro_batches, num_blocks):
-        placement = partition.place(experiment, layout, where, data, costs)
-        found = train(experiment, layout, where, data, placement, source)
+        placement = partition.place(experiment, layout, topology, data, costs)
+        found = train(experiment, layout, topology, data, placement, source)
         serial = serial or found
         differences = compare(serial, found)
         excess = {n: d / t for (n, d), t in zip(differences.items(), tolerances, strict=True)}
@@ -107,7 +107,7 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
         agrees = all(replicas.all_gather_scalar(float(agrees and found.is_finite)))
         if not agrees:
             failed.append(describe(layout))
-        if where.is_chief:
+        if topology.is_chief:
             figures = " ".join(f"{d:9.1e}" for d in differences.values())
             bits = f"  {found.sha256[:16]}" if wanted.exact else ""
             worst = max(excess, key=lambda name: excess[name])
@@ -120,15 +120,15 @@ def main(experiment: Experiment, wanted: Layout, where: Topology, data_dir: str)
             f"{len(failed)} layouts differ from the serial run by more than allowed ({required}): "
             f"{'; '.join(failed)}. A block that is not a function of (x, training, seed) is the "
             "usual cause."
-        ).on_every_rank(speaker=where.is_chief)
-    if where.is_chief:
+        ).on_every_rank(speaker=topology.is_chief)
+    if topology.is_chief:
         print(f"every layout agrees with the serial run ({required}), {STEPS} steps")
 
 
 def train(
     experiment: Experiment,
     layout: Layout,
-    where: Topology,
+    topology: Topology,
     data: DataSet,
     placement: Placement,
     source: Path | None,
@@ -137,7 +137,7 @@ def train(
     state = run_on_all_ranks(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
     )
-    own = where if layout.processes > 1 else Topology()
+    own = topology if layout.processes > 1 else Topology()
     mine = own.micro_batches(experiment.num_micro_batches)
     step = make_step(experiment, layout, state, mine, range(STEPS))
     batches = training_batches(experiment, data, own, range(STEPS))

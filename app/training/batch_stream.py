@@ -18,11 +18,11 @@ from input.batches import Batch, DataSet
 
 
 def training_batches(
-    experiment: Experiment, data: DataSet, where: Topology, order: Sequence[int]
+    experiment: Experiment, data: DataSet, topology: Topology, order: Sequence[int]
 ) -> Iterator[tuple[tf.Tensor, ...]]:
     """Yields this process's micro-batches of the steps of `order`."""
     total = experiment.num_micro_batches
-    own = where.micro_batches(total)
+    own = topology.micro_batches(total)
     for run in _without_gaps(order):
 
         def number(k: Any, first: int = run.start) -> Any:

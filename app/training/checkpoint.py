@@ -42,7 +42,7 @@ class Checkpoints:
     Args:
         folder: of the checkpoints.
         state: to save and restore.
-        where: this process's rank.
+        topology: this process's rank.
         keep: how many to keep, besides the best.
         about: for the manifests: "experiment", "versions", "meaning" and "data", as far as they
             are to be compared.
@@ -58,9 +58,9 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, state: State, where: Topology, keep: int, about: Mapping[str, Any]
+        self, folder: Path, state: State, topology: Topology, keep: int, about: Mapping[str, Any]
     ) -> None:
-        self.folder, self.state, self.where, self.keep = folder, state, where, keep
+        self.folder, self.state, self.topology, self.keep = folder, state, topology, keep
         self.about = config.plain(about)
         self.stall = 0.0
         self.damaged: dict[Path, DamageError] = {}
@@ -79,7 +79,7 @@ class Checkpoints:
 
         Returns the error of the one before, if any, for the caller to warn of or raise.
         """
-        if not self.where.is_chief:
+        if not self.topology.is_chief:
             return None
         begin = time.monotonic()
         error = self.wait()
@@ -107,7 +107,7 @@ class Checkpoints:
                 of another experiment.
         """
         found, error = {"step": 0, "metrics": {}, "counted": {}, "missing": []}, None
-        if self.where.is_chief:
+        if self.topology.is_chief:
             try:
                 content = self._read_newest()
                 found |= {name: content[name] for name in found if name in content}

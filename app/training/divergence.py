@@ -61,12 +61,12 @@ class Difference:
         return f"{self.name} ({self.elements:,} of {self.size:,} elements, by at most {units})"
 
 
-def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | None:
+def check(state: State, topology: Topology, step: int, is_repaired: bool) -> str | None:
     """Compares all replicas.
 
     Args:
         state: of this rank.
-        where: this rank among the others.
+        topology: this rank among the others.
         step: for the message.
         is_repaired: give the ranks that differ the state of the majority, if there is one.
 
@@ -76,7 +76,7 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
     Raises:
         DivergedError: on every rank; the message names variables and ranks.
     """
-    if where.size == 1:
+    if topology.size == 1:
         return None
     variables = sorted(state.state_dict().items())
     own = np.array([zlib.crc32(np.ascontiguousarray(v.numpy()).data) for _, v in variables])
@@ -84,13 +84,13 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
     if len(set(digests)) == 1:
         return None
     (common, votes), *_ = Counter(digests.tolist()).most_common()
-    has_majority = votes > where.size / 2
+    has_majority = votes > topology.size / 2
     sane = np.flatnonzero(digests == common)
     each = replicas.all_gather_integers(own)  # [ranks, variables]
     differing = [pair for pair, column in zip(variables, each.T, strict=True) if np.ptp(column)]
     differing.sort(key=lambda pair: not pair[0].startswith("weights/"))  # slots follow from weights
     differences = [measure(name, v, int(sane[0])) for name, v in differing[:MEASURED]]
-    others = sorted(set(range(where.size)) - set(sane.tolist()))
+    others = sorted(set(range(topology.size)) - set(sane.tolist()))
     who = f"rank {', '.join(map(str, others))}" if has_majority else "the ranks"
     more = len(differing) - len(differences)
     what = (
@@ -105,7 +105,7 @@ def check(state: State, where: Topology, step: int, is_repaired: bool) -> str | 
     raise DivergedError(
         f"{what}. {WAYS_OUT[kind(differences)]}. Nothing was saved since the ranks last agreed; "
         f"continue from the newest checkpoint{unknown}."
-    ).on_every_rank(speaker=where.is_chief)
+    ).on_every_rank(speaker=topology.is_chief)
 
 
 def measure(name: str, variable: Weight, root: int) -> Difference:

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from app.errors import DataError
-from app.parallel import replicas, topology
-from app.parallel.topology import Topology
+from app.parallel import replicas
+from app.parallel.topology import Topology, slice_of
 from app.recovery import heartbeat, preemption
 from app.training.state import State
 from input import InputError
@@ -28,8 +28,8 @@ class Evaluator:
         DataError: on every process, if one cannot read an example.
     """
 
-    def __init__(self, state: State, data: DataSet, micro_batch: int, where: Topology) -> None:
-        own = topology.slice_of(data.num_evaluation, where.size, where.rank)
+    def __init__(self, state: State, data: DataSet, micro_batch: int, topology: Topology) -> None:
+        own = slice_of(data.num_evaluation, topology.size, topology.rank)
         self.state, self.split = state, data.evaluation_split
         self.batches = data.evaluation(micro_batch, own)
 

@@ -15,8 +15,8 @@ from app import config
 from app.cli import validation, workdir
 from app.config import Experiment, Layout
 from app.errors import UsageError
-from app.parallel import replicas, topology
-from app.parallel.topology import Topology
+from app.parallel import replicas
+from app.parallel.topology import Topology, neighbours
 from app.recovery import heartbeat, lock, manifest
 from app.reporting import chatter
 from app.training import data as run_data
@@ -94,8 +94,8 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
     replicas drifted apart; what it fuses depends on where a model is cut. It made no step
     measurably faster, and the first one slower.
     """
-    local = Topology(0, 1, *topology.neighbours(os.environ)) if layout.elastic else None
-    where = replicas.join(layout.exact, 1 if layout.servers else layout.devices, local)
+    local = Topology(0, 1, *neighbours(os.environ)) if layout.elastic else None
+    topology = replicas.join(layout.exact, 1 if layout.servers else layout.devices, local)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     if layout.exact:
         tf.keras.utils.set_random_seed(0)  # op determinism refuses to draw a seed itself
@@ -105,13 +105,13 @@ def join(layout: Layout) -> tuple[Topology, Layout]:
         run_on_all_ranks(strategy.load("parameter_server").coordinator)
     if layout.servers:  # what is created before the connection is lost
         partition = strategy.load("partition")
-        run_on_all_ranks(lambda: partition.devices(layout, where))
+        run_on_all_ranks(lambda: partition.devices(layout, topology))
     with chatter.capture_native_stderr():  # XLA announces itself, once per process
         tf.function(lambda: tf.constant(0), autograph=False, jit_compile=True)()
-    return where, dataclasses.replace(layout, processes=where.size)
+    return topology, dataclasses.replace(layout, processes=topology.size)
 
 
-def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: str) -> Setup:
+def open_run(experiment: Experiment, layout: Layout, topology: Topology, data_dir: str) -> Setup:
     """Opens the data, and builds the model and its training state on their devices.
 
     Raises:
@@ -129,7 +129,7 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
         return Setup(experiment, data, states[0], total, mirror=states[1])
     placement = None
     if layout.devices > 1 or layout.cut:
-        placement = strategy.load("partition").place(experiment, layout, where, data)
+        placement = strategy.load("partition").place(experiment, layout, topology, data)
     heartbeat.beat("building")
     state = run_on_all_ranks(
         lambda: State(experiment, data.input_spec, data.num_classes, placement, pretrained)
@@ -138,7 +138,7 @@ def open_run(experiment: Experiment, layout: Layout, where: Topology, data_dir: 
 
 
 def claim_workdir(
-    setup: Setup, layout: Layout, where: Topology, run: Run, stack: contextlib.ExitStack
+    setup: Setup, layout: Layout, topology: Topology, run: Run, stack: contextlib.ExitStack
 ) -> list[str]:
     """Locks the workdir for as long as `stack` lasts, and writes config.json, on rank 0.
 
@@ -148,7 +148,7 @@ def claim_workdir(
         UsageError: another job has the folder, or it cannot be written.
         CheckpointError: its checkpoints are of data that meant something else.
     """
-    if not where.is_chief:
+    if not topology.is_chief:
         return []
     try:
         stack.enter_context(lock.held(run.workdir))

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.parallel import placement, replicas, topology, tree
+from app.parallel import placement, replicas, tree
+from app.parallel.topology import slice_of
 from app.training import exchange
 from app.training.exchange import FLOAT_BYTES, AllReduce, joined
 from app.training.state import Part
@@ -176,7 +177,7 @@ def make(
     """Makes the sums of a layout; `micro_batches` are this process's places in a step."""
     if layout.exact:
         total = experiment.num_micro_batches
-        slices = [topology.slice_of(total, layout.processes, r) for r in range(layout.processes)]
+        slices = [slice_of(total, layout.processes, r) for r in range(layout.processes)]
         return TreeSums(part, names, slices, micro_batches)
     args = (experiment, layout.processes, part, names, len(micro_batches))
     is_adding = len(micro_batches) > 1 or layout.devices > 1

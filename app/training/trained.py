@@ -65,7 +65,7 @@ def must_be_servable(data: DataSet) -> None:
 
 
 def restore(
-    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+    experiment: Experiment, layout: Layout, topology: Topology, folder: Path, data_dir: str
 ) -> Trained:
     """Opens the data, builds the model and restores its weights, on every rank.
 
@@ -73,9 +73,9 @@ def restore(
         CheckpointError: there is no checkpoint, or it cannot be restored.
     """
     single = dataclasses.replace(layout, processes=1)  # no step is taken: any number will do
-    setup = open_run(experiment, single, where, data_dir)
+    setup = open_run(experiment, single, topology, data_dir)
     about = {"experiment": config.as_dict(experiment), "meaning": run_data.meaning(setup.data)}
-    checkpoints = Checkpoints(folder / "checkpoints", setup.state, where, 1, about)
+    checkpoints = Checkpoints(folder / "checkpoints", setup.state, topology, 1, about)
     step = checkpoints.restore()
     for passed, damage in checkpoints.damaged.items():
         print(f"warning: {passed} {damage}; step {step} is used", file=sys.stderr)
@@ -83,18 +83,18 @@ def restore(
         print(f"warning: {line}", file=sys.stderr)
     if not step:
         error = CheckpointError(f"{folder} has no checkpoint yet: train it first.")
-        raise error.on_every_rank(speaker=where.is_chief)
+        raise error.on_every_rank(speaker=topology.is_chief)
     return Trained(setup, step, folder)
 
 
 def evaluate(
-    experiment: Experiment, layout: Layout, where: Topology, folder: Path, data_dir: str
+    experiment: Experiment, layout: Layout, topology: Topology, folder: Path, data_dir: str
 ) -> dict[str, Any] | None:
     """Evaluates the newest checkpoint of a run; returns its metrics on rank 0.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be restored.
     """
-    (_, data, state, *_), step, _ = restore(experiment, layout, where, folder, data_dir)
-    metrics = Evaluator(state, data, experiment.micro_batch, where).evaluate()
-    return {"step": step, **(metrics or {})} if where.is_chief else None
+    (_, data, state, *_), step, _ = restore(experiment, layout, topology, folder, data_dir)
+    metrics = Evaluator(state, data, experiment.micro_batch, topology).evaluate()
+    return {"step": step, **(metrics or {})} if topology.is_chief else None

@@ -44,7 +44,7 @@ from app.training.step import make_step
 REPORTED = ("loss", "accuracy", "gradient_norm", "staleness")  # metrics of a step
 
 
-def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> dict[str, Any]:
+def train(experiment: Experiment, layout: Layout, topology: Topology, run: Run) -> dict[str, Any]:
     """Trains to the experiment's last step, or continues the run in `run.workdir`.
 
     Returns what result.json holds.
@@ -55,14 +55,14 @@ def train(experiment: Experiment, layout: Layout, where: Topology, run: Run) -> 
         InputError: on the rank that meets an example it cannot read.
     """
     clock = Clock()
-    setup = open_run(experiment, layout, where, run.data_dir)
+    setup = open_run(experiment, layout, topology, run.data_dir)
     if layout.elastic:
         found: dict[str, Any] = strategy.load("elastic").train(setup, layout, run, clock)
         return found
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(setup, layout, where, run, clock)
+        trainer = Trainer(setup, layout, topology, run, clock)
         trainer.warnings += run_on_all_ranks(
-            lambda: claim_workdir(setup, layout, where, run, stack)
+            lambda: claim_workdir(setup, layout, topology, run, stack)
         )
         first = trainer.checkpoints.restore()
         clock.resume(trainer.checkpoints.counted)
@@ -75,7 +75,7 @@ class Trainer:
     Args:
         setup: data and state.
         layout: with the processes of this trainer.
-        where: this process among them.
+        topology: this process among them.
         run: how the run is watched and saved.
         clock: of the whole run.
         signals: what else the ranks vote on after each step, besides stopping and saving.
@@ -86,10 +86,10 @@ class Trainer:
     """
 
     def __init__(
-        self, setup: Setup, layout: Layout, where: Topology, run: Run, clock: Clock,
+        self, setup: Setup, layout: Layout, topology: Topology, run: Run, clock: Clock,
         signals: Signals | None = None, commit: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
-        self.setup, self.layout, self.where = setup, layout, where
+        self.setup, self.layout, self.topology = setup, layout, topology
         self.run, self.clock, self.commit = run, clock, commit
         self.experiment: Experiment = setup.experiment
         self.state: State = setup.state
@@ -102,9 +102,9 @@ class Trainer:
             "data": run_data.facts(setup.data),
         }
         folder = run.workdir / "checkpoints"
-        self.checkpoints = Checkpoints(folder, self.state, where, run.keep, about)
+        self.checkpoints = Checkpoints(folder, self.state, topology, run.keep, about)
         evaluated = setup.mirror or self.state
-        self.evaluator = Evaluator(evaluated, setup.data, self.experiment.micro_batch, where)
+        self.evaluator = Evaluator(evaluated, setup.data, self.experiment.micro_batch, topology)
         self.signals = {"stop": preemption.is_requested, "save": self._must_save, **(signals or {})}
         self.metrics: Metrics = {}
         self.warnings: list[str] = []  # to be printed as training begins
@@ -139,14 +139,14 @@ class Trainer:
         missing = self.checkpoints.missing
         rest = range(first + len(missing), self.last)
         order = [*missing, *rest] if missing else rest
-        own = self.where.micro_batches(self.experiment.num_micro_batches)
+        own = self.topology.micro_batches(self.experiment.num_micro_batches)
         self.step = make_step(
             self.experiment, self.layout, self.state, own, order, furthest=rest.start - 1
         )
         self.clock.in_bursts = self.step.comes_in_bursts
         self._report_begin()
-        batches = training_batches(self.experiment, self.setup.data, self.where, order)
-        log = self.run.workdir / f"examples-{self.where.rank}.jsonl"
+        batches = training_batches(self.experiment, self.setup.data, self.topology, order)
+        log = self.run.workdir / f"examples-{self.topology.rank}.jsonl"
         self.stream = BatchStream(batches, own, order, log if self.run.log_examples else None)
         if first < self.last or not self.checkpoints.is_evaluated:
             self.clock.begin()  # else its seconds are among those that were counted
@@ -154,7 +154,7 @@ class Trainer:
     def advance(self, s: int) -> None:
         """Takes step `s`, times it, checks it and reports it."""
         done = s + 1
-        heartbeat.beat("computing", s, self.where.rank)
+        heartbeat.beat("computing", s, self.topology.rank)
         self.clock.start()
         values, rate = self.compute(s)
         self.clock.stop()
@@ -162,7 +162,7 @@ class Trainer:
         if self.step.is_round(done):
             self.check_finite(values, done)
         if s == self.first and not self.layout.workers:
-            straggler.start(self.where.rank)  # once the first step is compiled
+            straggler.start(self.topology.rank)  # once the first step is compiled
         self._report_step(values, rate, done)
 
     def compute(self, s: int) -> tuple[dict[str, Any], float]:
@@ -182,9 +182,9 @@ class Trainer:
         if values["finite"] or values["skipped"]:  # the latter for the float16 loss scale
             return
         examples = self.stream.ids if self.step.examples is None else self.step.examples
-        path = nonfinite.log(self.run.workdir, self.where.rank, done, values, examples)
+        path = nonfinite.log(self.run.workdir, self.topology.rank, done, values, examples)
         update, skips = self.experiment.update, int(self.state.skips)
-        warning = nonfinite.skip(update, skips, done, values, path, self.where.is_chief)
+        warning = nonfinite.skip(update, skips, done, values, path, self.topology.is_chief)
         self.report.say(f"warning: {warning}")
 
     def after_round(self, done: int, signals: set[str]) -> None:
@@ -205,7 +205,7 @@ class Trainer:
         is_saving = is_last or is_stopping or "save" in signals or is_due(run.checkpoint_every)
         repaired = None
         if is_saving or is_due(run.compare_every):
-            repaired = divergence.check(self.state, self.where, done, run.repair)
+            repaired = divergence.check(self.state, self.topology, done, run.repair)
             if repaired:
                 self.report.say(f"warning: {repaired}")
         if is_saving:
@@ -234,7 +234,7 @@ class Trainer:
             run_on_all_ranks(lambda: _raise(self.checkpoints.wait()))
         elif error:
             self.report.say(f"warning: {error}")
-        if self.where.is_chief:
+        if self.topology.is_chief:
             self.report.event("checkpoint", {"step": done, "stall": self.checkpoints.stall})
 
     def preempted(self, done: int) -> UserError:
@@ -242,7 +242,7 @@ class Trainer:
         return PreemptedError(
             f"stopped after step {done} of {self.setup.total} and saved: the same command with "
             f"--workdir={self.run.workdir} continues it"
-        ).on_every_rank(speaker=self.where.is_chief)
+        ).on_every_rank(speaker=self.topology.is_chief)
 
     def finish(self, done: int) -> dict[str, Any]:
         """Returns the result after `done` steps, which rank 0 writes and reports.
@@ -254,7 +254,7 @@ class Trainer:
         if metrics is None:
             raise self.preempted(done)
         # It takes seconds, and is the same on every rank.
-        table = self.step.table() if self.where.is_chief else []
+        table = self.step.table() if self.topology.is_chief else []
         for line in summary.stages(table):
             self.report.say(line)
         heartbeat.beat("reporting")
@@ -264,7 +264,7 @@ class Trainer:
         found |= self.step.results()
         results = result.compose(self.setup, self.layout, self.clock, done, found)
         results["workdir"] = str(self.run.workdir)
-        if self.where.is_chief:
+        if self.topology.is_chief:
             result.write(self.run.workdir, results)
             results["baseline"] = result.baseline(self.setup.data)
             result.write(self.run.workdir, results)
@@ -281,7 +281,7 @@ class Trainer:
     def _report_begin(self) -> None:
         """Prints the warnings and what runs where; adds a line to recovery.jsonl."""
         first, total = self.first, self.setup.total
-        self.report = Report(self.run.workdir, self.where.is_chief, first, total)
+        self.report = Report(self.run.workdir, self.topology.is_chief, first, total)
         self.warnings += [
             f"{folder} {damage}; kept as {manifest.damaged_path(folder, damage).name}, "
             f"going on from step {first}"
@@ -293,10 +293,12 @@ class Trainer:
         self.report.say(
             summary.opening(self.experiment, self.layout, self.setup.data, self.state, first, total)
         )
-        if self.where.is_chief:  # beside the supervisor's lines
+        if self.topology.is_chief:  # beside the supervisor's lines
             event = {"event": "session", "time": time.time(), "monotonic": time.monotonic()}
             with (self.run.workdir / "recovery.jsonl").open("a") as file:
-                file.write(json.dumps({**event, "first": first, "ranks": self.where.size}) + "\n")
+                file.write(
+                    json.dumps({**event, "first": first, "ranks": self.topology.size}) + "\n"
+                )
 
     def _report_step(self, values: Mapping[str, Any], rate: float, done: int) -> None:
         """Moves the progress bar; reports the first step, every `log_every`-th and the last."""
@@ -318,7 +320,7 @@ class Trainer:
     def _must_save(self) -> bool:
         """Whether a checkpoint is due by time; rank 0 decides, as clocks differ."""
         seconds = time.monotonic() - self._saved_at
-        is_by_time = self.where.is_chief and not self.run.checkpoint_every
+        is_by_time = self.topology.is_chief and not self.run.checkpoint_every
         return is_by_time and seconds > self.run.checkpoint_seconds
 
 

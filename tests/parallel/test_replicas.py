@@ -16,17 +16,17 @@ def broadcast():
     """On a rank: what broadcasts sent, and what the variables are after each."""
     from app.training import setup
 
-    where, _ = setup.join(Layout())
+    topology, _ = setup.join(Layout())
     sent, send = [], replicas.hvd.broadcast
     replicas.hvd.broadcast = lambda x, *args, **kwargs: (
         sent.append(x.shape[0]) or send(x, *args, **kwargs)
     )
     replicas.GROUP_BYTES = 40
     same = tf.Variable([1.0, 2.0])
-    own = tf.Variable(tf.fill([3, 2], float(where.rank)))
-    large = tf.Variable(tf.fill([11], float(where.rank)))
-    count = tf.Variable(where.rank)
-    shards = Sharded((tf.Variable([[0.0], [where.rank]]), tf.Variable([[5.0], [6.0]])), 1)
+    own = tf.Variable(tf.fill([3, 2], float(topology.rank)))
+    large = tf.Variable(tf.fill([11], float(topology.rank)))
+    count = tf.Variable(topology.rank)
+    shards = Sharded((tf.Variable([[0.0], [topology.rank]]), tf.Variable([[5.0], [6.0]])), 1)
     variables = [same, own, large, count, shards]
 
     def values():
@@ -36,7 +36,7 @@ def broadcast():
     first = values()
     replicas.broadcast(variables)
     second = values()
-    count.assign(7 + where.rank)
+    count.assign(7 + topology.rank)
     replicas.broadcast(variables)
     return first, second, values()
 

@@ -44,25 +44,25 @@ FAULTS = (rounded, flipped, overwritten, not_a_number)
 
 def checks():
     """On a rank: what a check says of each fault of rank 1, and of one that is repaired."""
-    where, _ = setup.join(Layout())
+    topology, _ = setup.join(Layout())
     experiment = Experiment(Shallow(), None, 4, 4, steps=1, optimization=Optimization())
     state = State(experiment, tf.TensorSpec([None, 8, 8, 3]), 5)
     whole = state.snapshot()
-    found = {"nothing": divergence.check(state, where, 9, is_repaired=False)}
+    found = {"nothing": divergence.check(state, topology, 9, is_repaired=False)}
     for fault in FAULTS:
         state.assign(whole)
-        if where.rank == 1:
+        if topology.rank == 1:
             fault(state)
         try:
-            divergence.check(state, where, 9, is_repaired=False)
+            divergence.check(state, topology, 9, is_repaired=False)
         except DivergedError as error:
             found[fault.__name__] = str(error)
     try:
-        found["repaired"] = divergence.check(state, where, 9, is_repaired=True)
+        found["repaired"] = divergence.check(state, topology, 9, is_repaired=True)
     except DivergedError as error:
         found["not repaired"] = str(error)
-    if where.size > 2:
-        found["after"] = divergence.check(state, where, 9, is_repaired=False)
+    if topology.size > 2:
+        found["after"] = divergence.check(state, topology, 9, is_repaired=False)
         assert np.isfinite(first_kernel(state).numpy()).all()
     return found
 

@@ -63,9 +63,9 @@ def agreed(variables, exact):
     """On a rank with variables of its own: what it says of other kernels than rank 0's."""
     from app.training import setup
 
-    where, _ = setup.join(Layout())
+    topology, _ = setup.join(Layout())
     kernels._flags = lambda: AMX  # whatever this processor is
-    os.environ.update(variables[where.rank])
+    os.environ.update(variables[topology.rank])
     try:
         require_same_kernels(exact)
     except UserError as error:

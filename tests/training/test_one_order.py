@@ -161,20 +161,20 @@ def drift(workdir, settings, model, steps):
     from app.training import setup
 
     with_threads_of_its_own()
-    where, layout = setup.join(Layout())
-    choose = random.Random(where.rank)
+    topology, layout = setup.join(Layout())
+    choose = random.Random(topology.rank)
     experiment = Experiment(
         model=model, data=Images("synthetic", size=16, synthetic_examples=60, synthetic_classes=5),
         global_batch=12, micro_batch=2, steps=steps,
         optimization=Optimization(warmup_epochs=0, schedule=Constant(), learning_rate=0.05),
     )  # fmt: skip
-    with subprocess.Popen([sys.executable, "-c", COMPETE, str(where.rank)]) as rival:
+    with subprocess.Popen([sys.executable, "-c", COMPETE, str(topology.rank)]) as rival:
         try:
             results = {}
             for name, given in settings.items():
                 time.sleep(choose.uniform(0, 0.1))
                 run = trainer.Run(workdir / name, "", compare_every=1)
-                results[name] = trainer.train(override(experiment, given), layout, where, run)
+                results[name] = trainer.train(override(experiment, given), layout, topology, run)
         finally:
             rival.kill()
     return {name: result["weights_sha256"] for name, result in results.items()}

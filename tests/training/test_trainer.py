@@ -81,9 +81,9 @@ def events(monkeypatch):
         done.append(("evaluate", int(evaluator.state.updates)))
         return METRICS
 
-    def check(state, where, step, is_repaired):
+    def check(state, topology, step, is_repaired):
         done.append(("compare", step))
-        return compare(state, where, step, is_repaired)
+        return compare(state, topology, step, is_repaired)
 
     def record_save(checkpoints, step, *others):
         done.append(("save", step))
@@ -231,7 +231,7 @@ def test_time_is_a_reason_to_save_unless_steps_are_given(make, events):
     made = make(checkpoint_seconds=0)
     made._saved_at = time.monotonic() - 1
     assert made._must_save()
-    made.where = Topology(1, 2)
+    made.topology = Topology(1, 2)
     assert not made._must_save()  # rank 0 decides
     assert not make(checkpoint_every=4, checkpoint_seconds=0)._must_save()
     assert not make(checkpoint_seconds=1000)._must_save()

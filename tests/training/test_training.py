@@ -22,8 +22,8 @@ from models.resnet import ResNet
 
 def batches(experiment, processes=1):
     data = experiment.data.open("")
-    where = Topology(0, processes)
-    return data, training_batches(experiment, data, where, range(experiment.steps))
+    topology = Topology(0, processes)
+    return data, training_batches(experiment, data, topology, range(experiment.steps))
 
 
 def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):

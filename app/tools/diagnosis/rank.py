@@ -20,21 +20,21 @@ ROUNDS = 9  # that are timed, after one that is not
 def main() -> None:
     """Joins the job; rank 0 prints a line of JSON that `trial` reads."""
     heartbeat.beat("joining")
-    where = replicas.join()
-    heartbeat.beat("reducing", rank=where.rank)
-    result = reduce(where)
-    if where.is_chief:
+    topology = replicas.join()
+    heartbeat.beat("reducing", rank=topology.rank)
+    result = reduce(topology)
+    if topology.is_chief:
         print(json.dumps(result), flush=True)
 
 
-def reduce(where: Topology) -> dict[str, float]:
+def reduce(topology: Topology) -> dict[str, float]:
     """Returns the number of ranks, of elements with a wrong sum, and median seconds by size."""
-    result = {"ranks": float(where.size)}
+    result = {"ranks": float(topology.size)}
     wrong = 0
     for size in SIZES:
         pattern = np.arange(size // 4, dtype=np.float32) % 64  # exact in any order of summation
-        own = tf.constant(pattern * (where.rank + 1))
-        whole = pattern * (where.size * (where.size + 1) // 2)
+        own = tf.constant(pattern * (topology.rank + 1))
+        whole = pattern * (topology.size * (topology.size + 1) // 2)
         seconds = []
         for _ in range(1 + ROUNDS):
             replicas.barrier()

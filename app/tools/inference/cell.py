@@ -28,7 +28,7 @@ SECONDS = 2.0  # of a round, about
 MIN_BATCHES, MAX_BATCHES = 8, 400  # of a round, a lane
 
 
-def main(setup: Setup, where: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
+def main(setup: Setup, topology: Topology, lanes: int, sizes: Sequence[int], output: Path) -> None:
     """Writes a row for each batch size, on rank 0.
 
     Raises:
@@ -36,12 +36,12 @@ def main(setup: Setup, where: Topology, lanes: int, sizes: Sequence[int], output
     """
     trained.must_be_servable(setup.data)
     forward = Forward(setup.state, setup.data.input_spec, lanes)
-    rows = [measure(setup, forward, where, size) for size in sizes]
-    if where.is_chief:
+    rows = [measure(setup, forward, topology, size) for size in sizes]
+    if topology.is_chief:
         output.write_text(json.dumps(rows) + "\n")
 
 
-def measure(setup: Setup, forward: Forward, where: Topology, size: int) -> dict[str, Any]:
+def measure(setup: Setup, forward: Forward, topology: Topology, size: int) -> dict[str, Any]:
     """Returns examples a second of all processes, and percentiles of a batch's latency."""
     data = setup.data
     raws = data.held_out.fetch([i % data.num_evaluation for i in range(4 * size)])[0]
@@ -75,5 +75,5 @@ def measure(setup: Setup, forward: Forward, where: Topology, size: int) -> dict[
     return {
         "batch_size": size, "examples_per_second": statistics.median(speeds),
         "p50_ms": 1e3 * p50, "p90_ms": 1e3 * p90, "p99_ms": 1e3 * p99,
-        "batches": count * ROUNDS * where.size,
+        "batches": count * ROUNDS * topology.size,
     }  # fmt: skip

@@ -29,10 +29,10 @@ from app.training.step import SingleStageStep
 
 def main(name: str, path: str) -> None:
     """Joins the job, builds the step of a case, and takes its turns."""
-    where, _ = setup.join(Layout())
-    state, run = make(case(name, where.size, 1), where)
+    topology, _ = setup.join(Layout())
+    state, run = make(case(name, topology.size, 1), topology)
     facts = {
-        "rank": where.rank,
+        "rank": topology.rank,
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "sizes": sizes(state),
         "version": f"TensorFlow {importlib.metadata.version('tensorflow')}",
@@ -41,13 +41,13 @@ def main(name: str, path: str) -> None:
     child.serve(path, facts, run)
 
 
-def make(given: Case, where: Topology) -> tuple[State, Callable[[int], None]]:
+def make(given: Case, topology: Topology) -> tuple[State, Callable[[int], None]]:
     """Returns the state, and a function that takes a number of steps."""
     experiment = given.experiment
     inputs = random_inputs(given)
     spec = tf.TensorSpec([None, *given.inputs[1:]], inputs.dtype)
     state = State(experiment, spec, given.classes)
-    layout, mine = Layout(processes=where.size), where.micro_batches(where.size)
+    layout, mine = Layout(processes=topology.size), topology.micro_batches(topology.size)
     step = SingleStageStep(experiment, layout, state, mine)
     labels = tf.random.uniform(given.inputs[:1], maxval=given.classes, dtype=tf.int32)
     batch = (inputs, tf.one_hot(labels, given.classes), None)
