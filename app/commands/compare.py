@@ -15,6 +15,7 @@ from app.errors import UsageError
 from app.launch import launcher
 from app.parallel import cluster
 from app.tools import compare, rules
+from app.tools.conditions import Conditions
 
 SECTION = "Measure"
 FLAGS = FlagValues()
@@ -46,7 +47,7 @@ def run(flags: FlagValues) -> int:
     experiment, found = select(flags, np)
     loading.tensorflow()
     data = experiment.data.open(selection.data_dir(flags))
-    conditions = compare.Conditions(
+    conditions = Conditions(
         np, flags.slowdown, flags.link_mbit, flags.price, flags.target, flags.evaluations
     )
     name = f"compare_{selection.reference(flags)}"

@@ -8,14 +8,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
+from app.tools.conditions import Conditions
 from app.tools.rules import Rule
-
-if TYPE_CHECKING:
-    from app.tools.compare import Conditions
 
 Points = list[tuple[float, float]]
 POINTS_BEHIND = 0.02  # of accuracy; the page explains a rule that is further behind
