@@ -1,33 +1,16 @@
-"""`python -m app COMMAND [flags]`: the work is elsewhere.
-
-list       the experiments
-doctor     what is wrong for training on this machine, and how to mend it
-prepare    write an experiment's data set where training finds it
-train      train an experiment, or continue the run in --workdir
-evaluate   evaluate the newest checkpoint of --workdir
-predict    predict --input with the newest checkpoint of --workdir
-export     write it as a SavedModel that needs nothing of this project
-serve      answer HTTP requests with an exported --model
-benchmark  measure steps, input, scaling, all-reduce and stages on this machine
-benchmark inference   predictions a second and their latency, by layout and batch
-benchmark serving     answers a second of an exported model's server, by clients
-benchmark peers       training steps a second beside PyTorch's, by turns
-verify     train a few steps on many layouts, and compare each with the serial run
-overhead   what watching, comparing and saving cost, when nothing breaks
-trace      a picture of when each stage ran which micro-batch
-stage-server   lend this machine's devices to stages of a pipeline elsewhere
-compare    train under several update rules, side by side in one report
-chaos      train while faults strike, and compare with a run left alone
-upgrade    try another TensorFlow in an environment of its own, and say what breaks
-launch COMMAND [flags]   the same, on NP processes that are watched over if it has ranks
-"""
+"""Finds a command's file, parses its flags, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
 # TensorFlow reads these when it is imported. Its start-up chatter stays off by default.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,12 +18,19 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from app import errors
 from app.cli import flags
-from app.cli.flags import FLAGS
-from app.commands import CHECKS, COMMANDS
-from app.launch import job, launcher
+from app.launch import job
 from app.recovery import heartbeat
 from input import InputError
 from models import ModelError
+
+COMMANDS = Path(__file__).parent / "commands"
+# In the order in which people need them; a command names its own, or is internal.
+SECTIONS = ("Set up", "Train", "Use a trained model", "Check", "Measure")
+USAGE = """\
+usage: ./run.sh COMMAND [flags]                on NP processes (2 if not given) where it has ranks
+       horovodrun ... python -m app COMMAND    the same without run.sh
+       ./run.sh COMMAND --help                 the flags of a command
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,23 +72,70 @@ def leave(code: int) -> bool:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parses the flags and calls the command."""
-    name, *rest = arguments or ["--help"]
-    is_launch = name == "launch"
-    if is_launch:
-        name, *rest = rest or ["--help"]
-    if name in ("--help", "-h", "help"):
-        print(f"{__doc__}\n{FLAGS.module_help('app.cli.flags')}")
-        return errors.DONE
-    if rest and f"{name} {rest[0]}" in COMMANDS:
-        name, rest = f"{name} {rest[0]}", rest[1:]
-    if name not in COMMANDS:
-        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(COMMANDS)}.")
-    flags.parse(name, rest)
-    if is_launch and name in CHECKS:
-        CHECKS[name]()
-        return launcher.main(name, rest)
-    return COMMANDS[name]() or errors.DONE
+    """Parses the flags and runs the command, on NP processes after the word `launch`."""
+    is_launch, words = arguments[:1] == ["launch"], list(arguments)
+    words = words[1:] if is_launch else words
+    if not words or words[0] in ("--help", "-h", "help"):
+        return show(f"{USAGE}{list_commands()}")
+    name, rest = split(words)
+    command = load(name)
+    if {"--help", "-h"} & set(rest):
+        return show(f"{name}: {command.__doc__}{flags.describe(command.FLAGS)}")
+    flags.parse(command.FLAGS, name, rest)
+    if is_launch and hasattr(command, "launch"):
+        rank = [sys.executable, "-m", "app", *name.split(), *rest]
+        code: int | None = command.launch(command.FLAGS, rank)
+    else:
+        code = command.run(command.FLAGS)
+    return code or errors.DONE
+
+
+def show(text: str) -> int:
+    """Prints a help text; returns the exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may have seen enough
+    print(text)
+    return errors.DONE
+
+
+def split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits a command line into the name of a command, of one word or two, and the rest."""
+    two = " ".join(words[:2])
+    name = two if two in names() else words[0]
+    if name not in names():
+        raise errors.UsageError(f"no command {name!r}: use one of {', '.join(names())}.")
+    return name, list(words[len(name.split()) :])
+
+
+def names() -> dict[str, Path]:
+    """Returns the commands' names and files: `benchmark_peers.py` is `benchmark peers`."""
+    files = sorted(p for p in COMMANDS.glob("*.py") if not p.name.startswith("_"))
+    found = {p.stem.replace("_", " "): p for p in files}
+    dashed = {name: name.replace(" ", "-") for name in found if name.split()[0] not in found}
+    return {dashed.get(name, name): path for name, path in found.items()}
+
+
+def load(name: str) -> ModuleType:
+    """Imports a command's file, and no other's."""
+    return importlib.import_module(f"app.commands.{names()[name].stem}")
+
+
+def list_commands() -> str:
+    """Returns a line for each command, by what a person wants to do; reads files, runs none."""
+    lines: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    for name, path in names().items():
+        tree = ast.parse(path.read_text())
+        assigned = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if "SECTION" in assigned:
+            about = (ast.get_docstring(tree) or "").partition("\n")[0]
+            section = ast.literal_eval(assigned["SECTION"])
+            lines.setdefault(section, []).append(f"  {name:20} {about}")
+    return "".join("\n".join(["", title, *found, ""]) for title, found in lines.items() if found)
 
 
 if __name__ == "__main__":

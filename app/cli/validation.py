@@ -1,20 +1,18 @@
-"""What cannot be, told before TensorFlow is imported."""
+"""Checks that need no TensorFlow: what an experiment and its layout cannot be."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import typing
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any
 
 from app.bounds import violation
+from app.cli import layouts
 from app.cli.overrides import is_of, must
-from app.config import Experiment, Layout, Optimization, Update, choice_name, field_names
+from app.config import Experiment, Layout, Optimization, Update, field_names
 from app.errors import DataError, UsageError
-from app.optimizers import OPTIMIZERS
-from app.parallel import topology
 
 # What checkpoints call other variables beside a weight (`Part.named`).
 RESERVED_SLOTS = {"weights", "average", "outer_momentum"}
@@ -48,13 +46,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
             f"global_batch ({e.global_batch}) must be a multiple of micro_batch "
             f"({e.micro_batch}): set global_batch={' or '.join(map(str, near))}."
         )
-    if layout.processes > e.num_micro_batches:
-        raise UsageError(
-            f"{layout.processes} processes need at least as many micro-batches, but global_batch "
-            f"{e.global_batch} / micro_batch {e.micro_batch} gives {e.num_micro_batches}: start at "
-            f"most {e.num_micro_batches} processes, or set a smaller micro_batch."
-        )
-    validate_stages(e, layout)
+    layouts.validate(e, layout)
     if (e.steps is None) == (e.epochs is None):
         raise UsageError(f"give either steps or epochs, not steps={e.steps} and epochs={e.epochs}.")
     for name, amount in (("steps", e.steps), ("epochs", e.epochs)):
@@ -116,87 +108,6 @@ def validate_optimization(optimization: Optimization) -> None:
             raise UsageError(
                 f"{type(optimization.optimizer).__name__}.slots names {slot!r}, under which "
                 "checkpoints hold other variables: give each slot a name of its own."
-            )
-
-
-def validate_stages(experiment: Experiment, layout: Layout) -> None:
-    """Checks the pipeline's shape.
-
-    Raises:
-        UsageError: what cannot be scheduled.
-    """
-    p, c, t = layout.stages, layout.chunks, layout.tensor
-    if min(p, c, t) < 1:
-        raise UsageError(f"--stages ({p}), --chunks ({c}) and --tensor ({t}) must be at least 1.")
-    if t > 1 and "shares" not in inspect.signature(experiment.model.blocks).parameters:
-        raise UsageError(
-            f"--tensor={t} splits layers, but {type(experiment.model).__name__} cannot be split: "
-            "its blocks() takes no `shares`; cut it with --stages instead."
-        )
-    for layer, items in getattr(experiment.model, "shareable", {}).items():
-        if t > items:
-            raise UsageError(
-                f"{layer} has {items} parts to share, fewer than --tensor={t}: set at most "
-                f"--tensor={items}."
-            )
-    if t > 1 and layout.exact:
-        raise UsageError(f"--tensor={t} adds up in another order than --exact: drop one of them.")
-    optimizer = experiment.optimization.optimizer
-    if t > 1 and optimizer.is_layerwise:
-        raise UsageError(
-            f"optimization.optimizer={choice_name(optimizer, OPTIMIZERS)} needs the norms of whole "
-            f"weights, which --tensor={t} splits: use adamw or sgd, or --stages instead."
-        )
-    if layout.cut and (len(layout.cut) != p * c or min(layout.cut) < 1):
-        raise UsageError(
-            f"--cut={','.join(map(str, layout.cut))} must name the blocks of {p} stages x {c} "
-            f"chunks: {p * c} numbers above 0."
-        )
-    blocks = len(experiment.model) if isinstance(experiment.model, Sized) else None
-    if blocks is not None and p * c > blocks:
-        raise UsageError(
-            f"{p} stages x {c} chunks need at least {p * c} blocks, but the model has {blocks}: "
-            f"set at most --stages={blocks // c or 1}."
-        )
-    if blocks is not None and layout.cut and sum(layout.cut) != blocks:
-        raise UsageError(
-            f"--cut={','.join(map(str, layout.cut))} must add up to the model's {blocks} blocks, "
-            f"not to {sum(layout.cut)}."
-        )
-    if layout.elastic and layout.devices > 1:
-        raise UsageError(
-            f"--elastic cannot keep {p} stages of {t} devices: when a process is lost, its devices "
-            "are too, and Horovod aborts the others in the midst of a pipeline's messages. Without "
-            "--elastic the job is started again from its newest checkpoint."
-        )
-    if layout.servers and layout.devices == 1:
-        raise UsageError(
-            f"--servers={','.join(layout.servers)} lends devices to stages: give --stages or "
-            "--tensor above 1, or leave it out."
-        )
-    if layout.servers and len(layout.servers) != p * layout.processes:
-        raise UsageError(
-            f"--servers names {len(layout.servers)} stage servers, but {layout.processes} "
-            f"processes x {p} stages need {p * layout.processes}: one a stage, rank 0's first."
-        )
-    for server in layout.servers:
-        host, _, port = server.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UsageError(
-                f"--servers must be host:port each, with a port from 1 to 65535, not {server!r}."
-            )
-        if layout.servers.count(server) > 1:
-            raise UsageError(f"--servers names {server} twice, but a server is one stage's.")
-    if c > 1:
-        shares = {
-            len(topology.share(experiment.num_micro_batches, layout.processes, rank))
-            for rank in range(layout.processes)
-        }
-        if p == 1 or layout.schedule != "1f1b" or any(m % p for m in shares):
-            raise UsageError(
-                f"--chunks={c} interleaves 1f1b over stages: it needs --schedule=1f1b, 2 stages or "
-                f"more (not {p}), and a multiple of {p} micro-batches a process (not "
-                f"{' and '.join(map(str, sorted(shares)))})."
             )
 
 

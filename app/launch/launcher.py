@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli import command_line, workdir
-from app.cli.flags import FLAGS
+from absl.flags import FlagValues
+
+from app.cli import selection, workdir
 from app.errors import UsageError
-from app.inference import standard
-from app.inference.command_line import predicted
 from app.launch import hosts as machines
 from app.launch import private_network
 from app.launch.job import Job
@@ -20,55 +19,81 @@ from app.launch.supervisor import Limits, Supervisor
 
 
 def processes() -> int:
-    """NP, 2 if it is not given."""
+    """Returns NP, 2 if it is not given."""
     text = os.environ.get("NP", "2")
     if not text.isdecimal() or not int(text):
         raise UsageError(f"NP must be a number of processes, at least 1, not {text!r}.")
     return int(text)
 
 
-def main(name: str, arguments: Sequence[str]) -> int:
-    """Runs a checked command to its end; returns the exit code.
+@dataclass(frozen=True)
+class Start:
+    """How the ranks of a job are started.
 
-    Training starts again when it breaks. A rank is `python -m app COMMAND` with the same flags,
-    and with the workdir, so that a later attempt goes on where an earlier one was.
-
-    Raises:
-        UsageError: a job that cannot be started so.
+    Attributes:
+        processes: ranks.
+        hosts: names and slots, as `a:4,b:4`; empty for this machine.
+        is_trusted: whether only trusted people reach the ports of the machines.
+        most: ranks that an elastic job may grow to; 0 for a job of a fixed number.
+        discovery_script: prints the hosts of an elastic job.
     """
-    command = [sys.executable, "-m", "app", *name.split(), *arguments]
-    folder = Path(FLAGS.workdir or workdir.named(command_line.reference()))
-    is_training = name == "train"
-    if is_training or name == "trace":
-        workdir.writable(folder)
-    variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
-    hosts = os.environ.get("HOSTS", "")
-    is_served = is_training and command_line.chosen().update.kind == "parameter_server"
-    launcher = (served if is_served else ranks)(processes(), hosts, variables)
-    limits = Limits(
-        restarts=FLAGS.max_restarts if is_training else 0,
-        hang=FLAGS.hang_seconds if is_training else float("inf"),
-        grace=FLAGS.grace_seconds,
-    )
-    if is_training and not FLAGS.workdir:
-        folder = workdir.default(command_line.reference())
-        command.append(f"--workdir={folder}")
 
-    def start() -> Job:
-        return Job(command, launcher, variables, FLAGS.elastic)
+    processes: int
+    hosts: str = ""
+    is_trusted: bool = False
+    most: int = 0
+    discovery_script: str | None = None
 
-    if name != "predict":
-        code = Supervisor(start, folder, limits).run()
-        if is_training and not FLAGS.workdir:
-            workdir.forget(folder)
-        return code
-    with standard.as_files(*predicted(), FLAGS.format) as (source, output):
-        command += [f"--input={source}", f"--output={output}"]
-        return Supervisor(start, Path(f"{output}.partial"), limits).run()
+    @property
+    def is_elastic(self) -> bool:
+        """Whether ranks may come and go."""
+        return self.most > 0
 
 
-def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
-    """The launcher of `np` ranks, none for one; adds to `variables` what it must know.
+def start(flags: FlagValues) -> Start:
+    """Returns how the flags, NP and HOSTS say that ranks are started."""
+    np, most, script = processes(), 0, None
+    if "elastic" in flags and flags.elastic:
+        script = flags.host_discovery_script
+        most = selection.experiment(flags).num_micro_batches if script else np  # one each
+    return Start(np, os.environ.get("HOSTS", ""), flags.trusted_network, most, script)
+
+
+def run(flags: FlagValues, command: list[str], folder: Path | None = None) -> int:
+    """Runs the ranks of a checked command that is not started again; returns its exit code."""
+    name = folder or flags.workdir or workdir.named(selection.reference(flags))
+    limits = Limits(restarts=0, hang=float("inf"), grace=flags.grace_seconds)
+    variables = terminal()
+    return supervise(command, ranks(start(flags), variables), variables, Path(name), limits)
+
+
+def terminal() -> dict[str, str]:
+    """Returns the variables that a rank needs to show its progress on this terminal."""
+    return {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
+
+
+def supervise(
+    command: list[str], launcher: list[str], variables: dict[str, str], folder: Path,
+    limits: Limits, is_elastic: bool = False,
+) -> int:  # fmt: skip
+    """Runs a command to its end, again after it breaks if `limits` allow it.
+
+    Args:
+        command: of each rank.
+        launcher: the command that starts the ranks, empty for one.
+        variables: of the ranks' environment, beside this one's.
+        folder: of the run, where the supervisor looks for checkpoints and keeps its notes.
+        limits: restarts and seconds.
+        is_elastic: whether ranks may come and go.
+
+    Returns:
+        The exit code.
+    """
+    return Supervisor(lambda: Job(command, launcher, variables, is_elastic), folder, limits).run()
+
+
+def ranks(start: Start, variables: dict[str, str]) -> list[str]:
+    """Returns the launcher of ranks, empty for one; adds to `variables` what it must know.
 
     Ranks of one machine meet in a network of their own, if the kernel allows one.
 
@@ -76,43 +101,50 @@ def ranks(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
         UsageError: hosts without a slot for each rank; other machines, and nobody said that the
             network can be trusted; an elastic job without a name for each rank.
     """
-    slots = machines.given(hosts)
-    if slots and np > sum(n for _, n in slots):
+    slots = machines.given(start.hosts)
+    if slots and start.processes > sum(n for _, n in slots):
         raise UsageError(
-            f"NP={np} processes need as many slots, but HOSTS={hosts} has "
+            f"NP={start.processes} processes need as many slots, but HOSTS={start.hosts} has "
             f"{sum(n for _, n in slots)}: set a smaller NP, or name more."
         )
-    script = FLAGS.host_discovery_script
+    script = start.discovery_script
     named = slots + (machines.discovered(script) if script else [])
     others = sorted({name for name, _ in named if not machines.is_here(name)})
-    if others and not FLAGS.trusted_network:
-        source = f"--host_discovery_script={script}" if script else f"HOSTS={hosts}"
+    if others and not start.is_trusted:
+        source = f"--host_discovery_script={script}" if script else f"HOSTS={start.hosts}"
         raise UsageError(
             f"{source} names other machines ({', '.join(others)}): Horovod's and TensorFlow's "
             "ports have no authentication, and whoever reaches them can run code as you. Give "
             "--trusted_network if only you can reach these machines' ports."
         )
-    if np == 1 and not FLAGS.elastic and not others:
+    if start.processes == 1 and not start.is_elastic and not others:
         return []
-    if others:
-        return elastic(np, hosts, variables) if FLAGS.elastic else horovodrun(np, hosts)
-    return _on_this_machine(np, variables)
+    if not others:
+        return _on_this_machine(start, variables)
+    if start.is_elastic:
+        return elastic(start, start.hosts, variables)
+    return horovodrun(start.processes, start.hosts)
 
 
-def served(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
-    """The launcher of a parameter-server job of `np` workers on this machine.
+def parameter_server(start: Start, servers: int, variables: dict[str, str]) -> list[str]:
+    """Returns the launcher of a parameter-server job on this machine.
+
+    Args:
+        start: its processes are the workers.
+        servers: processes that hold weights.
+        variables: gets what the job must know.
 
     Raises:
         UsageError: other machines.
     """
-    if hosts:
+    if start.hosts:
         raise UsageError(
-            f"HOSTS={hosts} is of Horovod's jobs: start the tasks of a parameter-server job on "
-            "each machine, with TF_CONFIG (docs/update_rules.md)."
+            f"HOSTS={start.hosts} is of Horovod's jobs: start the tasks of a parameter-server job "
+            "on each machine, with TF_CONFIG (docs/update_rules.md)."
         )
-    launcher = [sys.executable, "-m", "app.launch.tfrun", "-np", str(np)]
-    launcher += ["-servers", str(FLAGS.parameter_servers), "--"]
-    if FLAGS.trusted_network:
+    launcher = [sys.executable, "-m", "app.launch.tfrun", "-np", str(start.processes)]
+    launcher += ["-servers", str(servers), "--"]
+    if start.is_trusted:
         return launcher
     if not private_network.is_allowed():
         raise UsageError(
@@ -124,21 +156,22 @@ def served(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
     return [*private_network.INSIDE, *launcher]
 
 
-def _on_this_machine(np: int, variables: dict[str, str]) -> list[str]:
-    most = _most(np)
-    is_private = not FLAGS.trusted_network and private_network.is_allowed()
+def _on_this_machine(start: Start, variables: dict[str, str]) -> list[str]:
+    np, most = start.processes, max(start.processes, start.most)
+    is_private = not start.is_trusted and private_network.is_allowed()
     # A rank of an elastic job needs a name of its own, as Horovod drops a name that failed.
     names = [f"127.0.0.{i + 1}" for i in range(most)] if is_private else ["localhost", "127.0.0.1"]
     variables["SCALEPROOF_LOOPBACK"] = "1"
     if is_private:
-        variables[private_network.ADDRESSES] = ",".join(names if FLAGS.elastic else names[:1])
-    elif not FLAGS.trusted_network:
+        addresses = names if start.is_elastic else names[:1]
+        variables[private_network.ADDRESSES] = ",".join(addresses)
+    elif not start.is_trusted:
         print(
             "warning: this kernel allows no private network (unshare --map-root-user --net): "
             "Horovod listens on loopback, where other users of this machine can reach it.",
             file=sys.stderr,
         )
-    if not FLAGS.elastic:
+    if not start.is_elastic:
         launcher = horovodrun(np, f"localhost:{np}")
     elif np > len(names):
         raise UsageError(
@@ -148,27 +181,22 @@ def _on_this_machine(np: int, variables: dict[str, str]) -> list[str]:
         )
     else:
         hosts = ",".join(f"{name}:1" for name in names[:np])
-        launcher = [*elastic(np, hosts, variables), "--network-interface", "lo"]
+        launcher = [*elastic(start, hosts, variables), "--network-interface", "lo"]
     return [*private_network.INSIDE, *launcher] if is_private else launcher
 
 
 def horovodrun(np: int, hosts: str) -> list[str]:
-    """`horovodrun -np NP -H HOSTS`, safer."""
+    """Returns `horovodrun -np NP -H HOSTS`, made safer."""
     return [sys.executable, "-m", "app.launch.horovodrun", "--gloo", "-np", str(np), "-H", hosts]
 
 
-def elastic(np: int, hosts: str, variables: dict[str, str]) -> list[str]:
-    """The same for a job that goes on with one rank, and takes a host back after a while."""
+def elastic(start: Start, hosts: str, variables: dict[str, str]) -> list[str]:
+    """Returns the same for a job that goes on with one rank, and takes back a host that failed."""
     variables["PYTHONHASHSEED"] = "0"  # Horovod orders hosts by hash
     variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] = os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     launcher = horovodrun(1, hosts)  # so many slots are waited for; all there are take part
-    if FLAGS.host_discovery_script:
-        script = shlex.quote(FLAGS.host_discovery_script)  # Horovod gives it to a shell
+    if start.discovery_script:
+        script = shlex.quote(start.discovery_script)  # Horovod gives it to a shell
         launcher = [*launcher[:-2], "--host-discovery-script", script]
-    launcher += ["--min-np", "1", "--max-np", str(_most(np))]
+    launcher += ["--min-np", "1", "--max-np", str(start.most)]
     return [*launcher, "--blacklist-cooldown-range", "1", "10"]
-
-
-def _most(np: int) -> int:
-    """Ranks that the job may grow to: each needs a micro-batch."""
-    return command_line.chosen().num_micro_batches if FLAGS.host_discovery_script else np

@@ -64,6 +64,11 @@ def given(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     return _parsed(text) if text else None
 
 
+def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether the environment names parameter servers, readable or not."""
+    return '"ps"' in environment.get(VARIABLE, "")
+
+
 def _parsed(text: str) -> Cluster:
     try:
         config = json.loads(text)

@@ -9,20 +9,18 @@ so that one that crashes is a finding too.
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from app.cli.flags import FLAGS
-from app.errors import UsageError, UserError
-from app.launch import launcher
+from app.errors import UserError
+from app.launch.launcher import Start
 from app.tools.diagnosis import installed, machine, network, storage, trial
 from app.tools.diagnosis.finding import Finding, warning
 
 
-def main(workdir: Path, data_dir: Path) -> None:
+def main(start: Start, workdir: Path, data_dir: Path) -> None:
     """Prints what is found, when it is found.
 
     Raises:
@@ -32,15 +30,14 @@ def main(workdir: Path, data_dir: Path) -> None:
         from app.tools.diagnosis import rank
 
         return rank.main()
-    if FLAGS.elastic:
-        raise UsageError("doctor tries a fixed number of ranks: leave --elastic out.")
     for number in (signal.SIGINT, signal.SIGTERM):  # what was started is ended first
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    tell(look(launcher.processes(), os.environ.get("HOSTS", ""), workdir, data_dir))
+    tell(look(start, workdir, data_dir))
 
 
-def look(np: int, hosts: str, workdir: Path, data_dir: Path) -> Iterator[Finding]:
+def look(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
     """All there is to find; what takes long comes last."""
+    np, hosts = start.processes, start.hosts
     local = network.here(np, hosts)
     yield installed.python()
     yield from installed.versions(installed.found(), installed.pinned())
@@ -57,7 +54,7 @@ def look(np: int, hosts: str, workdir: Path, data_dir: Path) -> Iterator[Finding
         is_sound &= finding.level != "problem"
         yield finding
     if is_sound:
-        yield trial.all_reduce(np, hosts)
+        yield trial.all_reduce(start)
     else:
         told = "not tried while there is a problem with Horovod or HOSTS"
         yield warning("all-reduce", told, "mend that first")

@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from app.cli import layouts
 from app.config import Experiment, Layout
-from app.errors import UsageError
 from app.parallel.placement import Placement, balanced
 from app.training.building import start, zeros
 from models import blocks
@@ -52,22 +52,13 @@ def place(
         UsageError: more parts than blocks, or a cut that is no partition of them.
     """
     parts = layout.stages * layout.chunks
-    names = [b.name for b in experiment.model.blocks(num_classes)]
-    if parts > len(names):
-        raise UsageError(
-            f"{layout.stages} stages x {layout.chunks} chunks need at least {parts} blocks, but "
-            f"the model has {len(names)}: set at most --stages={len(names) // layout.chunks or 1}."
-        )
+    count = len(experiment.model.blocks(num_classes))
+    layouts.validate_cut(layout, count)
     t = layout.tensor
     placed = tuple(tuple(devices[i : i + t]) for i in range(0, len(devices), t))
-    cut = layout.cut
-    if cut and (sum(cut) != len(names) or len(cut) != parts or min(cut) < 1):
-        raise UsageError(
-            f"--cut={','.join(map(str, cut))} must be {parts} numbers above 0 (stages x chunks) "
-            f"that add up to the model's {len(names)} blocks."
-        )
     if parts == 1:
-        return Placement(placed, (len(names),))
+        return Placement(placed, (count,))
+    cut = layout.cut
     if not cut:
         assert costs is not None
         cut = balanced(costs.seconds, costs.bytes, parts)

@@ -9,15 +9,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from conftest import sentences_in
 from ranks import start
 
-from app.cli import command_line
+from app.cli import flags
+from app.commands import chaos
 from app.config import Layout
 from app.inference import export, litert, predict
 from app.inference.predict import Job
 from app.launch import launcher
+from app.launch.launcher import Start
 from app.serving import saved, versions
 from app.training import trained
 from input import InputError, failures, names, paths
@@ -176,15 +177,14 @@ def test_a_place_that_tfds_cannot_use_is_refused(tmp_path, name):
 
 
 @pytest.mark.fast
-def test_flags_reach_other_processes_as_they_were_given(monkeypatch):
-    saved_flags = flagsaver.as_parsed(
-        data_dir=EVERYTHING, set=["a=1\n2", "b=2"], host_discovery_script="my hosts.sh"
-    )
-    with saved_flags:
-        passed = command_line.passed_on(("host_discovery_script",))
-        assert passed == ["--set=a=1\n2", "--set=b=2", f"--data_dir={EVERYTHING}"]
-        monkeypatch.setattr(launcher, "_most", lambda np: np)
-        assert "'my hosts.sh'" in launcher.elastic(1, "a:1", {})
+def test_flags_reach_other_processes_as_they_were_given():
+    given = ["--set=a=1\n2", "--set=b=2", f"--data_dir={EVERYTHING}"]
+    script = "--host_discovery_script=my hosts.sh"
+    flags.parse(chaos.FLAGS, "chaos", [*given, script])
+    passed = flags.to_arguments(chaos.FLAGS, ("host_discovery_script",))
+    assert sorted(passed) == sorted(given)
+    start = Start(1, most=1, discovery_script="my hosts.sh")
+    assert "'my hosts.sh'" in launcher.elastic(start, "a:1", {})
 
 
 def test_texts_vocabulary_and_weights_are_read_from_anywhere(tmp_path):

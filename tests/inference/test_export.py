@@ -27,9 +27,10 @@ from PIL import Image
 from served import Served
 from shallow import Shallow
 
+from app.commands import export as command
 from app.config import Layout
 from app.errors import NumbersError, UsageError
-from app.inference import command_line, export, litert, predict, servable, variants
+from app.inference import export, litert, predict, servable, variants
 from app.training import trained
 from input.raw import FIELDS, Limits
 
@@ -83,7 +84,7 @@ def in_this_process(monkeypatch):
 
 
 def test_the_command_line_knows_the_variants():
-    assert (*variants.VARIANTS, *export.LITERT) == command_line.VARIANTS
+    assert (*variants.VARIANTS, *export.LITERT) == command.VARIANTS
 
 
 def test_images(exported, shallow):

@@ -382,15 +382,14 @@ TRIAL = """
 import functools, sys
 from pathlib import Path
 from app.tools import doctor
-from app.cli.flags import FLAGS
+from app.launch.launcher import Start
 from app.tools.diagnosis import installed, trial
-FLAGS(["doctor"])
 script, limit, is_whole = sys.argv[1], float(sys.argv[2]), len(sys.argv) > 3
 one = functools.partial(trial.all_reduce, command=[sys.executable, script], limit=limit)
 if is_whole:
     installed.horovod, trial.all_reduce = lambda: [], one
-    doctor.main(Path(), Path())
-print(one(2, ""))
+    doctor.main(Start(2), Path(), Path())
+print(one(Start(2)))
 """
 RANK = """
 import os, signal, sys, time

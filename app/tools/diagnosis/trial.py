@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 
 from app.errors import UsageError
-from app.launch import launcher as launch
 from app.launch import processes
 from app.launch.job import Job
+from app.launch.launcher import Start, ranks
 from app.launch.supervisor import POLL
 from app.tools.diagnosis.finding import Finding, ok, problem, warning
 from app.tools.diagnosis.installed import COMPILE
@@ -34,15 +34,15 @@ def is_rank() -> bool:
     return bool(os.environ.get(RANK))
 
 
-def all_reduce(
-    np: int, hosts: str, command: Sequence[str] = COMMAND, limit: float = SECONDS
-) -> Finding:
+def all_reduce(start: Start, command: Sequence[str] = COMMAND, limit: float = SECONDS) -> Finding:
     """Starts the ranks, waits for their result, and ends what is left of them.
 
     Args:
+        start: how training would be.
         command: what a rank runs.
         limit: seconds for all of it.
     """
+    np = start.processes
     if np == 1:
         return ok("all-reduce", "1 process has nobody to add up with (NP=1)")
     processes.adopt_orphans()
@@ -50,7 +50,7 @@ def all_reduce(
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            launcher = launch.ranks(np, hosts, variables)
+            launcher = ranks(start, variables)
         except UsageError as error:
             fix = "do what it says, and call doctor again"
             return warning("all-reduce", f"not tried: {error}", fix)

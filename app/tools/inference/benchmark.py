@@ -27,6 +27,15 @@ class Cell(NamedTuple):
     threads: int
     stages: int
 
+    @property
+    def file(self) -> str:
+        """The name of the file of its measurements."""
+        return f"{self.processes}x{self.threads}x{self.stages}.json"
+
+    def rows(self, folder: Path) -> list[dict[str, Any]]:
+        """Reads its measurements, one for each size of a batch."""
+        return [self._asdict() | row for row in json.loads((folder / self.file).read_text())]
+
 
 def cells(cores: int, stages: int) -> list[Cell]:
     """Layouts that fit on so many cores; a stage has a core or more."""
@@ -48,16 +57,14 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
     rows: list[dict[str, Any]] = []
     print(heading(), flush=True)
     for cell in cells(cores, stages):
-        path = folder / f"{cell.processes}x{cell.threads}x{cell.stages}.json"
-        code = measure(flags, cell, path)
+        log = folder / f"{cell.file}.log"
+        code = measure(flags, cell, folder, log)
         if code != DONE:
-            log = Path(f"{path}.log")
             print("\n".join(log.read_text().splitlines()[-1:]), file=sys.stderr)
             print(f"{cell} failed with exit code {code}; see {log}.", file=sys.stderr, flush=True)
             return code
-        found = [{**cell._asdict(), **row} for row in json.loads(path.read_text())]
-        for row in found:
-            print(line(row), flush=True)
+        found = cell.rows(folder)
+        print("\n".join(map(line, found)), flush=True)
         rows += found
     lines = [heading(), *map(line, rows), "", *advice(rows)]
     (folder / "inference.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -67,14 +74,14 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
     return DONE
 
 
-def measure(flags: Sequence[str], cell: Cell, path: Path) -> int:
-    """Runs a layout's job."""
-    command = [sys.executable, "-m", "app", "launch", "benchmark", "cell", *flags]
-    command += [f"--threads={cell.threads}", f"--stages={cell.stages}", f"--output={path}"]
-    with Path(f"{path}.log").open("w") as log:
+def measure(flags: Sequence[str], cell: Cell, folder: Path, log: Path) -> int:
+    """Measures a layout in a job of its own; returns its exit code."""
+    command = [sys.executable, "-m", "app", "launch", "benchmark", "inference", *flags]
+    command += [f"--threads={cell.threads}", f"--stages={cell.stages}", f"--output={folder}"]
+    with log.open("w") as output:
         return subprocess.run(
             command, env=os.environ | {"NP": str(cell.processes)}, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, preexec_fn=processes.die_with_parent,
+            stdout=output, stderr=output, preexec_fn=processes.die_with_parent,
         ).returncode  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`app benchmark cell`: what one layout of `benchmark inference` gives, for each size of a batch.
+"""Measures one layout of `benchmark inference`, for each size of a batch.
 
 From what clients have, in memory, to probabilities, as `predict` computes them: every process by
 itself, as many batches at once as it has cores for each stage.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import BUG, DONE
-from app.launch import launcher as launch
+from app.launch.launcher import Start, ranks
 from app.tools.peers import environment, report, turns
 from app.tools.peers.cases import Case
 from app.tools.peers.turns import Side, SideError
@@ -67,7 +67,7 @@ def commands(case: Case, python: Path, folder: Path) -> dict[str, Started]:
         "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600",
         "HOROVOD_STALL_CHECK_DISABLE": "1",
     }
-    launcher = launch.ranks(case.processes, "", variables)
+    launcher = ranks(Start(case.processes), variables)
     ours = [[*launcher, sys.executable, "-m", "app.tools.peers.ours", case.name]]
     task = json.dumps(case.task())
     theirs = [

@@ -1,0 +1,42 @@
+"""Evaluates the newest checkpoint of --workdir."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from app.cli import groups, rank, selection
+from app.config import Experiment, Layout
+from app.launch import launcher
+
+SECTION = "Use a trained model"
+FLAGS = FlagValues()
+groups.experiment(FLAGS)
+groups.layout(FLAGS)
+groups.ranks(FLAGS)
+
+
+def launch(flags: FlagValues, command: list[str]) -> int:
+    """Evaluates on NP processes."""
+    select(flags)
+    return launcher.run(flags, command)
+
+
+def run(flags: FlagValues) -> None:
+    """Evaluates as a rank of a job; prints the metrics."""
+    experiment, layout = select(flags)
+    where, layout = rank.join(layout)
+    from app.training import trained
+
+    folder, data_dir = Path(flags.workdir), selection.data_dir(flags)
+    metrics = trained.evaluate(experiment, layout, where, folder, data_dir)
+    if metrics:
+        print(json.dumps(metrics, indent=1))
+
+
+def select(flags: FlagValues) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe; any number of processes can evaluate it."""
+    selection.must_be_run(flags, "evaluate")
+    return selection.checked(flags, 1)

@@ -1,0 +1,49 @@
+"""Draws when each stage of a pipeline ran which micro-batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from app.cli import groups, rank, selection, workdir
+from app.config import Experiment, Layout
+from app.errors import UsageError
+from app.launch import launcher
+
+SECTION = "Measure"
+FLAGS = FlagValues()
+groups.experiment(FLAGS)
+groups.layout(FLAGS)
+groups.ranks(FLAGS)
+
+
+def launch(flags: FlagValues, command: list[str]) -> int:
+    """Draws a step of NP processes."""
+    select(flags, launcher.processes())
+    folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
+    workdir.writable(folder)
+    return launcher.run(flags, command)
+
+
+def run(flags: FlagValues) -> None:
+    """Draws a step as a rank of a job."""
+    experiment, layout = select(flags, rank.processes())
+    where, layout = rank.join(layout)
+    from app.tools import trace
+
+    name = f"trace_{selection.reference(flags)}"
+    folder = rank.output_folder(flags.workdir, name, where.is_chief)
+    trace.main(experiment, layout, where, selection.data_dir(flags), folder)
+
+
+def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe: a pipeline.
+
+    Raises:
+        UsageError: a model of one stage.
+    """
+    experiment, layout = selection.synchronous(flags, processes, "trace")
+    if layout.stages < 2:
+        raise UsageError(f"trace shows a pipeline: give --stages, not {layout.stages}.")
+    return experiment, layout

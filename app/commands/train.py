@@ -1,0 +1,146 @@
+"""Trains an experiment, or continues the run in --workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl.flags import DEFINE_integer, FlagValues
+
+from app.cli import groups, rank, selection, workdir
+from app.config import Experiment, Layout
+from app.errors import UsageError
+from app.launch import launcher
+from app.launch.supervisor import Limits
+from app.parallel import cluster
+from app.recovery import preemption
+
+SECTION = "Train"
+FLAGS = FlagValues()
+groups.experiment(FLAGS)
+groups.layout(FLAGS)
+groups.ranks(FLAGS)
+groups.training(FLAGS)
+DEFINE_integer(
+    "parameter_servers", 1,
+    "The number of parameter servers on this machine, with update.kind=parameter_server.", 1,
+    **groups.group(FLAGS, "Processes and machines"),
+)  # fmt: skip
+
+
+def launch(flags: FlagValues, command: list[str]) -> int:
+    """Trains on NP processes, and starts them again when they break.
+
+    The ranks get the workdir, so that a later attempt goes on where an earlier one was.
+    """
+    _, layout = to_launch(flags, launcher.processes())
+    folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
+    workdir.writable(folder)
+    start, variables = launcher.start(flags), launcher.terminal()
+    if layout.workers:
+        start_ranks = launcher.parameter_server(start, layout.parameter_servers, variables)
+    else:
+        start_ranks = launcher.ranks(start, variables)
+    if not flags.workdir:
+        folder = workdir.default(selection.reference(flags))
+        command = [*command, f"--workdir={folder}"]
+    limits = Limits(flags.max_restarts, flags.hang_seconds, flags.grace_seconds)
+    code = launcher.supervise(command, start_ranks, variables, folder, limits, flags.elastic)
+    if not flags.workdir:
+        workdir.forget(folder)
+    return code
+
+
+def run(flags: FlagValues) -> None:
+    """Trains as a rank of a job, or as a task of a parameter-server job."""
+    experiment, layout = to_train(flags, rank.processes())
+    task = cluster.given() if layout.workers else None
+    if task:
+        rank.tensorflow()
+        from app.parallel import serving
+
+        serving.must_be_safe(task, flags.trusted_network)
+        if task.is_server:
+            return serving.join(task)
+    preemption.listen()
+    where, layout = rank.join(layout)
+    from app.training import loop
+
+    reference = selection.reference(flags)
+    folder = rank.output_folder(flags.workdir, reference, where.is_chief)
+    names = {field.name for field in dataclasses.fields(loop.Run)} & set(flags)
+    values: dict[str, Any] = {name: flags[name].value for name in names}
+    values |= {"workdir": folder, "data_dir": selection.data_dir(flags), "reference": reference}
+    run = loop.Run(**values, settings=tuple(selection.settings(flags)))
+    try:
+        loop.train(experiment, layout, where, run)
+    finally:
+        if where.is_chief and not flags.workdir:
+            workdir.forget(run.workdir)
+
+
+Tasks = tuple[int, int]  # workers and servers of a parameter-server job
+
+
+def to_launch(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe: a training job about to start on this machine."""
+
+    def tasks(layout: Layout) -> Tasks:
+        if cluster.given():
+            raise UsageError(
+                "TF_CONFIG describes processes that are started one by one, each by `python -m app "
+                "train`: unset it to let ./run.sh start them all on this machine."
+            )
+        return layout.processes, flags.parameter_servers
+
+    return _select(flags, processes, tasks)
+
+
+def to_train(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe: the training job that this process belongs to."""
+
+    def tasks(layout: Layout) -> Tasks:
+        found = cluster.given()
+        if not found:
+            raise UsageError(
+                "update.kind=parameter_server needs a chief, servers and workers: start them on "
+                "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
+                "this process lacks."
+            )
+        given, described = flags.parameter_servers, len(found.tasks["ps"])
+        if flags["parameter_servers"].present and given != described:  # run.sh passes it on
+            raise UsageError(
+                f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
+            )
+        return len(found.tasks["worker"]), described
+
+    return _select(flags, processes, tasks)
+
+
+def _select(
+    flags: FlagValues, processes: int, tasks: Callable[[Layout], Tasks]
+) -> tuple[Experiment, Layout]:
+    with selection.one_speaker():
+        experiment, layout = selection.experiment(flags), selection.layout(flags, processes)
+        if experiment.update.kind == "parameter_server":
+            workers, servers = tasks(layout)
+            layout = dataclasses.replace(
+                layout, processes=1, workers=workers, parameter_servers=servers
+            )
+        else:
+            _must_have_no_servers(flags, experiment)
+        selection.check(flags, experiment, layout)
+    return experiment, layout
+
+
+def _must_have_no_servers(flags: FlagValues, experiment: Experiment) -> None:
+    given = "--parameter_servers" if flags["parameter_servers"].present else ""
+    if not given and cluster.has_servers():
+        given = "TF_CONFIG with a ps"
+    if given:
+        raise UsageError(
+            f"{given} is of update.kind=parameter_server, but the kind is "
+            f"{experiment.update.kind}: set it, or leave the other out."
+        )
