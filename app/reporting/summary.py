@@ -25,15 +25,16 @@ def opening(
         len(Topology(rank, layout.processes).micro_batches(experiment.num_micro_batches))
         for rank in range(layout.processes)
     ]
-    each = f"{max(counts)} to {min(counts)} each"
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
-    processes = f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} threads a process"
+    most, least = max(counts), min(counts)
+    each = f"{most} each" if most == least else f"{most} to {least} each"
+    threads = _count(tf.config.threading.get_intra_op_parallelism_threads(), "thread")
+    processes = f"{_count(layout.processes, 'process', 'es')} ({each}), {threads} per process"
     where = (
         parameter_server_job(experiment, layout)
         if layout.workers
         else f"{processes}, kernels of {kernels.text(kernels.names())}"
     )
-    cut = f"\n{pipeline(layout, state, min(counts))}" if layout.devices > 1 else ""
+    cut = f"\n{pipeline(layout, state, least)}" if layout.devices > 1 else ""
     return (
         f"{parameters:,} parameters, {data.num_train:,} training and {data.num_evaluation:,} "
         f"{data.evaluation_split} examples, {experiment.precision}"
