@@ -87,7 +87,7 @@ def test_the_published_case_on_two_processes(user):
     ]
     done = forked(2, user, "train", "--experiment=resnet50_imagenet", "--workdir=run", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "128 micro-batches of 2 on 2 processes (64 to 64 each)" in done.stdout
+    assert "128 micro-batches of 2 on 2 processes (64 each)" in done.stdout
     assert json.loads((user / "run/result.json").read_text())["finished"]
 
 
