@@ -70,13 +70,13 @@ def test_exact_is_bit_identical_for_any_number_of_processes(user):
 
 
 def test_the_ring_agrees_to_rounding(user):
-    alone, two = train(user, 1, "one"), train(user, 2, "two")
+    one, two = train(user, 1, "one"), train(user, 2, "two")
     a, b = (
         json.loads((user / name / "metrics.jsonl").read_text().splitlines()[-3])["loss"]
         for name in ("one", "two")
     )
     assert a == pytest.approx(b, rel=1e-3)
-    assert alone["layout"]["processes"] == 1 and two["layout"]["processes"] == 2
+    assert one["layout"]["processes"] == 1 and two["layout"]["processes"] == 2
 
 
 def test_the_published_case_on_two_processes(user):
@@ -280,7 +280,7 @@ def test_trace_draws_the_schedule(texts):
 
 def test_stage_servers_change_no_bit(texts):
     """Four servers, 2 processes x 2 stages, started as people do, where nobody else is."""
-    alone = train(texts, 1, "alone", "--exact", ONE_LENGTH)
+    single = train(texts, 1, "alone", "--exact", ONE_LENGTH)
     ports = [43_211, 43_212, 43_213, 43_214]
     names = ",".join(f"127.0.0.1:{port}" for port in ports)
     flags = f"--experiment=mine.py:tiny --workdir=served --exact --stages=2 {ONE_LENGTH}"
@@ -295,19 +295,19 @@ def test_stage_servers_change_no_bit(texts):
     done = start(["unshare", "-r", "-n", "bash", "job.sh"], texts, limit=300)
     assert done.returncode == 0, done.stderr[-3000:] + (texts / f"s{ports[0]}").read_text()
     result = json.loads((texts / "served/result.json").read_text())
-    assert result["weights_sha256"] == alone["weights_sha256"]
+    assert result["weights_sha256"] == single["weights_sha256"]
     devices = [row["device"] for row in result["stages"]]
     assert devices == [f"/job:stage/replica:0/task:{t}/device:CPU:0" for t in range(2)]
 
 
 def served(texts, np, servers, server_flags, *flags):
     """What training on stage servers comes to, and the loss of one process without."""
-    alone = train(texts, 1, "alone", ONE_LENGTH)
+    single = train(texts, 1, "alone", ONE_LENGTH)
     flags = ["--experiment=mine.py:tiny", "--workdir=served", *flags, ONE_LENGTH]
     done = on_servers(np, servers, texts, server_flags, "train", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((texts / "served/result.json").read_text())
-    return result, alone["metrics"]["test"]["loss"]
+    return result, single["metrics"]["test"]["loss"]
 
 
 def test_a_stage_server_lends_a_device_a_share(texts):

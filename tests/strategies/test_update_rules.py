@@ -102,8 +102,8 @@ SGD = "--set=optimization.weight_decay=0"
 @pytest.mark.ranks
 def test_synchronous_parameter_server_training_is_serial_training(user):
     train(user, 1, "serial")
-    alone = "--set=update.staleness=none"  # nobody to be stale for
-    one = train(user, 1, "one", SERVED, alone, servers=1)
+    unbounded = "--set=update.staleness=none"  # nobody to be stale for
+    one = train(user, 1, "one", SERVED, unbounded, servers=1)
     together = ["--set=update.staleness=0", "--parameter_servers=3"]
     two = train(user, 2, "two", SERVED, *together, servers=3)
     for name in ("one", "two"):
@@ -198,8 +198,8 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
         finally:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
-    told = (user / "log").read_text()
-    assert "worker 1 (pid" in told and "parameter server 0 (pid" in told and "Traceback" not in told
+    log = (user / "log").read_text()
+    assert "worker 1 (pid" in log and "parameter server 0 (pid" in log and "Traceback" not in log
     result = json.loads((user / "run/result.json").read_text())
     assert result["steps"] == result["updates_applied"] == 900
     assert sum(result["staleness"].values()) == result["shares_given"] <= result["shares_computed"]

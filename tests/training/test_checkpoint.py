@@ -334,7 +334,7 @@ def test_none_is_left_when_all_are_damaged(checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("model.width=6", r"model\.width: 6 here, 4 there"),
         ("optimization.optimizer=lars", r"optimization\.optimizer: lars here, sgd there"),
@@ -343,13 +343,13 @@ def test_none_is_left_when_all_are_damaged(checkpoints):
     ],
 )
 def test_another_experiment_is_a_table_and_no_fall_back(
-    tiny, checkpoints, joined, setting, told, tmp_path
+    tiny, checkpoints, joined, setting, message, tmp_path
 ):
     written(checkpoints, 10)
     other = override(tiny, [setting])
     about = {"experiment": config.as_dict(other)}
     there = Checkpoints(checkpoints.folder, State(other, SPEC, 7), joined, 3, about)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         there.restore()
 
 

@@ -212,8 +212,8 @@ def test_overhead_measures_what_it_says(tiny, joined, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, *_: saved.append(step))
     monkeypatch.setattr(Commit, "take", lambda self, step: committed.append(step))
     overhead.main(tiny, Layout(), joined, "", tmp_path)
-    told = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-2:])
-    assert float(told["watched / bare"]) > 0 and float(told["elastic / bare"]) > 0
+    ratios = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert float(ratios["watched / bare"]) > 0 and float(ratios["elastic / bare"]) > 0
     # 5 steps to compile, then chunks: bare, watched, elastic with saves, watched, elastic, bare
     assert saved == [20, 30]
     assert committed == [30, 50]
