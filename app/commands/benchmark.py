@@ -13,9 +13,7 @@ from app.launch import launcher
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 
 
 def launch(flags: FlagValues, command: list[str]) -> int:

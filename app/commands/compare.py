@@ -19,9 +19,7 @@ from app.tools.conditions import Conditions
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 group = groups.group(FLAGS, "What is compared")
 DEFINE_list(
     "updates", ["sync", "async", "bounded:4", "local:8"],

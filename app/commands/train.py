@@ -13,15 +13,13 @@ from app.cli import groups, rank, selection, workdir
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.launch import launcher
-from app.launch.supervisor import Limits
+from app.launch.supervisor import Limits, Supervisor
 from app.parallel import cluster
 from app.recovery import preemption
 
 SECTION = "Train"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 groups.training(FLAGS)
 DEFINE_integer(
     "parameter_servers", 1,
@@ -38,16 +36,12 @@ def launch(flags: FlagValues, command: list[str]) -> int:
     _, layout = to_launch(flags, launcher.processes())
     folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
     workdir.writable(folder)
-    start, variables = launcher.start(flags), launcher.terminal()
-    if layout.workers:
-        start_ranks = launcher.parameter_server(start, layout.parameter_servers, variables)
-    else:
-        start_ranks = launcher.ranks(start, variables)
+    attempt = launcher.starter(flags, layout.parameter_servers if layout.workers else 0)
     if not flags.workdir:
         folder = workdir.default(selection.reference(flags))
         command = [*command, f"--workdir={folder}"]
     limits = Limits(restarts=flags.max_restarts, hang=flags.hang_seconds, grace=flags.grace_seconds)
-    code = launcher.supervise(command, start_ranks, variables, folder, limits, flags.elastic)
+    code = Supervisor(lambda: attempt(command), folder, limits).run()
     if not flags.workdir:
         workdir.forget(folder)
     return code
