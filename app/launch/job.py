@@ -93,7 +93,7 @@ class Job:
     def suspect(self) -> heartbeat.Beat | None:
         """Returns the rank that the others wait for: a stopped one, or the furthest behind."""
         beats = self.living()
-        stopped = [b for b in beats if _status(b.pid) == psutil.STATUS_STOPPED]
+        stopped = [b for b in beats if processes.status(b.pid) == psutil.STATUS_STOPPED]
         return min(stopped or beats, key=_progress, default=None)
 
     def report(self) -> str:
@@ -102,7 +102,7 @@ class Job:
         stacks = heartbeat.stacks(self.heartbeats, [b.pid for b in self.living()])
         lines = ["rank     pid  process     step  doing         seconds ago"]
         for b in beats:
-            state = _status(b.pid) or "gone"
+            state = processes.status(b.pid) or "gone"
             lines.append(f"{b.rank:4} {b.pid:7}  {state:10} {b.step:5}  {b.doing:12} {b.age:12.1f}")
         for b in beats:
             stack = stacks.get(b.pid, "no answer: it is stopped, gone, or has not begun")
@@ -163,7 +163,7 @@ class Job:
             return self.output.cause
         silent = [b for b in beats if b.pid not in codes]
         for beat in silent:
-            if _status(beat.pid) == psutil.STATUS_STOPPED:
+            if processes.status(beat.pid) == psutil.STATUS_STOPPED:
                 return f"{_name(beat)} is stopped (SIGSTOP)"
         names = {b.rank: _name(b) for b in silent}
         single = [] if self.launcher else [(0, self.process.returncode or 0)]
@@ -194,11 +194,3 @@ def describe_exit(status: int) -> str:
 def _progress(beat: heartbeat.Beat) -> tuple[int, bool, float]:
     """Orders ranks; one that finishes a step may wait in the all-reduce for one that does not."""
     return beat.step, beat.doing == heartbeat.FINISHING, beat.time
-
-
-def _status(pid: int) -> str | None:
-    try:
-        status = psutil.Process(pid).status()
-    except psutil.Error:
-        return None
-    return None if status == psutil.STATUS_ZOMBIE else status

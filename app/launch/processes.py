@@ -51,10 +51,18 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def status(pid: int) -> str | None:
+    """Returns the state of a process, as psutil names it; None if it does not live."""
+    try:
+        found = psutil.Process(pid).status()
+    except psutil.Error:
+        return None
+    return None if found == psutil.STATUS_ZOMBIE else found
+
+
 def descendants() -> dict[int, psutil.Process]:
     """Returns all living processes below this one, by pid."""
-    below = psutil.Process().children(recursive=True)
-    return {process.pid: process for process in below if _lives(process)}
+    return {p.pid: p for p in psutil.Process().children(recursive=True) if status(p.pid)}
 
 
 def kill_descendants(limit: float = 10) -> None:
@@ -70,16 +78,5 @@ def kill_descendants(limit: float = 10) -> None:
         for process in left.values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs([p for p in left.values() if _is_child(p)], timeout=0.5)
-
-
-def _is_child(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):  # its own parent was faster
-        return process.ppid() == os.getpid()
-    return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+        own = [p for p in psutil.Process().children() if p.pid in left]  # by now, as parents end
+        psutil.wait_procs(own, timeout=0.5)

@@ -137,7 +137,7 @@ class DisturbedRun:
     def _inject(self, kind: str) -> None:
         """Injects a fault, if a rank lives and, for damage, a checkpoint would be left."""
         ranks = [b for b in self.progress.beats() if kind != "write" or b.rank == 0]
-        alive = [b for b in ranks if _lives(b.pid)]
+        alive = [b for b in ranks if processes.status(b.pid)]
         if not alive or (kind == "damage" and len(self.progress.checkpoints()) < 2):
             return
         victim = self.random.choice(alive)
@@ -150,7 +150,7 @@ class DisturbedRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
         if kind == "write":
-            while _lives(victim.pid):
+            while processes.status(victim.pid):
                 time.sleep(POLL_SECONDS / 10)
             self.tally.torn += self.progress.is_writing()
         self.tally.injected[kind] = self.tally.injected.get(kind, 0) + 1
@@ -170,10 +170,3 @@ class DisturbedRun:
     def _set_hosts(self, count: int) -> None:
         """Sets what the discovery script prints."""
         atomic_file.write_text(self.hosts, "".join(f"127.0.0.{i + 1}:1\n" for i in range(count)))
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX"
-    return False
