@@ -70,7 +70,7 @@ def main(load: Load, folder: Path) -> int:
         requests, expected = answered(ports[settings[0].server], requests)
         answers = measure(settings, ports, requests, load.seconds)
     rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
-    lines = [report.heading(), *map(report.line, rows), "", *report.advice(rows)]
+    lines = [report.HEADING, *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
     (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "serving.txt").write_text("\n".join(lines) + "\n")
