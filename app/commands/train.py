@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl.flags import DEFINE_integer, FlagValues
 
@@ -64,8 +63,7 @@ def run(flags: FlagValues) -> None:
 
     reference = selection.reference(flags)
     folder = rank.output_folder(flags.workdir, reference, topology.is_chief)
-    names = {field.name for field in dataclasses.fields(trainer.Run)} & set(flags)
-    values: dict[str, Any] = {name: flags[name].value for name in names}
+    values = selection.fields(trainer.Run, flags)
     values |= {"workdir": folder, "data_dir": selection.data_dir(flags), "reference": reference}
     run = trainer.Run(**values, settings=tuple(selection.settings(flags)))
     try:

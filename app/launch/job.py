@@ -59,13 +59,12 @@ class Job:
         self.heartbeats = Path(self._folder.name)
         self._exits = self.heartbeats / "exits"
         self._num_reported = 0  # of the failures
-        env = {**os.environ, **self.variables, EXIT_FILE: str(self._exits)}
-        env |= {heartbeat.FOLDER: str(self.heartbeats)}
+        files = {EXIT_FILE: str(self._exits), heartbeat.FOLDER: str(self.heartbeats)}
         self.started = time.monotonic()
         pipe = subprocess.PIPE if self.launcher else None
-        self.process = subprocess.Popen(
-            processes.bound([*self.launcher, *self.command]), env=env, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe,
+        self.process = processes.start(
+            [*self.launcher, *self.command], {**self.variables, **files}, start_new_session=True,
+            stdout=pipe, stderr=pipe,
         )  # fmt: skip
         self.output = Output(self.process)
 

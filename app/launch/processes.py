@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,6 +32,20 @@ def bound(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", program.__file__, str(os.getpid()), *command]
 
 
+def start(
+    command: Sequence[str], variables: Mapping[str, str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Starts a command that ends with this process and reads nothing.
+
+    Args:
+        command: what to run.
+        variables: of its environment, beside this process's own.
+        options: of `subprocess.Popen`.
+    """
+    env = {**os.environ, **variables}
+    return subprocess.Popen(bound(command), env=env, stdin=subprocess.DEVNULL, **options)
+
+
 def run(command: Sequence[str], log: Path, **variables: str) -> int:
     """Runs a command that ends with this process, its output in a log; returns its exit code.
 
@@ -40,10 +55,7 @@ def run(command: Sequence[str], log: Path, **variables: str) -> int:
         variables: of its environment, beside this process's own.
     """
     with log.open("w") as output:
-        return subprocess.run(
-            bound(command), env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output,
-        ).returncode  # fmt: skip
+        return start(command, variables, stdout=output, stderr=output).wait()
 
 
 def adopt_orphans() -> None:

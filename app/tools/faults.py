@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,11 +94,11 @@ class DisturbedRun:
             script.write_text('#!/bin/sh\ncat "$(dirname "$0")/hosts"\n')
             script.chmod(0o700)
             command = [*command, f"--host_discovery_script={script}"]
-        env = os.environ | {"TMPDIR": str(folder.resolve())}  # heartbeats are written there
         self.log = (folder / "log").open("w")
-        self.job = subprocess.Popen(
-            processes.bound([*command, f"--workdir={folder}"]), env=env, stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        heartbeats = {"TMPDIR": str(folder.resolve())}  # where they are written
+        self.job = processes.start(
+            [*command, f"--workdir={folder}"], heartbeats, stdout=self.log, stderr=self.log,
+            start_new_session=True,
         )  # fmt: skip
 
     def run(self) -> dict[str, Any] | None:

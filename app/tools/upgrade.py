@@ -21,9 +21,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from app import errors
 
@@ -38,14 +37,6 @@ FAMILY = re.compile(
     r"ml-dtypes|nvidia-.*"
 )
 PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
-
-
-class Outcome(NamedTuple):
-    """The result of a stage."""
-
-    stage: str
-    seconds: float
-    broken: Sequence[str]  # a line for each failure
 
 
 def main(version: str, folder: Path) -> int:
@@ -70,24 +61,17 @@ def main(version: str, folder: Path) -> int:
     ]
     print(f"TensorFlow {version} in {copy}", flush=True)
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
-    outcomes = []
+    is_broken = False
     for number, (name, is_needed, stage) in enumerate(stages, 1):
         log = folder / f"{number}-{name.replace(' ', '-')}.log"
         print(f"{name} ... ", end="", flush=True)
         start, broken = time.monotonic(), stage(log)
-        outcome = Outcome(name, time.monotonic() - start, broken)
-        outcomes.append(outcome)
-        print("\n".join(describe(outcome, log)), flush=True)
-        if outcome.broken and is_needed:
+        state = f"{len(broken)} broken, see {log}" if broken else "passed"
+        print(f"{time.monotonic() - start:.0f} s, {state}", *broken, sep="\n  ", flush=True)
+        is_broken |= bool(broken)
+        if broken and is_needed:
             break
-    return int(any(outcome.broken for outcome in outcomes))
-
-
-def describe(outcome: Outcome, log: Path) -> Iterator[str]:
-    """Yields the rest of a stage's line, and a line for each failure."""
-    state = f"{len(outcome.broken)} broken, see {log}" if outcome.broken else "passed"
-    yield f"{outcome.seconds:.0f} s, {state}"
-    yield from (f"  {line}" for line in outcome.broken)
+    return int(is_broken)
 
 
 def resolve(version: str, copy: Path, log: Path) -> list[str]:
