@@ -83,9 +83,14 @@ def run(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(rest):
         return show(f"{name}: {command.__doc__}{flags.describe(command.FLAGS)}")
     flags.parse(command.FLAGS, name, rest)
+    rank = [sys.executable, "-m", "app", *name.split(), *rest]
     if is_launch and hasattr(command, "launch"):
-        rank = [sys.executable, "-m", "app", *name.split(), *rest]
         code: int | None = command.launch(command.FLAGS, rank)
+    elif is_launch and hasattr(command, "select"):
+        from app.launch import launcher
+
+        command.select(command.FLAGS, launcher.processes())
+        code = launcher.run(command.FLAGS, rank)
     else:
         code = command.run(command.FLAGS)
     return code or errors.DONE
