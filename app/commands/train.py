@@ -32,7 +32,7 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 
     The ranks get the workdir, so that a later attempt goes on where an earlier one was.
     """
-    _, layout = to_launch(flags, launcher.processes())
+    _, layout = _checked(flags, launcher.processes(), tasks_to_start)
     folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
     workdir.writable(folder)
     attempt = launcher.starter(flags, layout.parameter_servers if layout.workers else 0)
@@ -48,7 +48,7 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 
 def run(flags: FlagValues) -> None:
     """Trains as a rank of a job, or as a task of a parameter-server job."""
-    experiment, layout = to_train(flags, rank.processes())
+    experiment, layout = _checked(flags, rank.processes(), tasks_that_run)
     task = cluster.from_environment() if layout.workers else None
     if task:
         rank.tensorflow()
@@ -76,48 +76,41 @@ def run(flags: FlagValues) -> None:
 Tasks = tuple[int, int]  # workers and servers of a parameter-server job
 
 
-def to_launch(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
-    """Returns what the flags describe: a training job about to start on this machine."""
-
-    def tasks(layout: Layout) -> Tasks:
-        if cluster.from_environment():
-            raise UsageError(
-                "TF_CONFIG describes processes that are started one by one, each by `python -m app "
-                "train`: unset it to let ./run.sh start them all on this machine."
-            )
-        return layout.processes, flags.parameter_servers
-
-    return _select(flags, processes, tasks)
+def tasks_to_start(flags: FlagValues, layout: Layout) -> Tasks:
+    """Returns the tasks of a job about to start on this machine."""
+    if cluster.from_environment():
+        raise UsageError(
+            "TF_CONFIG describes processes that are started one by one, each by `python -m app "
+            "train`: unset it to let ./run.sh start them all on this machine."
+        )
+    return layout.processes, flags.parameter_servers
 
 
-def to_train(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
-    """Returns what the flags describe: the training job that this process belongs to."""
-
-    def tasks(layout: Layout) -> Tasks:
-        found = cluster.from_environment()
-        if not found:
-            raise UsageError(
-                "update.kind=parameter_server needs a chief, servers and workers: start them on "
-                "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
-                "this process lacks."
-            )
-        given, described = flags.parameter_servers, len(found.tasks["ps"])
-        if flags["parameter_servers"].present and given != described:  # run.sh passes it on
-            raise UsageError(
-                f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
-            )
-        return len(found.tasks["worker"]), described
-
-    return _select(flags, processes, tasks)
+def tasks_that_run(flags: FlagValues, layout: Layout) -> Tasks:
+    """Returns the tasks of the job that this process belongs to."""
+    found = cluster.from_environment()
+    if not found:
+        raise UsageError(
+            "update.kind=parameter_server needs a chief, servers and workers: start them on "
+            "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
+            "this process lacks."
+        )
+    given, described = flags.parameter_servers, len(found.tasks["ps"])
+    if flags["parameter_servers"].present and given != described:  # run.sh passes it on
+        raise UsageError(
+            f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
+        )
+    return len(found.tasks["worker"]), described
 
 
-def _select(
-    flags: FlagValues, processes: int, tasks: Callable[[Layout], Tasks]
+def _checked(
+    flags: FlagValues, processes: int, tasks: Callable[[FlagValues, Layout], Tasks]
 ) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe; a parameter-server job has these tasks."""
     with selection.one_speaker():
         experiment, layout = selection.experiment(flags), selection.layout(flags, processes)
         if experiment.update.kind == "parameter_server":
-            workers, servers = tasks(layout)
+            workers, servers = tasks(flags, layout)
             layout = dataclasses.replace(
                 layout, processes=1, workers=workers, parameter_servers=servers
             )

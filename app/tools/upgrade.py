@@ -24,6 +24,8 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from app import errors
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +80,9 @@ def resolve(version: str, copy: Path, log: Path) -> list[str]:
     """Writes the copy's constraints.txt; returns what pip cannot resolve."""
     path = copy / "constraints.txt"
     text, comments = path.read_text(), path.read_text().partition("horovod==")[0]
-    for kept in (pins(text, FAMILY), {}):
+    before: dict[str, str] = {canonicalize_name(name): pin for name, pin in PIN.findall(text)}
+    others = {name: pin for name, pin in before.items() if not FAMILY.fullmatch(name)}
+    for kept in (others, {}):
         path.write_text("".join(f"{name}=={pin}\n" for name, pin in kept.items()))
         log.unlink(missing_ok=True)
         report = log.with_suffix(".json")
@@ -90,27 +94,15 @@ def resolve(version: str, copy: Path, log: Path) -> list[str]:
         return errors_of(log)[:1]  # pip's first error says what, its last where to read
     found = json.loads(report.read_text())["install"]
     chosen = {f["metadata"]["name"]: f["metadata"]["version"] for f in found}
-    before = {canonical(name): pin for name, pin in pins(text).items()}
     path.write_text(
         comments + f"horovod=={before['horovod']}\n"
         + "".join(f"{n}=={v}\n" for n, v in sorted(chosen.items(), key=lambda c: c[0].lower()))
     )  # fmt: skip
     for name, new in sorted(chosen.items()):
-        if (old := before.get(canonical(name))) != new:
+        if (old := before.get(canonicalize_name(name))) != new:
             print(f"\n  {name} {old or 'none'} -> {new}", end="")
     print("\n  ", end="")
     return []
-
-
-def pins(text: str, excluded: re.Pattern[str] | None = None) -> dict[str, str]:
-    """Returns the version by package of a constraints file, without the excluded names."""
-    found = dict(PIN.findall(text))
-    return {n: v for n, v in found.items() if not (excluded and excluded.fullmatch(canonical(n)))}
-
-
-def canonical(name: str) -> str:
-    """Returns a package's name as registries compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements(copy: Path, version: str) -> list[str]:
