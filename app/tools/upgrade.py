@@ -27,6 +27,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from app import errors
+from app.tools.diagnosis.installed import PIN
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = (
@@ -38,7 +39,6 @@ FAMILY = re.compile(
     r"tensorflow(-text|-metadata|-io-gcs-filesystem)?|tensorboard|keras|numpy|h5py|protobuf|"
     r"ml-dtypes|nvidia-.*"
 )
-PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
 
 
 def main(version: str, folder: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from packaging.version import Version
 from app.launch import processes
 from app.tools.diagnosis.finding import Finding, failure, ok, problem, warning
 
+PIN = re.compile(r"(?m)^([\w.-]+)==([^\s#]+)")  # a line of a constraints file
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
@@ -52,9 +54,7 @@ INCOMPATIBLE = (
 
 def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:
     """Returns the pinned version by package; empty if there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = [line.partition("#")[0].strip().split("==") for line in lines if "==" in line]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    return dict(PIN.findall(path.read_text())) if path.exists() else {}
 
 
 def installed() -> dict[str, str]:
