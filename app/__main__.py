@@ -6,6 +6,7 @@ import ast
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -82,9 +83,14 @@ def run(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(rest):
         return show(f"{name}: {command.__doc__}{flags.describe(command.FLAGS)}")
     flags.parse(command.FLAGS, name, rest)
+    rank = [sys.executable, "-m", "app", *name.split(), *rest]
     if is_launch and hasattr(command, "launch"):
-        rank = [sys.executable, "-m", "app", *name.split(), *rest]
         code: int | None = command.launch(command.FLAGS, rank)
+    elif is_launch and hasattr(command, "select"):
+        from app.launch import launcher
+
+        command.select(command.FLAGS, launcher.processes())
+        code = launcher.run(command.FLAGS, rank)
     else:
         code = command.run(command.FLAGS)
     return code or errors.DONE
@@ -123,18 +129,11 @@ def list_commands() -> str:
     """Returns a line for each command, by what a person wants to do; reads files, runs none."""
     lines: dict[str, list[str]] = {section: [] for section in SECTIONS}
     for name, path in names().items():
-        tree = ast.parse(path.read_text())
-        assigned = {
-            target.id: node.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        if "SECTION" in assigned:
-            about = (ast.get_docstring(tree) or "").partition("\n")[0]
-            section = ast.literal_eval(assigned["SECTION"])
-            lines.setdefault(section, []).append(f"  {name:20} {about}")
+        text = path.read_text()
+        section = re.search(r'^SECTION = "(.+)"$', text, re.MULTILINE)
+        if section:
+            about = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+            lines.setdefault(section[1], []).append(f"  {name:20} {about}")
     return "".join("\n".join(["", title, *found, ""]) for title, found in lines.items() if found)
 
 

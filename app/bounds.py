@@ -27,6 +27,7 @@ Positive = Annotated[float, Bound("above 0 and finite", lambda x: 0 < x < math.i
 NonNegative = Annotated[float, Bound("at least 0 and finite", lambda x: 0 <= x < math.inf)]
 Fraction = Annotated[float, Bound("in [0, 1)", lambda x: 0 <= x < 1)]
 Count = Annotated[int, Bound("at least 1", lambda n: n >= 1)]
+Natural = Annotated[int, Bound("at least 0", lambda n: n >= 0)]
 
 
 def violation(value: Any, wanted: Any) -> tuple[Any, str] | None:

@@ -11,9 +11,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
-from app.bounds import Count, Fraction, NonNegative, Positive
+from app.bounds import Bound, Count, Fraction, Natural, NonNegative, Positive
 from app.optimizers import OPTIMIZERS, SGD, Optimizer
 from app.schedules import SCHEDULES, Cosine, Progress, Schedule
 from input.text import VOCABULARY, Text
@@ -21,6 +21,8 @@ from input.text import VOCABULARY, Text
 if TYPE_CHECKING:
     from input.batches import DataSet
 
+Share = Annotated[float, Bound("in (0, 1]", lambda x: 0 < x <= 1)]
+Seed = Annotated[int, Bound("in [0, 2147483648)", lambda n: 0 <= n < 2**31)]
 MEASURED_MICRO_BATCHES = 8  # of a process in a step, where stages are benchmarked
 
 
@@ -100,15 +102,15 @@ class Update:
     """
 
     kind: Literal["all_reduce", "parameter_server", "local_sgd", "adasum"] = "all_reduce"
-    staleness: int | None = 0  # parameter_server: steps one may run ahead; 0: none; none: any
-    local_steps: int = 1  # local_sgd: K; 1 is the synchronous step
-    outer_rate: float = 1.0  # local_sgd: of a round's mean move, as in DiLoCo (arXiv:2311.08105)
-    outer_momentum: float = 0.0  # local_sgd: Nesterov's, of that move
+    staleness: Natural | None = 0  # parameter_server: steps one may run ahead; 0: none; none: any
+    local_steps: Count = 1  # local_sgd: K; 1 is the synchronous step
+    outer_rate: Positive = 1.0  # local_sgd: of a round's mean move, as in DiLoCo (arXiv:2311.08105)
+    outer_momentum: Fraction = 0.0  # local_sgd: Nesterov's, of that move
     compression: Literal["none", "float16", "topk"] = "none"  # all_reduce: of gradients on the wire
-    topk: float = 0.01  # compression=topk: the share of each gradient's elements that is sent
+    topk: Share = 0.01  # compression=topk: the share of each gradient's elements that is sent
     error_feedback: bool = True  # what compression left out is added to the next step's
     on_nonfinite: Literal["abort", "skip"] = "abort"  # of a step whose sums are not finite
-    skip_budget: int = 10  # steps of a run that may be skipped
+    skip_budget: Natural = 10  # steps of a run that may be skipped
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,12 @@ class Experiment:
 
     model: Model
     data: Data
-    global_batch: int  # G, examples a step
-    micro_batch: int  # examples normalised together; V = G / micro_batch virtual replicas
+    global_batch: Count  # G, examples a step
+    micro_batch: Count  # examples normalised together; V = G / micro_batch virtual replicas
     epochs: float | None = None
     steps: int | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = 0
+    seed: Seed = 0
     optimization: Optimization = field(default_factory=Optimization)
     update: Update = field(default_factory=Update)
 

@@ -129,7 +129,6 @@ def resnet50_imagenet_lars() -> Experiment:
     return dataclasses.replace(
         base,
         global_batch=32768,
-        micro_batch=64,
         precision="bfloat16",
         optimization=Optimization(
             optimizer=LARS(weight_decay=5e-5),
@@ -201,13 +200,8 @@ def sentiment_imdb() -> Experiment:
     ./run.sh prepare --experiment=sentiment_imdb
     NP=4 ./run.sh train --experiment=sentiment_imdb --stages=2
     """
-    return Experiment(
-        model=Transformer(layers=6, width=384, heads=12, pooling="mean", init_from="minilm"),
-        data=Text("imdb_reviews", max_length=512),
-        global_batch=32,
-        micro_batch=4,
-        epochs=3,
-        optimization=fine_tuning(5e-5, 32, epochs=3),
+    return dataclasses.replace(
+        sentiment_reviews(), data=Text("imdb_reviews", max_length=512), micro_batch=4
     )
 
 

@@ -76,13 +76,6 @@ def steps(values: FlagValues) -> None:
     )  # fmt: skip
 
 
-def layout(values: FlagValues) -> None:
-    """Defines all of a layout but the number of processes, which NP gives."""
-    stages(values)
-    placement(values)
-    steps(values)
-
-
 def network(values: FlagValues) -> None:
     """Defines whether others may reach the ports of a job."""
     g = group(values, "Processes and machines")
@@ -99,6 +92,15 @@ def ranks(values: FlagValues) -> None:
     define_seconds(
         "grace_seconds", 30, "How long a process may take to save and stop after SIGTERM.", **g
     )
+
+
+def ranked(values: FlagValues) -> None:
+    """Defines what a command that runs on any layout reads; NP gives the number of processes."""
+    experiment(values)
+    stages(values)
+    placement(values)
+    steps(values)
+    ranks(values)
 
 
 def training(values: FlagValues) -> None:

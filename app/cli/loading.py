@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.abc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from app.reporting import chatter
 
@@ -27,24 +27,13 @@ def tensorflow() -> None:
         tensorflow.get_logger().setLevel("ERROR")
 
 
-class _Hide(importlib.abc.MetaPathFinder):
-    """Finds some packages missing; Python asks it before its own finders."""
-
-    def __init__(self, packages: tuple[str, ...]) -> None:
-        self.packages = packages
-
-    def find_spec(self, name: str, path: object, target: object = None) -> None:
-        """Raises ModuleNotFoundError for a hidden package; leaves others to the next finder."""
-        if name in self.packages:
-            raise ModuleNotFoundError(f"{name} is hidden by app.cli.loading", name=name)
-
-
 @contextlib.contextmanager
 def hidden(*packages: str) -> Iterator[None]:
     """Hides packages inside: they seem not to be installed, unless they were imported before."""
-    finder = _Hide(packages)
-    sys.meta_path.insert(0, finder)
+    absent: dict[str, Any] = dict.fromkeys(set(packages) - sys.modules.keys())
+    sys.modules.update(absent)  # where None is, Python raises ModuleNotFoundError
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        for name in absent:
+            del sys.modules[name]

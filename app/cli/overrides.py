@@ -14,6 +14,8 @@ from typing import Any, Literal
 from app.config import Data, Experiment, Model, choice_name, field_names
 from app.errors import UsageError
 
+LENGTHS = {"steps": "epochs", "epochs": "steps"}
+
 
 def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
     """Applies `field=value` settings, all at once, each value read as its field's type.
@@ -36,12 +38,8 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
         if isinstance(branch.pop(name, None), dict):
             raise UsageError(f"--set: {name} is given a value and fields: drop one of them.")
         branch[name] = text
-    # The length of the run has two spellings: the one given last wins.
-    lengths = [name for name in tree if name in ("steps", "epochs")]
-    if lengths:
-        *_, last = lengths
-        other = {"steps": "epochs", "epochs": "steps"}[last]
-        tree[other] = "none"
+        if path in LENGTHS:  # two spellings of one length: the one given last wins
+            tree[LENGTHS[path]] = "none"
     return _replaced(experiment, tree, "")
 
 

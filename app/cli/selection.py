@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from absl.flags import FlagValues
 
 from app import config, experiments
 from app.cli import overrides, validation, workdir
-from app.config import Experiment, Layout
+from app.config import Experiment, Layout, field_names
 from app.errors import UsageError
 
 DEFAULT = "resnet50_digits"
@@ -62,10 +61,14 @@ def experiment(flags: FlagValues, default: str = DEFAULT) -> Experiment:
     return config.resolved(overrides.override(named, settings(flags)))
 
 
+def fields(kind: type, flags: FlagValues) -> dict[str, Any]:
+    """Returns the values of the fields of a dataclass that are flags, by name."""
+    return {name: flags[name].value for name in field_names(kind) if name in flags}
+
+
 def layout(flags: FlagValues, processes: int) -> Layout:
     """Returns the layout that the flags describe; of a run, as exact as it was begun."""
-    names = [field.name for field in dataclasses.fields(Layout) if field.name in flags]
-    values: dict[str, Any] = {name: flags[name].value for name in names}
+    values = fields(Layout, flags)
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values["elastic"] = values.get("elastic") or bool(os.environ.get("HOROVOD_ELASTIC"))
     if "workdir" in flags and not ("exact" in flags and flags["exact"].present):

@@ -35,10 +35,6 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     validate_fields(e, "")
     validate_optimization(e.optimization)
     validate_fields(e.update, "update.")
-    positive = {"global_batch": e.global_batch, "micro_batch": e.micro_batch}
-    for name, value in positive.items():
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}.")
     if e.global_batch % e.micro_batch:
         below = e.global_batch // e.micro_batch * e.micro_batch
         near = [g for g in (below, below + e.micro_batch) if g]
@@ -52,8 +48,6 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     for name, amount in (("steps", e.steps), ("epochs", e.epochs)):
         if amount is not None and not 0 < amount < math.inf:
             raise UsageError(f"{name} must be more than 0 and finite, not {amount}.")
-    if not 0 <= e.seed < 2**31:
-        raise UsageError(f"seed must be in [0, 2147483648), not {e.seed}.")
     validate_update(e, layout)
     validate_limits(e, getattr(e.data, "limits", {}))
 
@@ -115,24 +109,9 @@ def validate_update(experiment: Experiment, layout: Layout) -> None:
     """Checks the update rule.
 
     Raises:
-        UsageError: a number out of its range, a field of another rule, or what a rule cannot do.
+        UsageError: a field of another rule, or what a rule cannot do.
     """
     u, default = experiment.update, Update()
-    if u.skip_budget < 0:
-        raise UsageError(f"update.skip_budget must be at least 0, not {u.skip_budget}.")
-    if u.staleness is not None and u.staleness < 0:
-        raise UsageError(
-            f"update.staleness must be at least 0 (or none: any), not {u.staleness}: 0 is "
-            "synchronous."
-        )
-    if u.local_steps < 1:
-        raise UsageError(f"update.local_steps must be at least 1, not {u.local_steps}.")
-    if not 0 < u.outer_rate < math.inf:
-        raise UsageError(f"update.outer_rate must be above 0 and finite, not {u.outer_rate}.")
-    if not 0 <= u.outer_momentum < 1:
-        raise UsageError(f"update.outer_momentum must be in [0, 1), not {u.outer_momentum}.")
-    if not 0 < u.topk <= 1:
-        raise UsageError(f"update.topk must be in (0, 1], not {u.topk}.")
     for kind, fields in FIELDS.items():
         for name in fields:
             if getattr(u, name) != getattr(default, name) and u.kind != kind:
@@ -193,17 +172,16 @@ def validate_served(experiment: Experiment, layout: Layout) -> None:
     Raises:
         UsageError: what it cannot do.
     """
-    names = {"elastic": layout.elastic, "stages": layout.stages > 1, "tensor": layout.tensor > 1}
-    why = {
-        "elastic": "its workers may die and come back as it is",
-        "stages": "a worker computes the whole model",
-        "tensor": "a worker computes the whole model",
-    }
-    for name, is_given in names.items():
+    whole = "a worker computes the whole model"
+    for name, is_given, why in (
+        ("elastic", layout.elastic, "its workers may die and come back as it is"),
+        ("stages", layout.stages > 1, whole),
+        ("tensor", layout.tensor > 1, whole),
+    ):
         if is_given:
             raise UsageError(
                 f"--{name} is of Horovod's jobs, not of update.kind=parameter_server, where "
-                f"{why[name]}: drop one of the two."
+                f"{why}: drop one of the two."
             )
     if experiment.update.staleness == 0 and layout.workers > experiment.num_micro_batches:
         raise UsageError(

@@ -9,19 +9,10 @@ from absl.flags import FlagValues
 from app.cli import groups, rank, selection, validation
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.errors import UsageError
-from app.launch import launcher
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
-
-
-def launch(flags: FlagValues, command: list[str]) -> int:
-    """Measures on NP processes."""
-    select(flags, launcher.processes())
-    return launcher.run(flags, command)
+groups.ranked(FLAGS)
 
 
 def run(flags: FlagValues) -> None:

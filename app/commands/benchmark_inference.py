@@ -65,7 +65,8 @@ def measure(flags: FlagValues, experiment: Experiment, layout: Layout, folder: P
     folder.mkdir(parents=True, exist_ok=True)
     cell.main(opened, topology, lanes, flags.batch_sizes, folder / measured.file)
     if topology.is_chief:
-        print("\n".join([benchmark.heading(), *map(benchmark.line, measured.rows(folder))]))
+        rows = map(benchmark.ROW.format_map, measured.rows(folder))
+        print("\n".join([benchmark.HEADING, *rows]))
     return DONE
 
 

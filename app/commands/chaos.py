@@ -14,9 +14,7 @@ from app.tools import chaos, faults
 
 SECTION = "Check"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 groups.training(FLAGS)
 group = groups.group(FLAGS, "Faults")
 DEFINE_integer("faults", 20, "How many faults are injected in all.", 1, **group)

@@ -19,9 +19,7 @@ from app.tools.conditions import Conditions
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 group = groups.group(FLAGS, "What is compared")
 DEFINE_list(
     "updates", ["sync", "async", "bounded:4", "local:8"],
@@ -44,7 +42,7 @@ OWN = ("updates", "slowdown", "link_mbit", "evaluations", "price", "target", "wo
 def run(flags: FlagValues) -> int:
     """Trains under each rule in a job of its own, and writes the report."""
     np = launcher.processes()
-    experiment, found = select(flags, np)
+    experiment, found = check(flags, np)
     loading.tensorflow()
     data = experiment.data.open(selection.data_dir(flags))
     conditions = Conditions(
@@ -56,7 +54,7 @@ def run(flags: FlagValues) -> int:
     return compare.main(to_arguments(flags, OWN), found, conditions, steps, folder)
 
 
-def select(flags: FlagValues, processes: int) -> tuple[Experiment, list[rules.Rule]]:
+def check(flags: FlagValues, processes: int) -> tuple[Experiment, list[rules.Rule]]:
     """Returns the experiment, and the rules to compare.
 
     Raises:

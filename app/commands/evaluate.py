@@ -9,24 +9,15 @@ from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection
 from app.config import Experiment, Layout
-from app.launch import launcher
 
 SECTION = "Use a trained model"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
-
-
-def launch(flags: FlagValues, command: list[str]) -> int:
-    """Evaluates on NP processes."""
-    select(flags)
-    return launcher.run(flags, command)
+groups.ranked(FLAGS)
 
 
 def run(flags: FlagValues) -> None:
     """Evaluates as a rank of a job; prints the metrics."""
-    experiment, layout = select(flags)
+    experiment, layout = select(flags, rank.processes())
     topology, layout = rank.join(layout)
     from app.training import trained
 
@@ -36,7 +27,7 @@ def run(flags: FlagValues) -> None:
         print(json.dumps(metrics, indent=1))
 
 
-def select(flags: FlagValues) -> tuple[Experiment, Layout]:
+def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
     """Returns what the flags describe; any number of processes can evaluate it."""
     selection.must_be_run(flags, "evaluate")
     return selection.checked(flags, 1)

@@ -28,7 +28,7 @@ groups.limits(FLAGS)
 
 def run(flags: FlagValues) -> None:
     """Restores the run, and writes every variant."""
-    experiment, output = select(flags)
+    experiment, output = check(flags)
     topology, layout = rank.join(Layout(), is_training=False)
     from app.inference import export
     from app.training import trained
@@ -40,7 +40,7 @@ def run(flags: FlagValues) -> None:
     export.main(experiment, run, output, flags.weights, flags.variants, limits, command)
 
 
-def select(flags: FlagValues) -> tuple[Experiment, Path]:
+def check(flags: FlagValues) -> tuple[Experiment, Path]:
     """Returns what the flags describe: a run, and where it is exported to.
 
     Raises:

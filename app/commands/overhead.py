@@ -5,27 +5,24 @@ from __future__ import annotations
 from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection
-from app.launch import launcher
+from app.config import Experiment, Layout
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
-
-
-def launch(flags: FlagValues, command: list[str]) -> int:
-    """Measures on NP processes."""
-    selection.synchronous(flags, launcher.processes(), "overhead")
-    return launcher.run(flags, command)
+groups.ranked(FLAGS)
 
 
 def run(flags: FlagValues) -> None:
     """Measures as a rank of a job."""
-    experiment, layout = selection.synchronous(flags, rank.processes(), "overhead")
+    experiment, layout = select(flags, rank.processes())
     topology, layout = rank.join(layout)
     from app.tools import overhead
 
     name = f"overhead_{selection.reference(flags)}"
     folder = rank.output_folder(flags.workdir, name, topology.is_chief)
     overhead.main(experiment, layout, topology, selection.data_dir(flags), folder)
+
+
+def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe."""
+    return selection.synchronous(flags, processes, "overhead")

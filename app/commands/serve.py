@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl.flags import DEFINE_integer, DEFINE_list, DEFINE_string, FlagValues
 
-from app.cli import groups, rank
+from app.cli import groups, rank, selection
 from app.cli.flags import define_number, define_seconds
 from app.errors import UsageError
 
@@ -36,21 +36,6 @@ def run(flags: FlagValues) -> None:
     rank.hold_cores(flags.threads)
     from app.serving import server
 
-    server.main(
-        server.Settings(
-            model=Path(flags.model),
-            name=flags.name,
-            host=flags.host,
-            port=flags.port,
-            threads=flags.threads,
-            max_batch=flags.max_batch,
-            batch_wait_ms=flags.batch_wait_ms,
-            queue=flags.queue,
-            max_body_bytes=int(flags.max_body_mb * 1e6),
-            max_pixels=flags.max_pixels,
-            max_text=flags.max_text,
-            request_seconds=flags.request_seconds,
-            grace_seconds=flags.grace_seconds,
-            origins=tuple(flags.cors_origins),
-        )
-    )
+    values = selection.fields(server.Settings, flags)
+    values |= {"model": Path(flags.model), "origins": tuple(flags.cors_origins)}
+    server.main(server.Settings(**values, max_body_bytes=int(flags.max_body_mb * 1e6)))

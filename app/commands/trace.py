@@ -9,21 +9,10 @@ from absl.flags import FlagValues
 from app.cli import groups, rank, selection, workdir
 from app.config import Experiment, Layout
 from app.errors import UsageError
-from app.launch import launcher
 
 SECTION = "Measure"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
-
-
-def launch(flags: FlagValues, command: list[str]) -> int:
-    """Draws a step of NP processes."""
-    select(flags, launcher.processes())
-    folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
-    workdir.writable(folder)
-    return launcher.run(flags, command)
+groups.ranked(FLAGS)
 
 
 def run(flags: FlagValues) -> None:
@@ -41,9 +30,10 @@ def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
     """Returns what the flags describe: a pipeline.
 
     Raises:
-        UsageError: a model of one stage.
+        UsageError: a model of one stage, or a folder that cannot be written.
     """
     experiment, layout = selection.synchronous(flags, processes, "trace")
     if layout.stages < 2:
         raise UsageError(f"trace shows a pipeline: give --stages, not {layout.stages}.")
+    workdir.writable(Path(flags.workdir or workdir.named(selection.reference(flags))))
     return experiment, layout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl.flags import DEFINE_integer, FlagValues
 
@@ -13,15 +12,13 @@ from app.cli import groups, rank, selection, workdir
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.launch import launcher
-from app.launch.supervisor import Limits
+from app.launch.supervisor import Limits, Supervisor
 from app.parallel import cluster
 from app.recovery import preemption
 
 SECTION = "Train"
 FLAGS = FlagValues()
-groups.experiment(FLAGS)
-groups.layout(FLAGS)
-groups.ranks(FLAGS)
+groups.ranked(FLAGS)
 groups.training(FLAGS)
 DEFINE_integer(
     "parameter_servers", 1,
@@ -35,19 +32,15 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 
     The ranks get the workdir, so that a later attempt goes on where an earlier one was.
     """
-    _, layout = to_launch(flags, launcher.processes())
+    _, layout = _checked(flags, launcher.processes(), tasks_to_start)
     folder = Path(flags.workdir or workdir.named(selection.reference(flags)))
     workdir.writable(folder)
-    start, variables = launcher.start(flags), launcher.terminal()
-    if layout.workers:
-        start_ranks = launcher.parameter_server(start, layout.parameter_servers, variables)
-    else:
-        start_ranks = launcher.ranks(start, variables)
+    attempt = launcher.starter(flags, layout.parameter_servers if layout.workers else 0)
     if not flags.workdir:
         folder = workdir.default(selection.reference(flags))
         command = [*command, f"--workdir={folder}"]
     limits = Limits(restarts=flags.max_restarts, hang=flags.hang_seconds, grace=flags.grace_seconds)
-    code = launcher.supervise(command, start_ranks, variables, folder, limits, flags.elastic)
+    code = Supervisor(lambda: attempt(command), folder, limits).run()
     if not flags.workdir:
         workdir.forget(folder)
     return code
@@ -55,7 +48,7 @@ def launch(flags: FlagValues, command: list[str]) -> int:
 
 def run(flags: FlagValues) -> None:
     """Trains as a rank of a job, or as a task of a parameter-server job."""
-    experiment, layout = to_train(flags, rank.processes())
+    experiment, layout = _checked(flags, rank.processes(), tasks_that_run)
     task = cluster.from_environment() if layout.workers else None
     if task:
         rank.tensorflow()
@@ -70,8 +63,7 @@ def run(flags: FlagValues) -> None:
 
     reference = selection.reference(flags)
     folder = rank.output_folder(flags.workdir, reference, topology.is_chief)
-    names = {field.name for field in dataclasses.fields(trainer.Run)} & set(flags)
-    values: dict[str, Any] = {name: flags[name].value for name in names}
+    values = selection.fields(trainer.Run, flags)
     values |= {"workdir": folder, "data_dir": selection.data_dir(flags), "reference": reference}
     run = trainer.Run(**values, settings=tuple(selection.settings(flags)))
     try:
@@ -84,48 +76,41 @@ def run(flags: FlagValues) -> None:
 Tasks = tuple[int, int]  # workers and servers of a parameter-server job
 
 
-def to_launch(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
-    """Returns what the flags describe: a training job about to start on this machine."""
-
-    def tasks(layout: Layout) -> Tasks:
-        if cluster.from_environment():
-            raise UsageError(
-                "TF_CONFIG describes processes that are started one by one, each by `python -m app "
-                "train`: unset it to let ./run.sh start them all on this machine."
-            )
-        return layout.processes, flags.parameter_servers
-
-    return _select(flags, processes, tasks)
+def tasks_to_start(flags: FlagValues, layout: Layout) -> Tasks:
+    """Returns the tasks of a job about to start on this machine."""
+    if cluster.from_environment():
+        raise UsageError(
+            "TF_CONFIG describes processes that are started one by one, each by `python -m app "
+            "train`: unset it to let ./run.sh start them all on this machine."
+        )
+    return layout.processes, flags.parameter_servers
 
 
-def to_train(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
-    """Returns what the flags describe: the training job that this process belongs to."""
-
-    def tasks(layout: Layout) -> Tasks:
-        found = cluster.from_environment()
-        if not found:
-            raise UsageError(
-                "update.kind=parameter_server needs a chief, servers and workers: start them on "
-                "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
-                "this process lacks."
-            )
-        given, described = flags.parameter_servers, len(found.tasks["ps"])
-        if flags["parameter_servers"].present and given != described:  # run.sh passes it on
-            raise UsageError(
-                f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
-            )
-        return len(found.tasks["worker"]), described
-
-    return _select(flags, processes, tasks)
+def tasks_that_run(flags: FlagValues, layout: Layout) -> Tasks:
+    """Returns the tasks of the job that this process belongs to."""
+    found = cluster.from_environment()
+    if not found:
+        raise UsageError(
+            "update.kind=parameter_server needs a chief, servers and workers: start them on "
+            "this machine with ./run.sh train, or on several with TF_CONFIG for each, which "
+            "this process lacks."
+        )
+    given, described = flags.parameter_servers, len(found.tasks["ps"])
+    if flags["parameter_servers"].present and given != described:  # run.sh passes it on
+        raise UsageError(
+            f"--parameter_servers={given}, but TF_CONFIG names {described}: leave the flag out."
+        )
+    return len(found.tasks["worker"]), described
 
 
-def _select(
-    flags: FlagValues, processes: int, tasks: Callable[[Layout], Tasks]
+def _checked(
+    flags: FlagValues, processes: int, tasks: Callable[[FlagValues, Layout], Tasks]
 ) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe; a parameter-server job has these tasks."""
     with selection.one_speaker():
         experiment, layout = selection.experiment(flags), selection.layout(flags, processes)
         if experiment.update.kind == "parameter_server":
-            workers, servers = tasks(layout)
+            workers, servers = tasks(flags, layout)
             layout = dataclasses.replace(
                 layout, processes=1, workers=workers, parameter_servers=servers
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection
-from app.launch import launcher
+from app.config import Experiment, Layout
 
 SECTION = "Check"
 FLAGS = FlagValues()
@@ -15,16 +15,15 @@ groups.steps(FLAGS)
 groups.ranks(FLAGS)
 
 
-def launch(flags: FlagValues, command: list[str]) -> int:
-    """Compares layouts of up to NP processes."""
-    selection.synchronous(flags, launcher.processes(), "verify")
-    return launcher.run(flags, command)
-
-
 def run(flags: FlagValues) -> None:
     """Compares layouts as a rank of a job; the matrix has its own schedules, chunks and cuts."""
-    experiment, layout = selection.synchronous(flags, rank.processes(), "verify")
+    experiment, layout = select(flags, rank.processes())
     topology, layout = rank.join(layout)
     from app.tools import verify
 
     verify.main(experiment, layout, topology, selection.data_dir(flags))
+
+
+def select(flags: FlagValues, processes: int) -> tuple[Experiment, Layout]:
+    """Returns what the flags describe."""
+    return selection.synchronous(flags, processes, "verify")

@@ -59,13 +59,12 @@ class Job:
         self.heartbeats = Path(self._folder.name)
         self._exits = self.heartbeats / "exits"
         self._num_reported = 0  # of the failures
-        env = {**os.environ, **self.variables, EXIT_FILE: str(self._exits)}
-        env |= {heartbeat.FOLDER: str(self.heartbeats)}
+        files = {EXIT_FILE: str(self._exits), heartbeat.FOLDER: str(self.heartbeats)}
         self.started = time.monotonic()
         pipe = subprocess.PIPE if self.launcher else None
-        self.process = subprocess.Popen(
-            processes.bound([*self.launcher, *self.command]), env=env, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe,
+        self.process = processes.start(
+            [*self.launcher, *self.command], {**self.variables, **files}, start_new_session=True,
+            stdout=pipe, stderr=pipe,
         )  # fmt: skip
         self.output = Output(self.process)
 
@@ -93,7 +92,7 @@ class Job:
     def suspect(self) -> heartbeat.Beat | None:
         """Returns the rank that the others wait for: a stopped one, or the furthest behind."""
         beats = self.living()
-        stopped = [b for b in beats if _status(b.pid) == psutil.STATUS_STOPPED]
+        stopped = [b for b in beats if processes.status(b.pid) == psutil.STATUS_STOPPED]
         return min(stopped or beats, key=_progress, default=None)
 
     def report(self) -> str:
@@ -102,7 +101,7 @@ class Job:
         stacks = heartbeat.stacks(self.heartbeats, [b.pid for b in self.living()])
         lines = ["rank     pid  process     step  doing         seconds ago"]
         for b in beats:
-            state = _status(b.pid) or "gone"
+            state = processes.status(b.pid) or "gone"
             lines.append(f"{b.rank:4} {b.pid:7}  {state:10} {b.step:5}  {b.doing:12} {b.age:12.1f}")
         for b in beats:
             stack = stacks.get(b.pid, "no answer: it is stopped, gone, or has not begun")
@@ -163,7 +162,7 @@ class Job:
             return self.output.cause
         silent = [b for b in beats if b.pid not in codes]
         for beat in silent:
-            if _status(beat.pid) == psutil.STATUS_STOPPED:
+            if processes.status(beat.pid) == psutil.STATUS_STOPPED:
                 return f"{_name(beat)} is stopped (SIGSTOP)"
         names = {b.rank: _name(b) for b in silent}
         single = [] if self.launcher else [(0, self.process.returncode or 0)]
@@ -194,11 +193,3 @@ def describe_exit(status: int) -> str:
 def _progress(beat: heartbeat.Beat) -> tuple[int, bool, float]:
     """Orders ranks; one that finishes a step may wait in the all-reduce for one that does not."""
     return beat.step, beat.doing == heartbeat.FINISHING, beat.time
-
-
-def _status(pid: int) -> str | None:
-    try:
-        status = psutil.Process(pid).status()
-    except psutil.Error:
-        return None
-    return None if status == psutil.STATUS_ZOMBIE else status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,33 +64,25 @@ def run(flags: FlagValues, command: list[str], folder: Path | None = None) -> in
     """Runs the ranks of a checked command, without restarts; returns its exit code."""
     name = folder or flags.workdir or workdir.named(selection.reference(flags))
     limits = Limits(restarts=0, hang=float("inf"), grace=flags.grace_seconds)
-    variables = terminal()
-    return supervise(command, ranks(start(flags), variables), variables, Path(name), limits)
+    attempt = starter(flags)
+    return Supervisor(lambda: attempt(command), Path(name), limits).run()
 
 
-def terminal() -> dict[str, str]:
-    """Returns the variables that a rank needs to show its progress on this terminal."""
-    return {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
-
-
-def supervise(
-    command: list[str], launcher: list[str], variables: dict[str, str], folder: Path,
-    limits: Limits, is_elastic: bool = False,
-) -> int:  # fmt: skip
-    """Runs a command to its end, and restarts it after a failure if `limits` allow it.
+def starter(flags: FlagValues, servers: int = 0) -> Callable[[list[str]], Job]:
+    """Returns a function that starts a command on the processes that the flags describe.
 
     Args:
-        command: of each rank.
-        launcher: the command that starts the ranks, empty for one.
-        variables: of the ranks' environment, beside this one's.
-        folder: the run's, where the supervisor looks for checkpoints and keeps its log.
-        limits: of restarts and of seconds.
-        is_elastic: whether ranks may come and go.
+        flags: of the command.
+        servers: processes that hold weights; 0 for a job without.
 
-    Returns:
-        The exit code.
+    Raises:
+        UsageError: the processes cannot be started so.
     """
-    return Supervisor(lambda: Job(command, launcher, variables, is_elastic), folder, limits).run()
+    # A rank shows its progress on this terminal.
+    variables = {"SCALEPROOF_TERMINAL": os.ttyname(2)} if sys.stderr.isatty() else {}
+    how = start(flags)
+    launcher = parameter_server(how, servers, variables) if servers else ranks(how, variables)
+    return lambda command: Job(command, launcher, variables, how.is_elastic)
 
 
 def ranks(start: Start, variables: dict[str, str]) -> list[str]:
@@ -142,8 +135,7 @@ def parameter_server(start: Start, servers: int, variables: dict[str, str]) -> l
             f"HOSTS={start.hosts} is for Horovod's jobs: start the tasks of a parameter-server job "
             "on each machine, with TF_CONFIG (docs/update_rules.md)."
         )
-    launcher = [sys.executable, "-m", "app.launch.tfrun", "-np", str(start.processes)]
-    launcher += ["-servers", str(servers), "--"]
+    launcher = [sys.executable, "-m", "app.launch.tfrun", str(start.processes), str(servers)]
     if start.is_trusted:
         return launcher
     if not private_network.is_allowed():

@@ -44,7 +44,9 @@ def enter() -> None:
 def bring_up(addresses: list[str]) -> None:
     """Starts the loopback interface of a private network, and adds 127.0.0.x addresses to it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        _up(control, "lo")
+        request = struct.pack("16sh14x", b"lo", 0)
+        (flags,) = struct.unpack_from("h", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
         for i, address in enumerate(addresses):
             if address != "127.0.0.1":
                 name = f"lo:{i}".encode()
@@ -63,9 +65,3 @@ def shape(mbit: float) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"the link cannot be shaped: {done.stderr.strip()}")
-
-
-def _up(control: socket.socket, interface: str) -> None:
-    request = struct.pack("16sh14x", interface.encode(), 0)
-    (flags,) = struct.unpack_from("h", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)
-    fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), flags | IFF_UP))

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,6 +32,20 @@ def bound(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", program.__file__, str(os.getpid()), *command]
 
 
+def start(
+    command: Sequence[str], variables: Mapping[str, str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Starts a command that ends with this process and reads nothing.
+
+    Args:
+        command: what to run.
+        variables: of its environment, beside this process's own.
+        options: of `subprocess.Popen`.
+    """
+    env = {**os.environ, **variables}
+    return subprocess.Popen(bound(command), env=env, stdin=subprocess.DEVNULL, **options)
+
+
 def run(command: Sequence[str], log: Path, **variables: str) -> int:
     """Runs a command that ends with this process, its output in a log; returns its exit code.
 
@@ -40,10 +55,7 @@ def run(command: Sequence[str], log: Path, **variables: str) -> int:
         variables: of its environment, beside this process's own.
     """
     with log.open("w") as output:
-        return subprocess.run(
-            bound(command), env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output,
-        ).returncode  # fmt: skip
+        return start(command, variables, stdout=output, stderr=output).wait()
 
 
 def adopt_orphans() -> None:
@@ -51,10 +63,18 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def status(pid: int) -> str | None:
+    """Returns the state of a process, as psutil names it; None if it does not live."""
+    try:
+        found = psutil.Process(pid).status()
+    except psutil.Error:
+        return None
+    return None if found == psutil.STATUS_ZOMBIE else found
+
+
 def descendants() -> dict[int, psutil.Process]:
     """Returns all living processes below this one, by pid."""
-    below = psutil.Process().children(recursive=True)
-    return {process.pid: process for process in below if _lives(process)}
+    return {p.pid: p for p in psutil.Process().children(recursive=True) if status(p.pid)}
 
 
 def kill_descendants(limit: float = 10) -> None:
@@ -70,16 +90,5 @@ def kill_descendants(limit: float = 10) -> None:
         for process in left.values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs([p for p in left.values() if _is_child(p)], timeout=0.5)
-
-
-def _is_child(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):  # its own parent was faster
-        return process.ppid() == os.getpid()
-    return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+        own = [p for p in psutil.Process().children() if p.pid in left]  # by now, as parents end
+        psutil.wait_procs(own, timeout=0.5)

@@ -4,7 +4,7 @@
     ps        the servers; with one its weights are lost: the job ends, to be started again
     worker    one that dies is started again, and takes up work where the others are
 
-    python -m app.launch.tfrun -np 2 -servers 1 -- <command of each>
+    python -m app.launch.tfrun <workers> <servers> <command of each> ...
 
 All run the same command; TF_CONFIG says what each is. Only the chief writes heartbeats and an exit
 code, as only it knows how the run goes.
@@ -12,7 +12,6 @@ code, as only it knows how the run goes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -33,16 +32,11 @@ Task = tuple[str, int]
 CHIEF: Task = ("chief", 0)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(workers: str, servers: str, *command: str) -> int:
     """Runs the job; returns 0 if its chief ended well."""
-    parser = argparse.ArgumentParser(prog="tfrun")
-    parser.add_argument("-np", type=int, required=True, help="workers")
-    parser.add_argument("-servers", type=int, required=True)
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    options = parser.parse_args(arguments)
     processes.die_with_parent()
     private_network.enter()
-    return Tasks(options.np, options.servers, options.command[1:]).run()
+    return Tasks(int(workers), int(servers), command).run()
 
 
 class Tasks:
@@ -72,7 +66,11 @@ class Tasks:
                 line = f"Process 0 exit with status code {code}."  # as horovodrun prints it
                 print(line, file=sys.stderr, flush=True)
                 break
-        self.end()
+        # What is left holds nothing that is not in the checkpoints.
+        for process in self.running.values():
+            process.kill()
+        for process in self.running.values():
+            process.wait()
         return int(chief != 0)
 
     def is_broken(self) -> bool:
@@ -106,14 +104,6 @@ class Tasks:
         line = f"{prefix}{name} {task[1]} (pid {process.pid}) {exit}{more}"
         print(line, file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        """Kills what is left: servers and workers hold nothing that is not in the checkpoints."""
-        for process in self.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        for process in self.running.values():
-            process.wait()
-
 
 def free_ports(count: int) -> list[int]:
     """Returns ports of loopback that are free now."""
@@ -125,4 +115,4 @@ def free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -24,14 +24,12 @@ def bubble(spans: Sequence[Span], stages: int) -> float:
 def draw(spans: Sequence[Span], stages: int, title: str, path: Path) -> None:
     """Writes the picture, a row per stage, in the format of `path`'s suffix."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     begin = min(s.begin for s in spans)
     total = (max(s.end for s in spans) - begin) * 1e3
     figure = Figure(figsize=(INCHES, 1.5 + 0.55 * stages), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.barh(range(stages), total, height=0.86, color=IDLE)
     for span in spans:

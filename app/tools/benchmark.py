@@ -72,11 +72,8 @@ def main(experiment: Experiment, layout: Layout, topology: Topology, data_dir: s
     }
     if topology.size == 1:
         del kinds["independent processes"]
-    speeds = measure(kinds, experiment.micro_batch)
+    totals = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
-    totals = {
-        n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
-    }
     if not topology.is_chief:
         all_reduce(topology)
         return
@@ -128,10 +125,7 @@ def pipeline(experiment: Experiment, layout: Layout, topology: Topology, data_di
                 confined = functools.partial(on_cores, few if some.devices == 1 else own, step)
                 kinds[name] = (confined, functools.partial(itertools.repeat, batch))
     m = MICRO_BATCHES[0]
-    speeds = measure(kinds, m * micro_batch)
-    totals = {
-        n: [sum(replicas.all_gather_scalar(v)) for v in values] for n, values in speeds.items()
-    }
+    totals = measure(kinds, m * micro_batch)
     if not topology.is_chief:
         return
     print(
@@ -158,7 +152,7 @@ def on_cores(cores: Sequence[int], step: Callable[..., Any], *arguments: Any) ->
 
 
 def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
-    """Returns examples a second of this process, by name and round; the kinds take turns.
+    """Returns examples a second of all processes, by name and round; the kinds take turns.
 
     Args:
         kinds: by name, a step and a function that returns its batches of a round.
@@ -173,7 +167,8 @@ def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
         begin = time.perf_counter()
         for _ in range(STEPS):
             step(0, batches, RATE)["loss"].numpy()
-        speeds[name].append(STEPS * examples / (time.perf_counter() - begin))
+        own = STEPS * examples / (time.perf_counter() - begin)
+        speeds[name].append(sum(replicas.all_gather_scalar(own)))
     return speeds
 
 

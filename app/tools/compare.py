@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.config import differences
 from app.errors import DONE, UsageError
 from app.launch import private_network, processes
 from app.tools import comparison
@@ -85,8 +86,7 @@ def check_conditions(folder: Path, ours: dict[str, Any]) -> None:
     """
     path = folder / "conditions.json"
     theirs = json.loads(path.read_text()) if path.exists() else ours
-    lines = [f"{name}: {ours[name]} here, {theirs[name]} there" for name in ours
-             if ours[name] != theirs[name]]  # fmt: skip
+    lines = differences(ours, theirs)
     if lines:
         raise UsageError(
             f"{folder} holds a comparison under other conditions: {'; '.join(lines)}. Give the "

@@ -193,7 +193,9 @@ def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def curves(runs: Sequence[Trained]) -> Any:
     """Draws loss and accuracy, over examples and over seconds."""
-    figure = _figure(12, 7.5)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for i, run in enumerate(runs):
         batch = run.result["experiment"]["global_batch"]
@@ -218,12 +220,12 @@ def curves(runs: Sequence[Trained]) -> Any:
 
 def bars(runs: Sequence[Trained]) -> Any:
     """Draws throughput, bytes on the wire and staleness."""
-    figure = _figure(12, 3.4)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
     speed, wire, stale = figure.subplots(1, 3)
-    names, colors = (
-        [run.rule.name for run in runs],
-        [COLORS[i % len(COLORS)] for i in range(len(runs))],
-    )
+    names = [run.rule.name for run in runs]
+    colors = [COLORS[i % len(COLORS)] for i in range(len(runs))]
     speed.barh(names, [run.throughput for run in runs], color=colors)
     speed.set_xlabel("examples a second")
     wire.barh(names, [(run.wire or 0) / 1e6 for run in runs], color=colors)
@@ -255,15 +257,6 @@ def svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg")
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _smooth(values: Sequence[float | None], wide: int) -> list[float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -66,12 +67,11 @@ def report(findings: Iterable[Finding]) -> None:
     Raises:
         UserError: names the problems among them.
     """
-    counts = {"warning": 0, "problem": 0}
+    counts: Counter[str] = Counter()
     subjects: dict[str, None] = {}  # in order, each once
     for finding in findings:
         print(finding, flush=True)
-        if finding.level != "ok":
-            counts[finding.level] += 1
+        counts[finding.level] += 1
         if finding.level == "problem":
             subjects[finding.subject] = None
     if subjects:

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,11 +94,11 @@ class DisturbedRun:
             script.write_text('#!/bin/sh\ncat "$(dirname "$0")/hosts"\n')
             script.chmod(0o700)
             command = [*command, f"--host_discovery_script={script}"]
-        env = os.environ | {"TMPDIR": str(folder.resolve())}  # heartbeats are written there
         self.log = (folder / "log").open("w")
-        self.job = subprocess.Popen(
-            processes.bound([*command, f"--workdir={folder}"]), env=env, stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        heartbeats = {"TMPDIR": str(folder.resolve())}  # where they are written
+        self.job = processes.start(
+            [*command, f"--workdir={folder}"], heartbeats, stdout=self.log, stderr=self.log,
+            start_new_session=True,
         )  # fmt: skip
 
     def run(self) -> dict[str, Any] | None:
@@ -137,7 +136,7 @@ class DisturbedRun:
     def _inject(self, kind: str) -> None:
         """Injects a fault, if a rank lives and, for damage, a checkpoint would be left."""
         ranks = [b for b in self.progress.beats() if kind != "write" or b.rank == 0]
-        alive = [b for b in ranks if _lives(b.pid)]
+        alive = [b for b in ranks if processes.status(b.pid)]
         if not alive or (kind == "damage" and len(self.progress.checkpoints()) < 2):
             return
         victim = self.random.choice(alive)
@@ -150,7 +149,7 @@ class DisturbedRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
         if kind == "write":
-            while _lives(victim.pid):
+            while processes.status(victim.pid):
                 time.sleep(POLL_SECONDS / 10)
             self.tally.torn += self.progress.is_writing()
         self.tally.injected[kind] = self.tally.injected.get(kind, 0) + 1
@@ -170,10 +169,3 @@ class DisturbedRun:
     def _set_hosts(self, count: int) -> None:
         """Sets what the discovery script prints."""
         atomic_file.write_text(self.hosts, "".join(f"127.0.0.{i + 1}:1\n" for i in range(count)))
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX"
-    return False

@@ -21,11 +21,13 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+
+from packaging.utils import canonicalize_name
 
 from app import errors
+from app.tools.diagnosis.installed import PIN
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = (
@@ -37,15 +39,6 @@ FAMILY = re.compile(
     r"tensorflow(-text|-metadata|-io-gcs-filesystem)?|tensorboard|keras|numpy|h5py|protobuf|"
     r"ml-dtypes|nvidia-.*"
 )
-PIN = re.compile(r"(?m)^([\w.-]+)==(\S+)$")
-
-
-class Outcome(NamedTuple):
-    """The result of a stage."""
-
-    stage: str
-    seconds: float
-    broken: Sequence[str]  # a line for each failure
 
 
 def main(version: str, folder: Path) -> int:
@@ -70,31 +63,26 @@ def main(version: str, folder: Path) -> int:
     ]
     print(f"TensorFlow {version} in {copy}", flush=True)
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
-    outcomes = []
+    is_broken = False
     for number, (name, is_needed, stage) in enumerate(stages, 1):
         log = folder / f"{number}-{name.replace(' ', '-')}.log"
         print(f"{name} ... ", end="", flush=True)
         start, broken = time.monotonic(), stage(log)
-        outcome = Outcome(name, time.monotonic() - start, broken)
-        outcomes.append(outcome)
-        print("\n".join(describe(outcome, log)), flush=True)
-        if outcome.broken and is_needed:
+        state = f"{len(broken)} broken, see {log}" if broken else "passed"
+        print(f"{time.monotonic() - start:.0f} s, {state}", *broken, sep="\n  ", flush=True)
+        is_broken |= bool(broken)
+        if broken and is_needed:
             break
-    return int(any(outcome.broken for outcome in outcomes))
-
-
-def describe(outcome: Outcome, log: Path) -> Iterator[str]:
-    """Yields the rest of a stage's line, and a line for each failure."""
-    state = f"{len(outcome.broken)} broken, see {log}" if outcome.broken else "passed"
-    yield f"{outcome.seconds:.0f} s, {state}"
-    yield from (f"  {line}" for line in outcome.broken)
+    return int(is_broken)
 
 
 def resolve(version: str, copy: Path, log: Path) -> list[str]:
     """Writes the copy's constraints.txt; returns what pip cannot resolve."""
     path = copy / "constraints.txt"
     text, comments = path.read_text(), path.read_text().partition("horovod==")[0]
-    for kept in (pins(text, FAMILY), {}):
+    before: dict[str, str] = {canonicalize_name(name): pin for name, pin in PIN.findall(text)}
+    others = {name: pin for name, pin in before.items() if not FAMILY.fullmatch(name)}
+    for kept in (others, {}):
         path.write_text("".join(f"{name}=={pin}\n" for name, pin in kept.items()))
         log.unlink(missing_ok=True)
         report = log.with_suffix(".json")
@@ -106,27 +94,15 @@ def resolve(version: str, copy: Path, log: Path) -> list[str]:
         return errors_of(log)[:1]  # pip's first error says what, its last where to read
     found = json.loads(report.read_text())["install"]
     chosen = {f["metadata"]["name"]: f["metadata"]["version"] for f in found}
-    before = {canonical(name): pin for name, pin in pins(text).items()}
     path.write_text(
         comments + f"horovod=={before['horovod']}\n"
         + "".join(f"{n}=={v}\n" for n, v in sorted(chosen.items(), key=lambda c: c[0].lower()))
     )  # fmt: skip
     for name, new in sorted(chosen.items()):
-        if (old := before.get(canonical(name))) != new:
+        if (old := before.get(canonicalize_name(name))) != new:
             print(f"\n  {name} {old or 'none'} -> {new}", end="")
     print("\n  ", end="")
     return []
-
-
-def pins(text: str, excluded: re.Pattern[str] | None = None) -> dict[str, str]:
-    """Returns the version by package of a constraints file, without the excluded names."""
-    found = dict(PIN.findall(text))
-    return {n: v for n, v in found.items() if not (excluded and excluded.fullmatch(canonical(n)))}
-
-
-def canonical(name: str) -> str:
-    """Returns a package's name as registries compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements(copy: Path, version: str) -> list[str]:

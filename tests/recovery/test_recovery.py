@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from app import errors
 from app.cli import flags
 from app.commands import train
 from app.errors import UsageError
-from app.launch import launcher, private_network, processes
+from app.launch import private_network, processes
 from app.launch.job import End, Job
 from app.launch.output import ENDED, LOST
 from app.launch.supervisor import Limits
@@ -45,6 +46,7 @@ heartbeat.beat("computing", 5)
 SUPERVISE = """
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 from app.launch.job import Job
 from app.launch.supervisor import Limits, Supervisor
 limits = Limits(restarts=2, back_off=0.1, hang=float(sys.argv[1]), grace=3)
@@ -138,12 +140,13 @@ def test_a_process_that_ends_while_it_is_killed_is_no_error():
 
 def test_the_flags_of_train_limit_the_supervisor(tmp_path, monkeypatch):
     monkeypatch.setenv("NP", "1")
-    monkeypatch.setattr(launcher, "supervise", lambda *arguments: arguments)
+    monkeypatch.setattr(train, "Supervisor", Mock(return_value=Mock(run=lambda: 7)))
     given = ["--max_restarts=5", "--hang_seconds=77", "--grace_seconds=8"]
     given += ["--experiment=resnet50_synthetic", f"--workdir={tmp_path}"]
     flags.parse(train.FLAGS, "train", given)
-    *_, limits, _ = train.launch(train.FLAGS, [])
-    assert limits == Limits(restarts=5, hang=77, grace=8)
+    assert train.launch(train.FLAGS, []) == 7
+    _, folder, limits = train.Supervisor.call_args.args
+    assert folder == tmp_path and limits == Limits(restarts=5, hang=77, grace=8)
 
 
 @pytest.mark.parametrize("code", [errors.USAGE, errors.DATA, errors.CHECKPOINT, errors.NUMBERS])

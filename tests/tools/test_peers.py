@@ -169,7 +169,7 @@ def test_the_environment_is_made_once_from_what_pip_finds(tmp_path, monkeypatch)
     wheel(links, "torch", "2.13.0")
     interpreter = environment.python(log, folder)
     subprocess.run([interpreter, "-c", "import torch"], check=True, timeout=60)
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     assert environment.python(log, folder) == interpreter
 
 

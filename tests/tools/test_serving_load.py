@@ -168,4 +168,4 @@ def test_the_report_names_the_best_settings(capfd):
     assert "TF_ENABLE_ONEDNN_OPTS=0 ./run.sh serve --max_batch=1, 1 client: p50 20.0" in soonest
     assert "3.20 times the best one by one" in times and "50.0 answers/s" in times
     assert report.exit_code(rows) == DONE and "2 requests were refused" in capfd.readouterr().err
-    assert {len(report.line(row)) for row in rows} == {len(report.heading())}
+    assert {len(report.line(row)) for row in rows} == {len(report.HEADING)}

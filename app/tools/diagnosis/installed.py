@@ -8,18 +8,19 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from packaging.specifiers import SpecifierSet
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from app.launch import processes
 from app.tools.diagnosis.finding import Finding, failure, ok, problem, warning
 
+PIN = re.compile(r"(?m)^([\w.-]+)==([^\s#]+)")  # a line of a constraints file
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
@@ -40,33 +41,20 @@ print(json.dumps({name: bool(is_built) for name, is_built in built.items()}))
 """
 
 
-class Pair(NamedTuple):
-    """Versions of a package that are incompatible with versions of another."""
-
-    package: str
-    versions: str
-    other: str
-    other_versions: str
-    reason: str
-
-
+# What is incompatible with what, and why; of other versions of each, nothing is known.
 INCOMPATIBLE = (
-    Pair(
-        "horovod", "===0.28.1", "tensorflow", ">=2.19",
-        "it runs there only with the patches of third_party/horovod, and was built without them",
-    ),
-    Pair("protobuf", "<6.31.1", "tensorflow", ">=2.21", "TensorFlow 2.21 needs 6.31.1 or newer"),
-    Pair("h5py", ">=3.15", "tensorflow", ">=2.21", "TensorFlow 2.21 needs one below 3.15"),
-    Pair("tensorflow-text", "<2.21", "tensorflow", ">=2.21", "it is built for another version"),
-    Pair("tensorflow-text", ">=2.22", "tensorflow", "<2.22", "it is built for another version"),
+    ("horovod===0.28.1", "tensorflow>=2.19",
+     "it runs there only with the patches of third_party/horovod, and was built without them"),
+    ("protobuf<6.31.1", "tensorflow>=2.21", "TensorFlow 2.21 needs 6.31.1 or newer"),
+    ("h5py>=3.15", "tensorflow>=2.21", "TensorFlow 2.21 needs one below 3.15"),
+    ("tensorflow-text<2.21", "tensorflow>=2.21", "it is built for another version"),
+    ("tensorflow-text>=2.22", "tensorflow<2.22", "it is built for another version"),
 )  # fmt: skip
 
 
 def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:
     """Returns the pinned version by package; empty if there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = [line.partition("#")[0].strip().split("==") for line in lines if "==" in line]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    return dict(PIN.findall(path.read_text())) if path.exists() else {}
 
 
 def installed() -> dict[str, str]:
@@ -100,16 +88,18 @@ def versions(has: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Find
             f"there is nothing to compare them with: {CONSTRAINTS} is missing or pins nothing",
             "run from a whole clone of scaleproof",
         )
-    bad = {pair.package: pair for pair in INCOMPATIBLE if _holds(pair, has)}
+    bad = {}
+    for one, other, reason in INCOMPATIBLE:
+        wrong, partner = Requirement(one), Requirement(other)
+        if _holds(wrong, has) and _holds(partner, has):
+            bad[wrong.name] = f"{partner.name} {has[partner.name]}: {reason}"
     right = []
     for package in PACKAGES:
         version, pin = has.get(package), wanted.get(package)
         if version is None:
             yield problem("versions", f"{package} is not installed", REINSTALL)
         elif package in bad:
-            pair = bad[package]
-            other = f"{pair.other} {has[pair.other]}"
-            found = f"{package} {version} is incompatible with {other}: {pair.reason}"
+            found = f"{package} {version} is incompatible with {bad[package]}"
             yield problem("versions", found, _install(package, pin))
         elif pin and Version(version).public != pin:
             found = f"{package} {version} was not tested, {pin} was (constraints.txt)"
@@ -166,12 +156,9 @@ def has_gpus() -> bool:
     return not is_hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _holds(pair: Pair, has: Mapping[str, str]) -> bool:
-    both = ((pair.package, pair.versions), (pair.other, pair.other_versions))
-    return all(
-        name in has and SpecifierSet(versions).contains(has[name], prereleases=True)
-        for name, versions in both
-    )
+def _holds(needed: Requirement, has: Mapping[str, str]) -> bool:
+    version = has.get(needed.name)
+    return version is not None and needed.specifier.contains(version, prereleases=True)
 
 
 def _install(package: str, pin: str | None) -> str:

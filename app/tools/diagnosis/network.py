@@ -25,12 +25,8 @@ def local_ranks(np: int, hosts: str) -> int:
         return np
     if all(machines.is_local(name) for name, _ in slots):
         return np
-    local, left = 0, np
-    for name, number in slots:
-        taken = min(left, number)
-        left -= taken
-        local += taken if machines.is_local(name) else 0
-    return local
+    names = [name for name, number in slots for _ in range(min(np, number))]  # of each rank
+    return sum(map(machines.is_local, names[:np]))
 
 
 def loopback() -> Finding:

@@ -6,6 +6,7 @@ folder above it is tried.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -52,9 +53,6 @@ def workdir(path: Path) -> Finding:
 
 def _excludes(folder: Path) -> bool:
     """Returns whether the lock of a folder cannot be taken twice."""
-    with lock.held(folder):
-        try:
-            with lock.held(folder):
-                return False
-        except UsageError:
-            return True
+    with lock.held(folder), contextlib.suppress(UsageError), lock.held(folder):
+        return False
+    return True

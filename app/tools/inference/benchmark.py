@@ -17,6 +17,13 @@ from typing import Any, NamedTuple
 from app.errors import DONE
 from app.launch import processes
 
+SETTINGS = "NP={processes} --threads={threads} --stages={stages} --batch_size={batch_size}"
+HEADING = "processes threads stages batch examples/s   p50 ms   p90 ms   p99 ms"
+ROW = (
+    "{processes:9} {threads:7} {stages:6} {batch_size:5} {examples_per_second:10.1f} {p50_ms:8.1f} "
+    "{p90_ms:8.1f} {p99_ms:8.1f}"
+)
+
 
 class Cell(NamedTuple):
     """A layout: processes, and the cores and stages of each."""
@@ -53,7 +60,7 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    print(heading(), flush=True)
+    print(HEADING, flush=True)
     for cell in cells(cores, stages):
         log = folder / f"{cell.file}.log"
         code = measure(flags, cell, folder, log)
@@ -62,9 +69,9 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
             print(f"{cell} failed with exit code {code}; see {log}.", file=sys.stderr, flush=True)
             return code
         found = cell.rows(folder)
-        print("\n".join(map(line, found)), flush=True)
+        print("\n".join(map(ROW.format_map, found)), flush=True)
         rows += found
-    lines = [heading(), *map(line, rows), "", *advice(rows)]
+    lines = [HEADING, *map(ROW.format_map, rows), "", *advice(rows)]
     (folder / "inference.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "inference.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(advice(rows)))
@@ -79,32 +86,13 @@ def measure(flags: Sequence[str], cell: Cell, folder: Path, log: Path) -> int:
     return processes.run(command, log, NP=str(cell.processes))
 
 
-def heading() -> str:
-    """Returns the heading of the table."""
-    return (
-        f"{'processes':>9} {'threads':>7} {'stages':>6} {'batch':>5} {'examples/s':>10} "
-        f"{'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8}"
-    )
-
-
-def line(row: dict[str, Any]) -> str:
-    """Returns a row of the table as a line."""
-    return (
-        f"{row['processes']:9} {row['threads']:7} {row['stages']:6} {row['batch_size']:5} "
-        f"{row['examples_per_second']:10.1f} {row['p50_ms']:8.1f} {row['p90_ms']:8.1f} "
-        f"{row['p99_ms']:8.1f}"
-    )
-
-
 def advice(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the best settings on this machine, as flags."""
     fastest = max(rows, key=lambda row: row["examples_per_second"])
     quickest = min(rows, key=lambda row: row["p99_ms"])
     return [
-        f"highest throughput: NP={fastest['processes']} --threads={fastest['threads']} "
-        f"--stages={fastest['stages']} --batch_size={fastest['batch_size']}: "
+        f"highest throughput: {SETTINGS.format_map(fastest)}: "
         f"{fastest['examples_per_second']:.1f} examples/s, p99 {fastest['p99_ms']:.1f} ms a batch",
-        f"lowest latency: NP={quickest['processes']} --threads={quickest['threads']} "
-        f"--stages={quickest['stages']} --batch_size={quickest['batch_size']}: p99 "
+        f"lowest latency: {SETTINGS.format_map(quickest)}: p99 "
         f"{quickest['p99_ms']:.1f} ms a batch, {quickest['examples_per_second']:.1f} examples/s",
     ]

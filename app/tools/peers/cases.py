@@ -10,7 +10,6 @@ from app import config, experiments
 from app.config import Experiment, Optimization
 from app.errors import UsageError
 from app.optimizers import SGD
-from models.resnet import ResNet
 from models.transformer import Transformer
 
 RATE = 1e-6  # a learning rate so small that the weights stay ordinary numbers
@@ -74,9 +73,7 @@ def case(name: str, processes: int, threads: int) -> Case:
 def resnet50() -> tuple[Experiment, tuple[int, ...], int]:
     """Returns ResNet-50 at 224 pixels: SGD with momentum, weight decay, smoothed labels."""
     rule = Optimization(optimizer=SGD(weight_decay=1e-4), label_smoothing=0.1)
-    experiment = dataclasses.replace(
-        experiments.resnet50_synthetic(), model=ResNet(depth=50), optimization=rule
-    )
+    experiment = dataclasses.replace(experiments.resnet50_synthetic(), optimization=rule)
     return experiment, (16, 224, 224, 3), 1000
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 from app.errors import UsageError
+from app.launch import processes
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".venv-peers"
@@ -33,14 +33,12 @@ def python(log: Path, folder: Path = FOLDER) -> Path:
         return interpreter
     print(f"installing {', '.join(packages)} into {folder}, once ...", flush=True)
     install = ["-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
-    with log.open("w") as output:
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(interpreter), *install, *packages],
-        ):
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-            if code.returncode:
-                raise UsageError(refusal(folder, log))
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [str(interpreter), *install, *packages],
+    ):
+        if processes.run(command, log):
+            raise UsageError(refusal(folder, log))
     done.write_text(wanted)
     return interpreter
 

@@ -93,12 +93,9 @@ def side(
         server.listen()
         output = stack.enter_context(log.open("w"))
         started = [
-            subprocess.Popen(
-                processes.bound([*command, path]), env={**os.environ, **variables},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )
+            processes.start([*command, path], variables, stdout=output, stderr=output)
             for command in commands
-        ]  # fmt: skip
+        ]
         stack.callback(_end, started)
         connections = [stack.enter_context(_accept(server, started, log)) for _ in range(size)]
         lines = [stack.enter_context(c.makefile("rw")) for c in connections]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +69,7 @@ def main(load: Load, folder: Path) -> int:
         requests, expected = answered(ports[settings[0].server], requests)
         answers = measure(settings, ports, requests, load.seconds)
     rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
-    lines = [report.heading(), *map(report.line, rows), "", *report.advice(rows)]
+    lines = [report.HEADING, *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
     (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "serving.txt").write_text("\n".join(lines) + "\n")
@@ -153,14 +152,12 @@ def servers(
         for onednn, max_batch in sorted(kinds):
             with server.listening("127.0.0.1", 0) as free:
                 port = ports[onednn, max_batch] = free.getsockname()[1]
-            command = [sys.executable, "-m", "app", "serve", *flags, f"--port={port}"]
-            variables = os.environ | {"TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
+            command = [sys.executable, "-m", "app", "serve", *flags]
+            command += [f"--port={port}", f"--max_batch={max_batch}"]
+            variables = {"TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
             log = folder / f"serve-{int(onednn)}-{max_batch}.log"
-            process = subprocess.Popen(
-                processes.bound([*command, f"--max_batch={max_batch}"]), env=variables,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=stack.enter_context(log.open("w")),
-            )  # fmt: skip
+            errors = stack.enter_context(log.open("w"))
+            process = processes.start(command, variables, stdout=subprocess.PIPE, stderr=errors)
             stack.enter_context(process)  # left last: waits for it, and closes its pipe
             stack.callback(process.terminate)
             assert process.stdout

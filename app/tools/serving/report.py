@@ -13,6 +13,11 @@ import numpy as np
 from app.errors import DONE, NUMBERS
 from app.tools.serving.clients import Answer
 
+HEADING = "oneDNN max batch clients answers/s   p50 ms   p90 ms   p99 ms  answers refused wrong"
+ROW = (
+    "{onednn:>6} {max_batch:9} {clients:7} {answers_per_second:9.1f} {p50_ms:8.1f} {p90_ms:8.1f} "
+    "{p99_ms:8.1f} {answers:8} {refused:7} {wrong:5}"
+)
 TOLERANCE = 1e-4  # that a number may differ from the one that was answered without other requests
 
 
@@ -72,21 +77,9 @@ def summarize(
     }  # fmt: skip
 
 
-def heading() -> str:
-    """Returns the first line of the table."""
-    return (
-        f"{'oneDNN':>6} {'max batch':>9} {'clients':>7} {'answers/s':>9} {'p50 ms':>8} "
-        f"{'p90 ms':>8} {'p99 ms':>8} {'answers':>8} {'refused':>7} {'wrong':>5}"
-    )
-
-
 def line(row: dict[str, Any]) -> str:
     """Returns a row as a line of the table."""
-    return (
-        f"{'on' if row['onednn'] else 'off':>6} {row['max_batch']:9} {row['clients']:7} "
-        f"{row['answers_per_second']:9.1f} {row['p50_ms']:8.1f} {row['p90_ms']:8.1f} "
-        f"{row['p99_ms']:8.1f} {row['answers']:8} {row['refused']:7} {row['wrong']:5}"
-    )
+    return ROW.format_map({**row, "onednn": "on" if row["onednn"] else "off"})
 
 
 def advice(rows: Sequence[dict[str, Any]]) -> list[str]:
