@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -100,7 +99,7 @@ def main(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )
         # As rank 0 finds them: another rank may look when one has been written since.
-        todo = json.loads(replicas.broadcast_text(json.dumps(shards.todo())))
+        todo = replicas.broadcast_object(shards.todo())
         mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
         with progress(topology, len(mine)) as bar:
