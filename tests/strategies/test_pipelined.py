@@ -148,7 +148,7 @@ def test_the_gradient_of_a_share_is_computed_where_the_share_is(even):
             if "PartitionedCall" in op.type:
                 look(graph._get_function(op.get_attr("f").name).graph)
 
-    look(both_ways.get_concrete_function(*step.widest[0]).graph)
+    look(both_ways.get_concrete_function(*step.largest[0]).graph)
     assert found == {("0", "CPU:0"), ("1", "CPU:1")}
 
 
