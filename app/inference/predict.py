@@ -64,11 +64,6 @@ class Job:
     threads: int
     limits: Limits
 
-    @property
-    def is_standard(self) -> bool:
-        """Whether the output is passed on to standard output."""
-        return self.output.name == standard.OUTPUT
-
 
 def main(
     experiment: Experiment,
@@ -110,7 +105,8 @@ def main(
     if counts:
         new = sum(len(shards.indices(shard)) for shard in todo)
         line = summary(counts, new, time.monotonic() - begin)
-        target = "" if job.is_standard else f"; written to {job.output}"
+        is_standard = job.output.name == standard.OUTPUT  # it is passed on
+        target = "" if is_standard else f"; written to {job.output}"
         print(f"{line}{target}", file=sys.stderr, flush=True)
 
 

@@ -46,7 +46,7 @@ def open_run(experiment, layout=None):
 def test_a_run_is_opened_on_one_device(linear):
     found = open_run(linear)
     assert found.experiment is linear and found.total == 3 and found.mirror is None
-    assert found.data.num_train == 40 and found.state.placement.num_parts == 1
+    assert found.data.num_train == 40 and len(found.state.placement.sizes) == 1
     epochs = dataclasses.replace(linear, steps=None, epochs=2.1)
     assert open_run(epochs).total == 11  # 2.1 x 40 / 8, rounded up
 
