@@ -8,15 +8,17 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shallow import Shallow, Short
+from shallow import Linear, Shallow, Short
 
 from app.cli import validation
 from app.config import Experiment, Layout, Optimization
 from app.optimizers import AdamW
+from app.recovery import preemption
 from app.schedules import Constant
 from input.images import Images
 from input.text import Text
@@ -40,6 +42,27 @@ def tiny() -> Experiment:
 def shallow(tiny) -> Experiment:
     """The images with a model of four blocks."""
     return dataclasses.replace(tiny, model=Shallow())
+
+
+@pytest.fixture
+def linear() -> Experiment:
+    """Two micro-batches of four smaller images, and a model of one layer."""
+    return Experiment(
+        model=Linear(),
+        data=Images("synthetic", size=8, synthetic_examples=40, synthetic_classes=3),
+        global_batch=8,
+        micro_batch=4,
+        steps=3,
+        optimization=Optimization(warmup_epochs=0),
+    )
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Set, it is as if SIGTERM had come."""
+    event = threading.Event()
+    monkeypatch.setattr(preemption, "_requested", event)
+    return event
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, forked, start
+from ranks import SHALLOW, forked, start, succeeded
 
 from app.config import Layout
 from app.errors import UsageError
@@ -193,14 +193,12 @@ def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
         ("words.py:words", "in.txt", [(1, 1), (3, 1)]),
     ):
         flags = [f"--experiment={experiment}", "--set", "steps=2", "--workdir=run"]
-        done = forked(1, tmp_path, "train", *flags)
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = succeeded(forked(1, tmp_path, "train", *flags))
         outputs = set()
         for np_, stages in layouts:
             name = f"{np_}x{stages}.jsonl"
             flags = ["--workdir=run", f"--input={source}", f"--output={name}"]
-            done = forked(np_, tmp_path, "predict", *flags, f"--stages={stages}")
-            assert done.returncode == 0, done.stderr[-3000:]
+            done = succeeded(forked(np_, tmp_path, "predict", *flags, f"--stages={stages}"))
             outputs.add((tmp_path / name).read_text())
             (tmp_path / name).unlink()
         assert len(outputs) == 1
@@ -209,8 +207,7 @@ def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
 
     # Through standard input and output, as a person types it; and the file's end without a line's.
     command = "printf 'a b\\n\\nc d' | python -m app launch predict --workdir=run-word --input=-"
-    done = start(["bash", "-c", command], tmp_path, NP="2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = succeeded(start(["bash", "-c", command], tmp_path, NP="2"))
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["item"] for row in rows] == [1, 2, 3] and "error" in rows[1]
     assert {name.name for name in tmp_path.glob("*.partial")} == set()
