@@ -239,13 +239,10 @@ class Checkpoints:
         best = max(accuracy, key=lambda step: accuracy[step], default=None)
         for step in steps[: -self.keep]:
             if step != best:
-                self._remove(manifest.folder_of(self.folder, step))
-
-    def _remove(self, folder: Path) -> None:
-        """Renames a checkpoint first, so that one that is half removed does not look damaged."""
-        old = folder.with_name(f".old-{folder.name}")
-        folder.rename(old)
-        shutil.rmtree(old)
+                folder = manifest.folder_of(self.folder, step)
+                old = folder.with_name(f".old-{folder.name}")
+                folder.rename(old)  # else one that is half removed would look damaged
+                shutil.rmtree(old)
 
 
 def _write_bundle(folder: Path, snapshot: Snapshot) -> None:
