@@ -81,11 +81,8 @@ def sentences(tmp_path) -> Experiment:
     return sentences_in(tmp_path)
 
 
-def sentences_in(folder: Path, longest: int = 19) -> Experiment:
-    """The experiment, with its data in a folder: texts of so many letters at most.
-
-    A step is compiled for each length of a batch, a multiple of 8: few are sooner there.
-    """
+def write_sentences(folder: Path, longest: int = 19) -> None:
+    """Writes labelled texts of so many letters at most, and their vocabulary, in a folder."""
     random = np.random.default_rng(0)
     rows = ["text\tlabel"]
     for i in range(200):
@@ -93,6 +90,14 @@ def sentences_in(folder: Path, longest: int = 19) -> Experiment:
         rows.append(f"{' '.join(letters)} {['bad', 'good'][i % 2]}\t{i % 2}")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "train.tsv").write_text("\n".join(rows))
+
+
+def sentences_in(folder: Path, longest: int = 19) -> Experiment:
+    """The experiment, with its data in a folder: texts of so many letters at most.
+
+    A step is compiled for each length of a batch, a multiple of 8: few are sooner there.
+    """
+    write_sentences(folder, longest)
     return Experiment(
         model=Transformer(layers=4, width=16, heads=2, vocabulary=len(VOCABULARY)),
         data=Text(str(folder / "train.tsv"), vocabulary=str(folder), has_baseline=False),

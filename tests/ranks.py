@@ -40,6 +40,21 @@ SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, wid
 SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
     "ResNet(depth=18, width=4)", "Shallow()"
 )
+TEXTS = """
+from app.config import Experiment, Optimization
+from app.optimizers import AdamW
+from input.text import Text
+from models.transformer import Transformer
+
+def tiny():
+    return Experiment(
+        model=Transformer(layers=2, width=16, heads=2, vocabulary=16, dropout=0.2),
+        data=Text("./train.tsv", vocabulary=".", max_length=24, has_baseline=False),
+        global_batch=32, micro_batch=4, steps=4,
+        optimization=Optimization(optimizer=AdamW(), learning_rate=0.01, reference_batch=32,
+                                  warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
+    )
+"""
 DENSE = """
 from app.config import Experiment, Optimization
 from app.schedules import Constant

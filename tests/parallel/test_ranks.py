@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, SHORT, app, forked, on_servers, run_sh, start, succeeded
+from conftest import write_sentences
+from ranks import SHALLOW, SHORT, TEXTS, app, forked, on_servers, run_sh, start, succeeded
 
 pytestmark = pytest.mark.ranks
 BAD = """
@@ -205,35 +206,13 @@ def shop():
     assert made == {"light.py", "mine.py", "shop.py", "photos", "data", "run"}
 
 
-TEXTS = """
-from app.config import Experiment, Optimization
-from app.optimizers import AdamW
-from input.text import Text
-from models.transformer import Transformer
-
-def tiny():
-    return Experiment(
-        model=Transformer(layers=2, width=16, heads=2, vocabulary=20, dropout=0.2),
-        data=Text("./texts.tsv", vocabulary=".", max_length=24, has_baseline=False),
-        global_batch=32, micro_batch=4, steps=4,
-        optimization=Optimization(optimizer=AdamW(), learning_rate=0.01, reference_batch=32,
-                                  warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
-    )
-"""
-
-
 ONE_LENGTH = "--set=data.max_length=8"  # of a batch: a step is compiled for each
 
 
 @pytest.fixture
 def texts(tmp_path):
     """A folder with labelled texts of letters, a vocabulary and an experiment."""
-    random = np.random.default_rng(0)
-    letters = "abcdefghijklmnop"
-    rows = [" ".join(random.choice(list(letters), random.integers(1, 14))) for _ in range(200)]
-    lines = ["text\tlabel", *(f"{row}\t{i % 2}" for i, row in enumerate(rows))]
-    (tmp_path / "texts.tsv").write_text("\n".join(lines))
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters]))
+    write_sentences(tmp_path, longest=13)
     (tmp_path / "mine.py").write_text(TEXTS)
     return tmp_path
 

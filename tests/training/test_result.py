@@ -222,20 +222,18 @@ def test_what_a_dying_attempt_lost_is_counted_once(shallow, train, seconds, monk
 def test_stopped_before_its_evaluation_a_run_counts_that_later(
     shallow, train, workdir, seconds, stop, monkeypatch
 ):
+    save = Checkpoints.save
+
+    def stopping(*args):
+        stop.set()
+        return save(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", _stopping(Checkpoints.save, stop))
+        patch.setattr(Checkpoints, "save", stopping)
         with contextlib.suppress(PreemptedError):
             train(shallow, checkpoint_every=3)
     stop.clear()
     assert train(shallow)["seconds"] == 4 * STEP + EVALUATION
-
-
-def _stopping(save, stop):
-    def call(*args):
-        stop.set()
-        return save(*args)
-
-    return call
 
 
 def test_a_checkpoint_of_an_earlier_version_counts_nothing(shallow, train, workdir):
