@@ -104,16 +104,26 @@ class Stem(keras.layers.Layer):
 
 
 class Residual(keras.layers.Layer):
-    """y = relu(shortcut(x) + branch(x)); a subclass lists the branch's convolutions."""
+    """y = relu(shortcut(x) + branch(x)).
 
-    expansion = 1
+    The branch is two 3x3 convolutions (depths 18 and 34), or, as a bottleneck, 1x1, 3x3 and 1x1,
+    the last four times as wide; its stride is in the 3x3 (v1.5) or in the first 1x1 (v1).
+    """
 
     def __init__(
-        self, width: int, stride: int, project: bool, version: str, epsilon: float, **kwargs: Any
-    ) -> None:
+        self, width: int, stride: int, project: bool, is_bottleneck: bool, version: str,
+        epsilon: float, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.project = project  # the shortcut changes channels or stride
-        self.convolutions = self.branch(width, stride, version)
+        self.filters = 4 * width if is_bottleneck else width  # of the output
+        branch = [(width, 3, stride), (width, 3, 1)]
+        if is_bottleneck:
+            first, second = (1, stride) if version == "v1.5" else (stride, 1)
+            branch = [(width, 1, first), (width, 3, second), (self.filters, 1, 1)]
+        self.convolutions = [
+            Convolution(*sizes, name=f"convolution{place}") for place, sizes in enumerate(branch, 1)
+        ]
         last = len(self.convolutions)
         self.normalizations = [
             # The last gamma starts at zero: each unit starts as the identity (arXiv:1706.02677).
@@ -121,17 +131,13 @@ class Residual(keras.layers.Layer):
             for place in range(1, last + 1)
         ]
         if project:
-            self.projection = Convolution(width * self.expansion, 1, stride, name="projection")
+            self.projection = Convolution(self.filters, 1, stride, name="projection")
             self.projection_normalization = BatchNormalization(
                 epsilon, name="projection_normalization"
             )
 
-    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """Returns the convolutions of the branch, first to last."""
-        raise NotImplementedError
-
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps [B, H, W, C] to [B, H / stride, W / stride, width * expansion]."""
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, filters]."""
         y, last = x, len(self.convolutions) - 1
         layers = zip(self.convolutions, self.normalizations, strict=True)
         for place, (convolution, normalization) in enumerate(layers):
@@ -140,32 +146,6 @@ class Residual(keras.layers.Layer):
         if self.project:
             x = self.projection_normalization(self.projection(x), training=training)
         return add_relu(x, y)
-
-
-class Basic(Residual):
-    """Two 3x3 convolutions (depths 18 and 34)."""
-
-    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """Returns a 3x3 convolution with the unit's stride, and one without."""
-        return [
-            Convolution(width, 3, stride, name="convolution1"),
-            Convolution(width, 3, name="convolution2"),
-        ]
-
-
-class Bottleneck(Residual):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (depths from 50)."""
-
-    expansion = 4
-
-    def branch(self, width: int, stride: int, version: str) -> list[Convolution]:
-        """Returns 1x1, 3x3, 1x1; the stride is in the 3x3 (v1.5) or in the first 1x1 (v1)."""
-        first, second = (1, stride) if version == "v1.5" else (stride, 1)
-        return [
-            Convolution(width, 1, first, name="convolution1"),
-            Convolution(width, 3, second, name="convolution2"),
-            Convolution(width * self.expansion, 1, name="convolution3"),
-        ]
 
 
 class Head(keras.layers.Layer):

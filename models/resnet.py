@@ -61,17 +61,17 @@ class ResNet:
         from models import residual  # TensorFlow, only when a model is built
 
         counts, is_bottleneck = DEPTHS[self.depth]
-        unit = residual.Bottleneck if is_bottleneck else residual.Basic
         blocks: list[keras.Layer] = [
             residual.Stem(self.width, self.stem, self.epsilon, name="stem")
         ]
         for group, count in enumerate(counts):
             for place in range(count):
                 blocks.append(
-                    unit(
+                    residual.Residual(
                         width=self.width * 2**group,
                         stride=2 if group and not place else 1,
                         project=not place and (group > 0 or is_bottleneck),
+                        is_bottleneck=is_bottleneck,
                         version=self.version,
                         epsilon=self.epsilon,
                         name=f"group{group + 1}_block{place + 1}",

@@ -24,6 +24,7 @@ TYPES: dict[str, Any] = {
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 10_000_000  # bytes; of BERT-large it has 50,000
 POINTER = b"version https://git-lfs"  # begins what git-lfs leaves in place of a file
+UNFETCHED = "{} is what git-lfs leaves in place of the file: run `git lfs pull` there."
 OTHERS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 CONVERT = (
     "python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{0}')"
@@ -98,9 +99,7 @@ def _entries(path: Path) -> dict[str, Entry]:
             size = path.stat().st_size
             start = file.read(8)
             if POINTER.startswith(start) and len(start) == 8:
-                raise ModelError(
-                    f"{path} is what git-lfs leaves in place of the file: run `git lfs pull` there."
-                )
+                raise ModelError(UNFETCHED.format(path))
             length = int.from_bytes(start, "little")
             if length > min(size - 8, LONGEST_HEADER) or len(start) < 8:
                 raise ModelError(_damage(path, f"a header of {length:,} bytes in {size:,}"))
@@ -151,9 +150,7 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if text.startswith(POINTER.decode()):
-            raise ModelError(
-                f"{path} is what git-lfs leaves in place of the file: run `git lfs pull` there."
-            )
+            raise ModelError(UNFETCHED.format(path))
         found = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path} ({error}): see model.init_from.") from None

@@ -8,15 +8,17 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shallow import Shallow, Short
+from shallow import Linear, Shallow, Short
 
 from app.cli import validation
 from app.config import Experiment, Layout, Optimization
 from app.optimizers import AdamW
+from app.recovery import preemption
 from app.schedules import Constant
 from input.images import Images
 from input.text import Text
@@ -43,6 +45,27 @@ def shallow(tiny) -> Experiment:
 
 
 @pytest.fixture
+def linear() -> Experiment:
+    """Two micro-batches of four smaller images, and a model of one layer."""
+    return Experiment(
+        model=Linear(),
+        data=Images("synthetic", size=8, synthetic_examples=40, synthetic_classes=3),
+        global_batch=8,
+        micro_batch=4,
+        steps=3,
+        optimization=Optimization(warmup_epochs=0),
+    )
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Set, it is as if SIGTERM had come."""
+    event = threading.Event()
+    monkeypatch.setattr(preemption, "_requested", event)
+    return event
+
+
+@pytest.fixture
 def words(tmp_path) -> Experiment:
     """Sentences of one length of a batch, and one layer."""
     sentences = sentences_in(tmp_path, longest=6)
@@ -58,11 +81,8 @@ def sentences(tmp_path) -> Experiment:
     return sentences_in(tmp_path)
 
 
-def sentences_in(folder: Path, longest: int = 19) -> Experiment:
-    """The experiment, with its data in a folder: texts of so many letters at most.
-
-    A step is compiled for each length of a batch, a multiple of 8: few are sooner there.
-    """
+def write_sentences(folder: Path, longest: int = 19) -> None:
+    """Writes labelled texts of so many letters at most, and their vocabulary, in a folder."""
     random = np.random.default_rng(0)
     rows = ["text\tlabel"]
     for i in range(200):
@@ -70,6 +90,14 @@ def sentences_in(folder: Path, longest: int = 19) -> Experiment:
         rows.append(f"{' '.join(letters)} {['bad', 'good'][i % 2]}\t{i % 2}")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "train.tsv").write_text("\n".join(rows))
+
+
+def sentences_in(folder: Path, longest: int = 19) -> Experiment:
+    """The experiment, with its data in a folder: texts of so many letters at most.
+
+    A step is compiled for each length of a batch, a multiple of 8: few are sooner there.
+    """
+    write_sentences(folder, longest)
     return Experiment(
         model=Transformer(layers=4, width=16, heads=2, vocabulary=len(VOCABULARY)),
         data=Text(str(folder / "train.tsv"), vocabulary=str(folder), has_baseline=False),

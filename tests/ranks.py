@@ -40,21 +40,31 @@ SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, wid
 SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
     "ResNet(depth=18, width=4)", "Shallow()"
 )
+TEXTS = """
+from app.config import Experiment, Optimization
+from app.optimizers import AdamW
+from input.text import Text
+from models.transformer import Transformer
+
+def tiny():
+    return Experiment(
+        model=Transformer(layers=2, width=16, heads=2, vocabulary=16, dropout=0.2),
+        data=Text("./train.tsv", vocabulary=".", max_length=24, has_baseline=False),
+        global_batch=32, micro_batch=4, steps=4,
+        optimization=Optimization(optimizer=AdamW(), learning_rate=0.01, reference_batch=32,
+                                  warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
+    )
+"""
 DENSE = """
-from dataclasses import dataclass
 from app.config import Experiment, Optimization
 from app.schedules import Constant
 from input.images import Images
-
-@dataclass(frozen=True)
-class Small:
-    def blocks(self, num_classes):
-        import keras
-        return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]
+from tests.shallow import Linear
 
 def dense():
     return Experiment(
-        model=Small(), data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
+        model=Linear(),
+        data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
         global_batch=8, micro_batch=4, steps=1500,
         optimization=Optimization(schedule=Constant(), warmup_epochs=0, learning_rate=0.01))
 """
@@ -79,6 +89,12 @@ def start(command: list[str], cwd: Path, limit: float = 480, **variables: str):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def succeeded(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    """Returns a process that is completed, unless it failed."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 def app(np: int, cwd: Path, *arguments: str, limit: float = 480, **variables: str):

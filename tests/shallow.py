@@ -41,3 +41,13 @@ class Shallow:
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(num_classes),
         ]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One layer over all pixels."""
+
+    def blocks(self, num_classes):
+        import keras
+
+        return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -65,11 +64,6 @@ class Job:
     threads: int
     limits: Limits
 
-    @property
-    def is_standard(self) -> bool:
-        """Whether the output is passed on to standard output."""
-        return self.output.name == standard.OUTPUT
-
 
 def main(
     experiment: Experiment,
@@ -100,7 +94,7 @@ def main(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )
         # As rank 0 finds them: another rank may look when one has been written since.
-        todo = json.loads(replicas.broadcast_text(json.dumps(shards.todo())))
+        todo = replicas.broadcast_object(shards.todo())
         mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
         with progress(topology, len(mine)) as bar:
@@ -111,7 +105,8 @@ def main(
     if counts:
         new = sum(len(shards.indices(shard)) for shard in todo)
         line = summary(counts, new, time.monotonic() - begin)
-        target = "" if job.is_standard else f"; written to {job.output}"
+        is_standard = job.output.name == standard.OUTPUT  # it is passed on
+        target = "" if is_standard else f"; written to {job.output}"
         print(f"{line}{target}", file=sys.stderr, flush=True)
 
 

@@ -161,29 +161,17 @@ class Weights(tf.Module):
 
     def __init__(self, values: Mapping[str, np.ndarray], variant: Variant) -> None:
         super().__init__()
-        self.read = {name: _stored(value, variant) for name, value in values.items()}
+        self.stored = {name: _stored(value, variant) for name, value in values.items()}
 
     def __call__(self) -> dict[str, tf.Tensor]:
         """Returns their values, by name."""
-        return {name: weight() for name, weight in self.read.items()}
+        return {name: weight.read_value() for name, weight in self.stored.items()}
 
 
-def _stored(value: np.ndarray, variant: Variant) -> tf.Module:
+def _stored(value: np.ndarray, variant: Variant) -> tf.Variable | Widened:
     if variant.stored == "float32" or value.ndim < 2:
-        return Plain(value)
+        return tf.Variable(value, trainable=False)
     return Widened(value, tf.as_dtype(variant.stored))
-
-
-class Plain(tf.Module):
-    """A weight that is stored in the type it is computed with."""
-
-    def __init__(self, value: np.ndarray) -> None:
-        super().__init__()
-        self.variable = tf.Variable(value, trainable=False)
-
-    def __call__(self) -> tf.Tensor:
-        """Returns its value."""
-        return self.variable.read_value()
 
 
 class Widened(tf.Module):
@@ -202,7 +190,7 @@ class Widened(tf.Module):
         self.small = tf.Variable(tf.cast(value, dtype), trainable=False)
         self.wide = Wide(self.small, self.scale)
 
-    def __call__(self) -> tf.Tensor:
+    def read_value(self) -> tf.Tensor:
         """Returns its value, float32."""
         value = tf.raw_ops.ReadVariableOp(resource=self.wide.resource_handle, dtype=tf.float32)
         return tf.ensure_shape(value, self.small.shape)

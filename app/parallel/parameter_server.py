@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from app.errors import UsageError
 from app.parallel import cluster
-from app.parallel.cluster import Cluster
 from app.parallel.placement import Placement
 from app.reporting import chatter
 
@@ -62,20 +61,13 @@ def server(index: int) -> str:
 def coordinator() -> Coordinator:
     """Returns the coordinator of the cluster that the environment describes, whose chief this is.
 
-    Raises:
-        UsageError: a task accepts no connection.
-    """
-    found = cluster.from_environment()
-    assert found is not None
-    return connect(found)
-
-
-def connect(described: Cluster) -> Coordinator:
-    """Connects this process, the chief, to all tasks; before TensorFlow creates anything.
+    The first call, before TensorFlow creates anything, connects this process to all tasks.
 
     Raises:
         UsageError: a task accepts no connection.
     """
+    described = cluster.from_environment()
+    assert described is not None
     patience = float(os.environ.get(cluster.PATIENCE, REACH_SECONDS))
     end = time.monotonic() + patience
     for job in ("ps", "worker"):

@@ -121,32 +121,16 @@ class Pipeline:
     def _stage(self, stage: int, work: Work, mailbox: Mailbox, spans: list[Span] | None) -> Any:
         try:
             for task in self.orders[stage]:
-                take = self._forward if task.kind == "F" else self._backward
-                compute, deliver = take(task, work, mailbox)
+                is_forward = task.kind == "F"
+                first, last, to_next = (0, self.last, 1) if is_forward else (self.last, 0, -1)
+                message = mailbox.take(task) if task.part != first else None
                 begin = time.perf_counter()
-                result = compute()
+                result = (work.forward if is_forward else work.backward)(task, message)
                 if spans is not None:
                     spans.append(Span(stage, task, begin, time.perf_counter()))
-                deliver(result)
+                if task.part != last:
+                    mailbox.give(Task(task.kind, task.part + to_next, task.micro_batch), result)
             return work.finish(stage)
         except BaseException:
             mailbox.fail()
             raise
-
-    def _forward(self, task: Task, work: Work, mailbox: Mailbox) -> tuple[Callable, Callable]:
-        x = mailbox.take(task) if task.part else None
-
-        def deliver(y: Any) -> None:
-            if task.part < self.last:
-                mailbox.give(Task("F", task.part + 1, task.micro_batch), y)
-
-        return lambda: work.forward(task, x), deliver
-
-    def _backward(self, task: Task, work: Work, mailbox: Mailbox) -> tuple[Callable, Callable]:
-        gradient = mailbox.take(task) if task.part < self.last else None
-
-        def deliver(gradient: Any) -> None:
-            if task.part:
-                mailbox.give(Task("B", task.part - 1, task.micro_batch), gradient)
-
-        return lambda: work.backward(task, gradient), deliver

@@ -45,11 +45,6 @@ class Placement:
     sizes: tuple[int, ...]
     scope: Place | None = None
 
-    @property
-    def num_parts(self) -> int:
-        """The number of runs of blocks."""
-        return len(self.sizes)
-
     @classmethod
     def whole(cls, num_blocks: int) -> Placement:
         """Places all blocks on one device of TensorFlow's choice."""

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -110,9 +111,7 @@ def all_reduce_numpy(values: np.ndarray, name: str) -> np.ndarray:
 
 def all_gather_scalar(value: float) -> list[float]:
     """Returns the number of each process, in rank order."""
-    values = np.zeros(_size())
-    values[_rank()] = value
-    return [float(v) for v in all_reduce_numpy(values, "scalar")]
+    return all_gather(tf.constant([value], tf.float64), "scalar").numpy().tolist()
 
 
 def barrier() -> None:
@@ -121,10 +120,8 @@ def barrier() -> None:
 
 
 def all_gather_integers(values: np.ndarray) -> np.ndarray:
-    """Returns a few whole numbers below 2^53 of every process, [ranks, n]."""
-    table = np.zeros([_size(), len(values)])
-    table[_rank()] = values
-    return all_reduce_numpy(table, "integers").astype(np.int64)
+    """Returns a few whole numbers of every process, int64 [ranks, n]."""
+    return all_gather(tf.constant([values], tf.int64), "integers").numpy()
 
 
 def broadcast(variables: Sequence[Weight], root: int = 0) -> None:
@@ -170,16 +167,9 @@ def _groups(variables: Sequence[Weight]) -> list[list[Weight]]:
     return groups
 
 
-def broadcast_text(text: str, root: int = 0) -> str:
-    """Returns the text of `root`, in which a path's bytes need not be UTF-8."""
-    if _size() == 1:
-        return text
-    encoded = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
-    length = hvd.broadcast(tf.constant([len(encoded)]), root, name="text_length").numpy()[0]
-    if _rank() != root:
-        encoded = np.zeros(length, np.uint8)
-    received = bytes(hvd.broadcast(tf.constant(encoded), root, name="text").numpy())
-    return received.decode("utf-8", "surrogateescape")
+def broadcast_object(value: Any, root: int = 0) -> Any:
+    """Returns the value of `root`."""
+    return value if _size() == 1 else hvd.broadcast_object(value, root, name="object")
 
 
 def raise_on_all_ranks(error: UserError | None) -> None:
@@ -190,12 +180,10 @@ def raise_on_all_ranks(error: UserError | None) -> None:
     Raises:
         UserError: some rank has one.
     """
-    codes = np.zeros(_size())
-    codes[_rank()] = error.exit_code if error else 0
-    codes = all_reduce_numpy(codes, "exit_codes")
-    if not codes.any():
+    codes = all_gather_scalar(error.exit_code if error else 0)
+    first = next((rank for rank, code in enumerate(codes) if code), None)
+    if first is None:
         return
-    first = int(np.flatnonzero(codes)[0])
     if error is None or _rank() != first:
         error = UserError(f"rank {first} failed and said why")
         error.exit_code = int(codes[first])

@@ -91,15 +91,11 @@ def read(folder: Path) -> list[Beat]:
 
 def stacks(folder: Path, pids: list[int]) -> dict[int, str]:
     """Returns the stacks of living processes' threads, by pid. A stopped one cannot answer."""
-    signalled = [pid for pid in pids if _signal(pid)]
+    signalled = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, STACKS)
+            signalled.append(pid)
     time.sleep(0.5)  # faulthandler answers at once; the disk may take a moment
     found = {pid: (folder / f"{pid}.stacks").read_text() for pid in signalled}
     return {pid: text.strip() for pid, text in found.items() if text}
-
-
-def _signal(pid: int) -> bool:
-    try:
-        os.kill(pid, STACKS)
-    except OSError:
-        return False
-    return True

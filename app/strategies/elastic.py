@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,7 @@ class Commit:
         self.state.assign(self._snapshot)
         variables = self.state.state_dict()
         replicas.broadcast([variables[name] for name in sorted(variables)], furthest)
-        counted = replicas.broadcast_text(json.dumps(self._counted), furthest)
-        self.clock.resume(json.loads(counted))
+        self.clock.resume(replicas.broadcast_object(self._counted, furthest))
         self.take(int(steps[furthest]))
         return self.step
 

@@ -27,7 +27,7 @@ import tensorflow as tf
 from app.config import Experiment, Layout
 from app.errors import UsageError
 from app.parallel.ledger import Ledger
-from app.parallel.parameter_server import Coordinator, GreedyPlacement, coordinator, server
+from app.parallel.parameter_server import GreedyPlacement, coordinator, server
 from app.parallel.placement import host_device
 from app.parallel.topology import slice_of
 from app.recovery import heartbeat
@@ -80,9 +80,8 @@ class ParameterServerStep(Step):
 
     Args:
         experiment: whose `update.staleness` says how far ahead workers may be.
+        layout: with the number of workers of the cluster whose chief this process is.
         state: its variables are on the servers.
-        coordinator: gives work items to workers.
-        workers: their number.
         order: the steps to apply.
         furthest: the last that is applied already.
 
@@ -95,16 +94,16 @@ class ParameterServerStep(Step):
     comes_in_bursts = True
 
     def __init__(
-        self, experiment: Experiment, state: State, coordinator: Coordinator, workers: int,
-        order: Sequence[int], furthest: int = -1,
+        self, experiment: Experiment, layout: Layout, state: State, order: Sequence[int],
+        furthest: int,
     ) -> None:  # fmt: skip
-        self.experiment, self.state, self.coordinator = experiment, state, coordinator
+        self.experiment, self.state, self.coordinator = experiment, state, coordinator()
         bound = experiment.update.staleness
         self.ledger = Ledger(order, bound, furthest)
         self.model = Differentiation(experiment, state, 0)
         with tf.device(server(0)):
             self.computed = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.slots = [Slot(self) for _ in range(workers)]
+        self.slots = [Slot(self) for _ in range(layout.workers)]
         self._advance = self._synchronous if bound == 0 else self._asynchronous
         self._move = tf.function(update.move, autograph=False)
         self._batches: Batches = iter(())
@@ -259,13 +258,6 @@ def open_state(
         )
     with tf.device(host_device()):
         return state, State(experiment, data.input_spec, data.num_classes)
-
-
-def make_step(
-    experiment: Experiment, layout: Layout, state: State, order: Sequence[int], furthest: int
-) -> ParameterServerStep:
-    """Makes the step of the cluster whose chief this process is."""
-    return ParameterServerStep(experiment, state, coordinator(), layout.workers, order, furthest)
 
 
 def await_item(result: Any) -> None:

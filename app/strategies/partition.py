@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -26,8 +23,7 @@ ROUNDS = 5  # each block's time is the least of them
 LENGTH = 64  # tokens, where the data leave it open
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(NamedTuple):
     """The costs of each block, in order.
 
     Attributes:
@@ -106,35 +102,21 @@ def cut(
 
 def measure(experiment: Experiment, topology: Topology, data: DataSet) -> Costs:
     """Measures what each block costs on rank 0; returns it on every rank."""
-    longest = data.limits.get("positions")
-
-    def measure_on_chief() -> Costs | None:
-        if not topology.is_chief:
-            return None
-        return block_costs(experiment, data.input_spec, data.num_classes, longest)
-
-    found = run_on_all_ranks(measure_on_chief)
-    text = replicas.broadcast_text(json.dumps(dataclasses.asdict(found)) if found else "")
-    return Costs(**json.loads(text))
+    found = run_on_all_ranks(lambda: block_costs(experiment, data) if topology.is_chief else None)
+    costs: Costs = replicas.broadcast_object(found)
+    return costs
 
 
-def block_costs(
-    experiment: Experiment, spec: Any, num_classes: int, longest: int | None = None
-) -> Costs:
+def block_costs(experiment: Experiment, data: DataSet) -> Costs:
     """Runs each block forward and backward on a micro-batch of zeros.
 
     On a copy of the model that is thrown away. Blocks of one kind, with the same shapes
     before, in and after them, are measured once.
-
-    Args:
-        experiment: holds the model.
-        spec: of a batch of inputs.
-        num_classes: of the data.
-        longest: the most that an open size of the inputs may be; None: anything.
     """
-    x = zeros(spec, experiment.micro_batch, min(LENGTH, longest or LENGTH))
+    length = min(LENGTH, data.limits.get("positions", LENGTH))
+    x = zeros(data.input_spec, experiment.micro_batch, length)
     with keras_defaults(experiment):
-        model = list(experiment.model.blocks(num_classes))
+        model = list(experiment.model.blocks(data.num_classes))
         blocks.build(model, x, experiment.seed)
     known: dict[str, float] = {}
     times, sizes = [], []

@@ -20,6 +20,7 @@ from app.parallel.schedule import Task
 from app.training import sums as summing
 from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch, Record
+from app.training.exchange import nbytes
 from app.training.state import State
 from app.training.step import Batches, Step
 from app.training.sums import InPlaceSums, TreeSums
@@ -108,8 +109,8 @@ class PipelinedStep(Step):
                         "device": device,
                         "blocks": run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}",
                         "parameters": _elements([v for v in part.trainable if v.device == device]),
-                        "weight_bytes": _bytes(weights),
-                        "optimizer_bytes": _bytes([v for v in slots if v.device == device]),
+                        "weight_bytes": sum(map(nbytes, weights)),
+                        "optimizer_bytes": sum(nbytes(v) for v in slots if v.device == device),
                         "micro_batches_alive": self.most_alive[i],
                         "activation_bytes": activations.get(device, 0),
                     }
@@ -124,7 +125,7 @@ class PipelinedStep(Step):
         one = part.activation_bytes(*specs)
         if not part.recompute:
             return {device: alive * size for device, size in one.items()}
-        inputs = sum(t.shape.num_elements() * t.dtype.size for t in tf.nest.flatten(specs[0]))
+        inputs = sum(map(nbytes, tf.nest.flatten(specs[0])))
         device = part.part.device
         return one | {device: one.get(device, 0) + alive * inputs}
 
@@ -191,12 +192,8 @@ class _Work:
 
     def _micro_batch(self, task: Task) -> MicroBatch:
         """Returns the task's micro-batch; without the targets, which only the last part needs."""
-        micro_batch = self.micro_batches[task.micro_batch]
-        return (
-            micro_batch
-            if self.step.parts[task.part].is_last
-            else micro_batch._replace(targets=None)
-        )
+        whole = self.micro_batches[task.micro_batch]
+        return whole if self.step.parts[task.part].is_last else whole._replace(targets=None)
 
 
 def _spec(tensor: tf.Tensor | None) -> tf.TensorSpec | None:
@@ -205,7 +202,3 @@ def _spec(tensor: tf.Tensor | None) -> tf.TensorSpec | None:
 
 def _elements(specs: Any) -> int:
     return sum(spec.shape.num_elements() for spec in tf.nest.flatten(specs) if spec is not None)
-
-
-def _bytes(variables: list[tf.Variable]) -> int:
-    return sum(v.shape.num_elements() * v.dtype.size for v in variables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -45,12 +44,12 @@ def require_same(name: str, ours: dict[str, Any], way_out: str = SAME_INPUTS) ->
     Raises:
         UsageError: on every rank, if one differs from rank 0; lists every difference.
     """
-    text = json.dumps(ours)
-    theirs = replicas.broadcast_text(text)
+    ours = config.plain(ours)
+    theirs = replicas.broadcast_object(ours)
 
     def compare() -> None:
-        if text != theirs:
-            lines = config.differences(json.loads(text), json.loads(theirs))
+        if ours != theirs:
+            lines = config.differences(ours, theirs)
             raise UsageError(
                 f"this rank has another {name} than rank 0: {'; '.join(lines)}. {way_out}."
             )

@@ -12,7 +12,6 @@ Training continues while a checkpoint is written: a save takes the tensors as th
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.recovery.manifest import DamageError, UnreadableError
 from app.training import data as run_data
+from app.training.agreement import run_on_all_ranks
 from app.training.state import Snapshot, State, sha256_of, weights_of
 from input import failures, paths
 
@@ -106,20 +106,13 @@ class Checkpoints:
             CheckpointError: on every process; no checkpoint is valid, or the newest valid one is
                 of another experiment.
         """
-        found, error = {"step": 0, "metrics": {}, "counted": {}, "missing": []}, None
-        if self.topology.is_chief:
-            try:
-                content = self._read_newest()
-                found |= {name: content[name] for name in found if name in content}
-            except CheckpointError as caught:
-                error = caught
-        replicas.raise_on_all_ranks(error)
+        content = run_on_all_ranks(lambda: self._read_newest() if self.topology.is_chief else {})
         variables = self.state.state_dict()
         replicas.broadcast([variables[name] for name in sorted(variables)])
-        found = json.loads(replicas.broadcast_text(json.dumps(found)))
-        self.missing, self.counted = found["missing"], found["counted"]
-        self.is_evaluated = bool(found["metrics"])
-        return int(found["step"])
+        found = replicas.broadcast_object(content)
+        self.missing, self.counted = found.get("missing", []), found.get("counted", {})
+        self.is_evaluated = bool(found.get("metrics"))
+        return int(found.get("step", 0))
 
     def set_aside(self) -> None:
         """Renames the checkpoints that `restore` passed over, once this run is sure to continue.
@@ -246,13 +239,10 @@ class Checkpoints:
         best = max(accuracy, key=lambda step: accuracy[step], default=None)
         for step in steps[: -self.keep]:
             if step != best:
-                self._remove(manifest.folder_of(self.folder, step))
-
-    def _remove(self, folder: Path) -> None:
-        """Renames a checkpoint first, so that one that is half removed does not look damaged."""
-        old = folder.with_name(f".old-{folder.name}")
-        folder.rename(old)
-        shutil.rmtree(old)
+                folder = manifest.folder_of(self.folder, step)
+                old = folder.with_name(f".old-{folder.name}")
+                folder.rename(old)  # else one that is half removed would look damaged
+                shutil.rmtree(old)
 
 
 def _write_bundle(folder: Path, snapshot: Snapshot) -> None:

@@ -7,12 +7,11 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from app.errors import DataError
 from app.parallel import replicas
 from app.parallel.topology import Topology, slice_of
 from app.recovery import heartbeat, preemption
+from app.training.agreement import run_on_all_ranks
 from app.training.state import State
-from input import InputError
 from input.batches import DataSet
 
 Metrics: TypeAlias = dict[str, dict[str, float]]  # by split
@@ -50,17 +49,7 @@ class Evaluator:
 
         None if a stop was requested of any rank.
         """
-        sums, error = np.zeros(4), None
-        try:
-            for batch in self.batches:
-                heartbeat.beat("evaluating")
-                if preemption.is_requested():
-                    break
-                sums += self._sums(*batch).numpy()
-        except InputError as caught:
-            error = DataError(str(caught))
-        replicas.raise_on_all_ranks(error)
-        own = np.append(sums, float(preemption.is_requested()))
+        own = np.append(run_on_all_ranks(self._own_sums), float(preemption.is_requested()))
         loss, top1, top5, count, stops = replicas.all_reduce_numpy(own, "evaluation")
         if stops:
             return None
@@ -70,6 +59,15 @@ class Evaluator:
             "loss": loss / count,
             "examples": int(count),
         }
+
+    def _own_sums(self) -> np.ndarray:
+        sums = np.zeros(4)
+        for batch in self.batches:
+            heartbeat.beat("evaluating")
+            if preemption.is_requested():
+                break
+            sums += self._sums(*batch).numpy()
+        return sums
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _sums(self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

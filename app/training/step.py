@@ -162,9 +162,9 @@ def make_step(
     """
     step: Step
     if layout.workers:
-        step = load("parameter_server").make_step(experiment, layout, state, order, furthest)
-        return step
-    if layout.devices > 1:
+        kind = load("parameter_server").ParameterServerStep
+        step = kind(experiment, layout, state, order, furthest)
+    elif layout.devices > 1:
         step = load("pipelined").PipelinedStep(experiment, layout, state, micro_batches)
     else:
         step = SingleStageStep(experiment, layout, state, micro_batches)

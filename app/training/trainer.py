@@ -231,7 +231,7 @@ class Trainer:
         metrics = self.metrics.get(self.evaluator.split, {})
         error = self.checkpoints.save(done, metrics, self.step.missing(), self.clock.counted())
         if is_awaited:
-            run_on_all_ranks(lambda: _raise(self.checkpoints.wait()))
+            replicas.raise_on_all_ranks(self.checkpoints.wait())
         elif error:
             self.report.say(f"warning: {error}")
         if self.topology.is_chief:
@@ -328,8 +328,3 @@ def last_step(stop_at_step: int, local_steps: int, total: int) -> int:
     """Returns the steps after which training ends: where all processes hold the same state."""
     rounds = math.ceil(stop_at_step / local_steps)
     return min(total, rounds * local_steps or total)
-
-
-def _raise(error: Exception | None) -> None:
-    if error:
-        raise error

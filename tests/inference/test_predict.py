@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, forked, start
+from conftest import write_sentences
+from ranks import SHALLOW, TEXTS, forked, start, succeeded
 
 from app.config import Layout
 from app.errors import UsageError
@@ -14,20 +15,6 @@ from app.inference.predict import Job
 from app.inference.shards import Shards
 from input.items import OfRows
 from input.raw import Limits
-
-WORDS = """
-from app.config import Experiment, Optimization
-from app.optimizers import AdamW
-from input.text import Text
-from models.transformer import Transformer
-
-def words():
-    return Experiment(
-        model=Transformer(layers=1, width=16, heads=2, vocabulary=16),
-        data=Text("train.tsv", vocabulary=".", has_baseline=False), global_batch=32, micro_batch=4,
-        steps=2, optimization=Optimization(optimizer=AdamW(), warmup_epochs=0),
-    )
-"""
 
 
 def read(path):
@@ -179,28 +166,21 @@ def test_shards_are_whole_batches_and_hold_every_item_once(items, tmp_path):
 @pytest.mark.ranks
 def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
     (tmp_path / "mine.py").write_text(SHALLOW)
-    (tmp_path / "words.py").write_text(WORDS)
-    letters = list("abcdefghij")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *letters]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    random = np.random.default_rng(0)
-    texts = [" ".join(random.choice(letters, random.integers(1, 30))) for _ in range(200)]
-    table = [f"{text[:11]} {i}\t{i % 2}" for i, text in enumerate(texts)]
-    (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *table]))
-    (tmp_path / "in.txt").write_text("\n".join(texts))
+    (tmp_path / "texts.py").write_text(TEXTS)
+    write_sentences(tmp_path)
+    _, *rows = (tmp_path / "train.tsv").read_text().splitlines()
+    (tmp_path / "in.txt").write_text("\n".join(row.partition("\t")[0] for row in rows))
     for experiment, source, layouts in (
         ("mine.py:tiny", "split:test", [(1, 1), (2, 4)]),
-        ("words.py:words", "in.txt", [(1, 1), (3, 1)]),
+        ("texts.py:tiny", "in.txt", [(1, 1), (3, 1)]),
     ):
         flags = [f"--experiment={experiment}", "--set", "steps=2", "--workdir=run"]
-        done = forked(1, tmp_path, "train", *flags)
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = succeeded(forked(1, tmp_path, "train", *flags))
         outputs = set()
         for np_, stages in layouts:
             name = f"{np_}x{stages}.jsonl"
             flags = ["--workdir=run", f"--input={source}", f"--output={name}"]
-            done = forked(np_, tmp_path, "predict", *flags, f"--stages={stages}")
-            assert done.returncode == 0, done.stderr[-3000:]
+            done = succeeded(forked(np_, tmp_path, "predict", *flags, f"--stages={stages}"))
             outputs.add((tmp_path / name).read_text())
             (tmp_path / name).unlink()
         assert len(outputs) == 1
@@ -208,9 +188,8 @@ def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
         (tmp_path / "run").rename(tmp_path / f"run-{experiment[:4]}")
 
     # Through standard input and output, as a person types it; and the file's end without a line's.
-    command = "printf 'a b\\n\\nc d' | python -m app launch predict --workdir=run-word --input=-"
-    done = start(["bash", "-c", command], tmp_path, NP="2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = "printf 'a b\\n\\nc d' | python -m app launch predict --workdir=run-text --input=-"
+    done = succeeded(start(["bash", "-c", command], tmp_path, NP="2"))
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["item"] for row in rows] == [1, 2, 3] and "error" in rows[1]
     assert {name.name for name in tmp_path.glob("*.partial")} == set()

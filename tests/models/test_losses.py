@@ -7,19 +7,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from steps import made
 
 from app.config import Layout, Optimization
 from app.errors import UsageError
 from app.optimizers import OPTIMIZERS, SGD
 from app.parallel.topology import Topology
 from app.schedules import Constant
-from app.strategies import partition
 from app.strategies.local_sgd import LocalSGDStep
-from app.training.batch_stream import training_batches
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.evaluation import Evaluator
-from app.training.state import State
-from app.training.step import make_step
 from models import ModelError, blocks
 from models.shards import Sharded
 
@@ -75,25 +72,15 @@ def experiment(tiny):
     return dataclasses.replace(tiny, model=Regularised(), optimization=plain, steps=STEPS)
 
 
-def opened(experiment, layout=None):
-    layout, data = layout or Layout(), experiment.data.open("")
-    placement = partition.place(experiment, layout, Topology(), data)
-    state = State(experiment, data.input_spec, data.num_classes, placement)
-    return state, training_batches(experiment, data, Topology(), range(STEPS))
-
-
 def trained(experiment, layout=None):
     """Returns the state after some steps, and each step's loss."""
-    layout = layout or Layout()
-    state, stream = opened(experiment, layout)
-    mine = range(experiment.num_micro_batches)
-    step = make_step(experiment, layout, state, mine, range(STEPS))
+    state, step, stream = made(experiment, layout)
     return state, [float(step(s, stream, RATE)["loss"]) for s in range(STEPS)]
 
 
 def by_hand(experiment):
     """Trains by plain gradient descent on the objective as a person would write it."""
-    state, stream = opened(experiment)
+    state, _, stream = made(experiment)
     _, wide, residual, head = state.parts[0].blocks
     inner, total, losses = residual.inner, experiment.num_micro_batches, []
 
@@ -149,7 +136,7 @@ def test_the_loss_scale_scales_what_blocks_add(experiment):
 
 
 def test_a_worker_of_a_parameter_server_adds_them_of_the_weights_it_has_read(experiment):
-    state, stream = opened(experiment)
+    state, _, stream = made(experiment)
     inputs, targets, _ = next(stream)
     model = Differentiation(experiment, state, 0)
     micro_batch = MicroBatch(tf.constant(0, tf.int64), targets, tf.constant(1.0))
@@ -171,20 +158,18 @@ def test_local_steps_add_them_once_each(experiment):
     """A process that steps by its own mean has the objective of its own examples."""
     local = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=2)
     averaging = dataclasses.replace(experiment, update=local)
-    layout = Layout(processes=2)
-    state, stream = opened(averaging)
-    step = make_step(averaging, layout, state, range(3), range(STEPS))
+    state, step, stream = made(averaging, Layout(processes=2), range(3))
     assert isinstance(step, LocalSGDStep)
     step(0, stream, RATE)
     own = dataclasses.replace(experiment, global_batch=experiment.global_batch // 2)
-    expected, stream = opened(experiment)
-    make_step(own, Layout(), expected, range(3), range(STEPS))(0, stream, RATE)
+    expected, step, stream = made(own)
+    step(0, stream, RATE)
     for name, value in expected.weights.items():
         np.testing.assert_allclose(state.weights[name], value, atol=1e-6, err_msg=name)
 
 
 def test_evaluation_is_the_cross_entropy_without_losses_of_blocks(experiment):
-    state, _ = opened(experiment)
+    state, _, _ = made(experiment)
     data = experiment.data.open("")
     found = Evaluator(state, data, 4, Topology())()
     entropies = []
@@ -212,9 +197,7 @@ def test_weights_keep_to_their_constraints(experiment, optimizer, layout):
 def test_a_step_that_is_skipped_moves_no_weight_to_its_constraint(experiment):
     model = Regularised(has_losses=False, has_constraint=True)
     experiment = dataclasses.replace(experiment, model=model)
-    state, stream = opened(experiment)
-    mine = range(experiment.num_micro_batches)
-    step = make_step(experiment, Layout(), state, mine, range(STEPS))
+    state, step, stream = made(experiment)
     bias, kernel = state.weights["head/bias"], state.weights["head/kernel"]
     bias.assign(np.nan * bias)
     assert np.linalg.norm(kernel, axis=0).max() > 0.5
@@ -227,8 +210,7 @@ def test_means_of_a_round_keep_to_the_constraints(experiment, monkeypatch):
     model = Regularised(has_losses=False, has_constraint=True)
     local = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=1, outer_rate=2.0)
     experiment = dataclasses.replace(experiment, model=model, update=local)
-    state, _ = opened(experiment)
-    step = make_step(experiment, Layout(processes=2), state, range(3), range(STEPS))
+    state, step, _ = made(experiment, Layout(processes=2), range(3))
     head = state.weights["head/kernel"]
     head.assign(tf.ones_like(head))
     step._average()  # of one process: the move there counts twice
@@ -279,9 +261,9 @@ class Split:
 )
 def test_what_needs_all_of_a_split_weight_is_refused_by_name(experiment, extra, message):
     experiment = dataclasses.replace(experiment, model=Split(extra))
-    opened(experiment)  # whole it is fine
+    made(experiment)  # whole it is fine
     with pytest.raises((ModelError, UsageError), match=f"shared have a {message}.*--tensor"):
-        opened(experiment, Layout(tensor=2))
+        made(experiment, Layout(tensor=2))
 
 
 def test_what_is_not_split_may_have_losses_beside_what_is(experiment):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ranks import forked
+from ranks import forked, succeeded
 
 from app import config, experiments
 from app.cli import workdir
@@ -50,11 +50,9 @@ def run(user, command, *settings):
 
 @pytest.mark.ranks
 def test_one_flag_is_enough(user):
-    prepared = run(user, "prepare", "model.init_from=one")
-    assert prepared.returncode == 0, prepared.stderr[-2000:]
+    prepared = succeeded(run(user, "prepare", "model.init_from=one"))
     assert "weights: one in one" in prepared.stdout
-    trained = run(user, "train", "model.init_from=one")
-    assert trained.returncode == 0, trained.stderr[-2000:]
+    succeeded(run(user, "train", "model.init_from=one"))
     kept = json.loads((user / "run/config.json").read_text())["experiment"]
     assert kept["data"]["vocabulary"] == kept["model"]["init_from"] == "one"
 

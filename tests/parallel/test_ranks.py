@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from ranks import SHALLOW, SHORT, app, forked, on_servers, run_sh, start
+from conftest import write_sentences
+from ranks import SHALLOW, SHORT, TEXTS, app, forked, on_servers, run_sh, start, succeeded
 
 pytestmark = pytest.mark.ranks
 BAD = """
@@ -27,8 +28,8 @@ def user(tmp_path):
 
 
 def train(user, np, name, *flags):
-    done = forked(np, user, "train", "--experiment=mine.py:tiny", f"--workdir={name}", *flags)
-    assert done.returncode == 0, done.stderr[-3000:]
+    flags = ["--experiment=mine.py:tiny", f"--workdir={name}", *flags]
+    succeeded(forked(np, user, "train", *flags))
     return json.loads((user / name / "result.json").read_text())
 
 
@@ -85,15 +86,14 @@ def test_the_published_case_on_two_processes(user):
     flags = [
         f"--set={s}" for s in f"{small} data.size=32 data.synthetic_examples=300 steps=2".split()
     ]
-    done = forked(2, user, "train", "--experiment=resnet50_imagenet", "--workdir=run", *flags)
-    assert done.returncode == 0, done.stderr[-3000:]
+    flags = ["--experiment=resnet50_imagenet", "--workdir=run", *flags]
+    done = succeeded(forked(2, user, "train", *flags))
     assert "128 micro-batches of 2 on 2 processes (64 each)" in done.stdout
     assert json.loads((user / "run/result.json").read_text())["finished"]
 
 
 def test_benchmark_gives_every_figure(user):
-    done = forked(2, user, "benchmark", "--experiment=light.py:tiny")
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = succeeded(forked(2, user, "benchmark", "--experiment=light.py:tiny"))
     lines = [line.split() for line in done.stdout.splitlines()]
     figures = {
         " ".join(words[:-2]): float(words[-2]) for words in lines if words[-1:] == ["examples/s"]
@@ -145,7 +145,7 @@ def test_an_image_damaged_later_is_one_cause(user):
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 20), (i, 2 * i, 3 * i)).save(folder / f"{i:02}.png")
     flags = ["--experiment=light.py:tiny", "--set=data.dataset=./photos", "--data_dir=data"]
-    assert forked(1, user, "prepare", *flags).returncode == 0
+    succeeded(forked(1, user, "prepare", *flags))
     (user / "photos/train/one/07.png").write_bytes(b"gone")
     done = run_sh(2, user, "train", *flags, "--workdir=run")
     assert done.returncode == 3, done.stderr[-2000:]
@@ -198,30 +198,12 @@ def shop():
                 pixels = random.integers(0, 256, [20, 24, 3], np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     flags = ["--experiment=shop.py:shop", "--data_dir=data"]
-    assert forked(1, user, "prepare", *flags).returncode == 0
-    done = run_sh(2, user, "train", *flags, "--workdir=run")
-    assert done.returncode == 0, done.stderr[-2000:]
+    succeeded(forked(1, user, "prepare", *flags))
+    done = succeeded(run_sh(2, user, "train", *flags, "--workdir=run"))
     assert json.loads((user / "run/result.json").read_text())["metrics"]["val"]["examples"] == 12
     assert "step 3/3" in done.stdout  # plain lines where there is no terminal
     made = {p.name for p in user.iterdir()} - {"__pycache__"}
     assert made == {"light.py", "mine.py", "shop.py", "photos", "data", "run"}
-
-
-TEXTS = """
-from app.config import Experiment, Optimization
-from app.optimizers import AdamW
-from input.text import Text
-from models.transformer import Transformer
-
-def tiny():
-    return Experiment(
-        model=Transformer(layers=2, width=16, heads=2, vocabulary=20, dropout=0.2),
-        data=Text("./texts.tsv", vocabulary=".", max_length=24, has_baseline=False),
-        global_batch=32, micro_batch=4, steps=4,
-        optimization=Optimization(optimizer=AdamW(), learning_rate=0.01, reference_batch=32,
-                                  warmup_epochs=0, clip_norm=1.0, ema_decay=0.9),
-    )
-"""
 
 
 ONE_LENGTH = "--set=data.max_length=8"  # of a batch: a step is compiled for each
@@ -230,12 +212,7 @@ ONE_LENGTH = "--set=data.max_length=8"  # of a batch: a step is compiled for eac
 @pytest.fixture
 def texts(tmp_path):
     """A folder with labelled texts of letters, a vocabulary and an experiment."""
-    random = np.random.default_rng(0)
-    letters = "abcdefghijklmnop"
-    rows = [" ".join(random.choice(list(letters), random.integers(1, 14))) for _ in range(200)]
-    lines = ["text\tlabel", *(f"{row}\t{i % 2}" for i, row in enumerate(rows))]
-    (tmp_path / "texts.tsv").write_text("\n".join(lines))
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters]))
+    write_sentences(tmp_path, longest=13)
     (tmp_path / "mine.py").write_text(TEXTS)
     return tmp_path
 
@@ -262,19 +239,18 @@ def test_exact_is_bit_identical_for_any_cut(texts):
 
 def test_verify_passes_a_model_of_one_s_own(texts):
     small = ["--stages=2", "--tensor=2", "--set=model.layers=1", ONE_LENGTH]
-    done = forked(2, texts, "verify", "--experiment=mine.py:tiny", *small)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = succeeded(forked(2, texts, "verify", "--experiment=mine.py:tiny", *small))
     assert "every layout agrees" in done.stdout and "2 processes, 2 stages, gpipe" in done.stdout
     assert "2 processes, 2 stages, 1f1b, 2 shards" in done.stdout
 
 
 def test_trace_draws_the_schedule(texts):
-    done = forked(1, texts, "trace", "--experiment=mine.py:tiny", "--stages=4", "--workdir=seen")
-    assert done.returncode == 0, done.stderr[-3000:]
+    flags = ["trace", "--experiment=mine.py:tiny"]
+    done = succeeded(forked(1, texts, *flags, "--stages=4", "--workdir=seen"))
     assert "27.3% by" in done.stdout and "[4, 3, 2, 1]" in done.stdout
     assert (texts / "seen/trace.png").stat().st_size > 10_000
     assert (texts / "seen/trace.svg").exists()
-    done = forked(1, texts, "trace", "--experiment=mine.py:tiny")
+    done = forked(1, texts, *flags)
     assert done.returncode == 2 and "--stages" in done.stderr
 
 
@@ -304,8 +280,7 @@ def served(texts, np, servers, server_flags, *flags):
     """What training on stage servers comes to, and the loss of one process without."""
     single = train(texts, 1, "alone", ONE_LENGTH)
     flags = ["--experiment=mine.py:tiny", "--workdir=served", *flags, ONE_LENGTH]
-    done = on_servers(np, servers, texts, server_flags, "train", *flags)
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeeded(on_servers(np, servers, texts, server_flags, "train", *flags))
     result = json.loads((texts / "served/result.json").read_text())
     return result, single["metrics"]["test"]["loss"]
 

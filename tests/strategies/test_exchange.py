@@ -5,19 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from steps import made
 
 from app.config import Layout, Update
 from app.errors import UsageError
 from app.parallel import parameter_server, replicas
 from app.parallel.parameter_server import GreedyPlacement
-from app.parallel.topology import Topology
-from app.strategies import partition
 from app.strategies.adasum import adasum
 from app.strategies.compression import Float16, TopK
 from app.strategies.parameter_server import open_state
-from app.training.batch_stream import training_batches
-from app.training.state import State
-from app.training.step import make_step
 
 COMPRESSED = [
     Update(compression="topk", topk=0.1, on_nonfinite="skip"),
@@ -76,12 +72,8 @@ def test_what_is_not_sent_is_sent_later(two, kind, rule):
 def test_a_skipped_step_leaves_the_residuals_of_earlier_ones(two, shallow, rule, cut):
     """This process's gradient may be finite: the sum is not, as another process's is not."""
     shallow = dataclasses.replace(shallow, update=rule)
-    data = shallow.data.open("")
     layout = Layout(processes=2, stages=len(cut), cut=cut)
-    placement = partition.place(shallow, layout, Topology(), data)
-    state = State(shallow, data.input_spec, data.num_classes, placement)
-    step = make_step(shallow, layout, state, range(3), range(3))
-    stream = training_batches(shallow, data, Topology(0, 2), range(3))
+    state, step, stream = made(shallow, layout, range(3))
     exchanges = [sums.exchange for sums in (step.sums if len(cut) > 1 else [step.sums])]
 
     def residuals():

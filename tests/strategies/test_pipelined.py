@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import sentences_in
+from steps import made
 
 from app.cli import validation
 from app.cli.overrides import override
@@ -14,12 +15,7 @@ from app.config import Layout
 from app.errors import UsageError
 from app.parallel.pipeline import Pipeline
 from app.parallel.schedule import orders
-from app.parallel.topology import Topology
-from app.strategies import partition
-from app.training.batch_stream import training_batches
 from app.training.data import open_data
-from app.training.state import State
-from app.training.step import make_step
 from models.resnet import ResNet
 
 LAYOUTS = [
@@ -63,16 +59,8 @@ def serial(tmp_path_factory):
     return {name: variable.numpy() for name, variable in state.state_dict().items()}, metrics
 
 
-def built(experiment, layout):
-    data = experiment.data.open("")
-    placement = partition.place(experiment, layout, Topology(), data)
-    state = State(experiment, data.input_spec, data.num_classes, placement)
-    step = make_step(experiment, layout, state, range(experiment.num_micro_batches), range(3))
-    return state, step, training_batches(experiment, data, Topology(), range(3))
-
-
 def trained(experiment, layout, steps=3):
-    state, step, stream = built(experiment, layout)
+    state, step, stream = made(experiment, layout)
     metrics = [step(s, stream, 0.01) for s in range(steps)]
     return state, step, metrics
 

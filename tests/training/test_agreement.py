@@ -1,7 +1,5 @@
 """Agreement between ranks, as one rank sees it."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -35,7 +33,7 @@ def test_a_bug_is_not_turned_into_an_error_of_the_user():
 
 def test_values_that_differ_from_rank_0_are_listed(monkeypatch):
     theirs = {"seed": 1, "model": {"depth": 18, "width": 4}}
-    monkeypatch.setattr(replicas, "broadcast_text", lambda text: json.dumps(theirs))
+    monkeypatch.setattr(replicas, "broadcast_object", lambda ours: theirs)
     agreement.require_same("experiment", theirs)
     ours = {"seed": 2, "model": {"depth": 50, "width": 4}}
     with pytest.raises(UsageError) as raised:
@@ -50,10 +48,10 @@ def test_without_exact_only_the_library_of_kernels_must_agree(monkeypatch):
     monkeypatch.setattr(kernels, "names", lambda: {"library": "oneDNN", "instructions": "AVX2"})
     theirs = {"library": "oneDNN", "instructions": "AVX512_CORE"}
 
-    def broadcast_text(text):
-        return json.dumps({name: theirs[name] for name in json.loads(text)})
+    def broadcast_object(ours):
+        return {name: theirs[name] for name in ours}
 
-    monkeypatch.setattr(replicas, "broadcast_text", broadcast_text)
+    monkeypatch.setattr(replicas, "broadcast_object", broadcast_object)
     agreement.require_same_kernels(exact=False)
     with pytest.raises(UsageError, match="instructions: AVX2 here, AVX512_CORE there"):
         agreement.require_same_kernels(exact=True)

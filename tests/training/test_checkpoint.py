@@ -469,8 +469,7 @@ class Poisoned(Images):
 
 @pytest.fixture
 def poisoned(tiny):
-    data = {f.name: getattr(tiny.data, f.name) for f in dataclasses.fields(tiny.data)}
-    return dataclasses.replace(tiny, data=Poisoned(**data), steps=9)
+    return dataclasses.replace(tiny, data=Poisoned(**vars(tiny.data)), steps=9)
 
 
 def bad_steps(workdir):

@@ -1,7 +1,6 @@
 """The evaluator as a unit: a model whose outputs are its inputs, on batches that are given."""
 
 import contextlib
-import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,6 @@ import tensorflow as tf
 
 from app.errors import DataError
 from app.parallel.topology import Topology
-from app.recovery import preemption
 from app.training.evaluation import Evaluator
 from input import InputError
 
@@ -115,11 +113,9 @@ def test_moving_averages_are_evaluated_too(examples):
 
 
 @pytest.mark.parametrize("which", [1, 2])
-def test_a_stop_leaves_no_metrics(examples, monkeypatch, which):
+def test_a_stop_leaves_no_metrics(examples, stop, which):
     """In the evaluation of the weights, or in that of their averages."""
-    stop, count = threading.Event(), []
-    monkeypatch.setattr(preemption, "_requested", stop)
-    state = Outputs()
+    count, state = [], Outputs()
     state.has_average = True
     found = evaluator(batched(*examples), state=state)
 

@@ -61,8 +61,6 @@ def test_training_takes_onednn_where_nobody_chose(unset, flags, given, chosen):
 
 def agreed(variables, exact):
     """On a rank with variables of its own: what it says of other kernels than rank 0's."""
-    from app.training import setup
-
     topology, _ = setup.join(Layout())
     kernels._flags = lambda: AMX  # whatever this processor is
     os.environ.update(variables[topology.rank])

@@ -158,8 +158,6 @@ class Wide:
 
 def drift(workdir, settings, model, steps):
     """Trains on this rank with a process that competes with it on and off; compares each step."""
-    from app.training import setup
-
     with_threads_of_its_own()
     topology, layout = setup.join(Layout())
     choose = random.Random(topology.rank)

@@ -11,7 +11,7 @@ import pytest
 
 from app.cli.overrides import override
 from app.errors import PREEMPTED, PreemptedError
-from app.recovery import heartbeat, manifest, preemption
+from app.recovery import heartbeat, manifest
 from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
 from app.training import evaluation
@@ -19,14 +19,6 @@ from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.trainer import Trainer
 from input.images import Images
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Set, it is as if SIGTERM had come."""
-    event = threading.Event()
-    monkeypatch.setattr(preemption, "_requested", event)
-    return event
 
 
 @pytest.fixture
@@ -105,8 +97,7 @@ class Compared(Images):
 def compared(shallow, monkeypatch):
     """The experiment; its baseline is what is assigned to `BASELINE[0]`."""
     monkeypatch.setattr("test_result.BASELINE", [None])
-    fields = {f.name: getattr(shallow.data, f.name) for f in dataclasses.fields(shallow.data)}
-    return dataclasses.replace(shallow, data=Compared(**fields))
+    return dataclasses.replace(shallow, data=Compared(**vars(shallow.data)))
 
 
 def read(workdir):
@@ -231,20 +222,18 @@ def test_what_a_dying_attempt_lost_is_counted_once(shallow, train, seconds, monk
 def test_stopped_before_its_evaluation_a_run_counts_that_later(
     shallow, train, workdir, seconds, stop, monkeypatch
 ):
+    save = Checkpoints.save
+
+    def stopping(*args):
+        stop.set()
+        return save(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", _stopping(Checkpoints.save, stop))
+        patch.setattr(Checkpoints, "save", stopping)
         with contextlib.suppress(PreemptedError):
             train(shallow, checkpoint_every=3)
     stop.clear()
     assert train(shallow)["seconds"] == 4 * STEP + EVALUATION
-
-
-def _stopping(save, stop):
-    def call(*args):
-        stop.set()
-        return save(*args)
-
-    return call
 
 
 def test_a_checkpoint_of_an_earlier_version_counts_nothing(shallow, train, workdir):

@@ -3,40 +3,18 @@
 import contextlib
 import dataclasses
 import json
-from dataclasses import dataclass
 
 import pytest
 
 from app.cli.overrides import override
-from app.config import Experiment, Layout, Optimization
+from app.config import Layout
 from app.errors import CheckpointError, DataError, UsageError
 from app.parallel.topology import Topology
 from app.recovery import lock
 from app.training import setup
 from app.training.setup import Run
-from input.images import Images
 
 pytestmark = pytest.mark.fast
-
-
-@dataclass(frozen=True)
-class Linear:
-    """One layer over all pixels."""
-
-    def blocks(self, num_classes):
-        import keras
-
-        return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]
-
-
-@pytest.fixture
-def linear() -> Experiment:
-    return Experiment(
-        model=Linear(),
-        data=Images("synthetic", size=8, synthetic_examples=40, synthetic_classes=3),
-        global_batch=8, micro_batch=4, steps=3,
-        optimization=Optimization(warmup_epochs=0),
-    )  # fmt: skip
 
 
 def open_run(experiment, layout=None):
@@ -46,7 +24,7 @@ def open_run(experiment, layout=None):
 def test_a_run_is_opened_on_one_device(linear):
     found = open_run(linear)
     assert found.experiment is linear and found.total == 3 and found.mirror is None
-    assert found.data.num_train == 40 and found.state.placement.num_parts == 1
+    assert found.data.num_train == 40 and len(found.state.placement.sizes) == 1
     epochs = dataclasses.replace(linear, steps=None, epochs=2.1)
     assert open_run(epochs).total == 11  # 2.1 x 40 / 8, rounded up
 

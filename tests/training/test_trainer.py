@@ -5,24 +5,21 @@ A step is what a test says it is: nothing is computed.
 
 import dataclasses
 import json
-import threading
 import time
 
 import pytest
 import tensorflow as tf
-from test_setup import Linear
 
-from app.config import Experiment, Layout, Optimization, Update
+from app.config import Layout, Update
 from app.errors import MembershipChangedError, NumbersError, PreemptedError
 from app.parallel.topology import Topology
-from app.recovery import manifest, preemption
+from app.recovery import manifest
 from app.reporting.clock import Clock
 from app.training import divergence, setup, trainer
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.step import Step
 from app.training.trainer import Run, Trainer, last_step
-from input.images import Images
 
 pytestmark = pytest.mark.fast
 METRICS = {"test": {"accuracy": 0.5, "top5_accuracy": 1.0, "loss": 1.0, "examples": 1}}
@@ -54,24 +51,6 @@ class GivenStep(Step):
 
 
 @pytest.fixture
-def experiment() -> Experiment:
-    return Experiment(
-        model=Linear(),
-        data=Images("synthetic", size=8, synthetic_examples=40, synthetic_classes=3),
-        global_batch=8, micro_batch=4, steps=STEPS,
-        optimization=Optimization(warmup_epochs=0),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Set, it is as if SIGTERM had come."""
-    event = threading.Event()
-    monkeypatch.setattr(preemption, "_requested", event)
-    return event
-
-
-@pytest.fixture
 def events(monkeypatch):
     """What the trainer does, and after how many steps."""
     done = []
@@ -96,11 +75,11 @@ def events(monkeypatch):
 
 
 @pytest.fixture
-def make(experiment, tmp_path, monkeypatch, events, stop):
+def make(linear, tmp_path, monkeypatch, events, stop):
     """Makes a trainer whose step is given."""
 
     def call(values=None, update=None, signals=None, commit=None, **options):
-        chosen = dataclasses.replace(experiment, update=update or Update())
+        chosen = dataclasses.replace(linear, steps=STEPS, update=update or Update())
         found = setup.open_run(chosen, Layout(), Topology(), "")
         steps = []
 

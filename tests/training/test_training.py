@@ -4,26 +4,18 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from steps import made
 
 from app.cli.overrides import override
 from app.config import Layout
-from app.errors import CheckpointError, NumbersError
-from app.parallel.topology import Topology
+from app.errors import NumbersError
 from app.recovery import manifest
 from app.strategies.elastic import Commit
 from app.tools import overhead
-from app.training.batch_stream import training_batches
 from app.training.checkpoint import Checkpoints
 from app.training.joined import SMALL
 from app.training.state import State
-from app.training.step import SingleStageStep
 from models.resnet import ResNet
-
-
-def batches(experiment, processes=1):
-    data = experiment.data.open("")
-    topology = Topology(0, processes)
-    return data, training_batches(experiment, data, topology, range(experiment.steps))
 
 
 def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
@@ -49,10 +41,8 @@ def test_a_run_leaves_what_is_documented(tiny, train, tmp_path):
 def test_training_learns_and_moves_every_weight(tiny):
     # Of 16 images over and over, each is then of one class.
     tiny = override(tiny, ["steps=30", "data.synthetic_classes=8"])
-    data, stream = batches(tiny)
-    state = State(tiny, data.input_spec, data.num_classes)
+    state, step, stream = made(tiny)
     before = {n: v.numpy() for n, v in state.weights.items()}
-    step = SingleStageStep(tiny, Layout(), state, range(tiny.num_micro_batches))
     losses = [float(step(s, stream, 0.05)["loss"]) for s in range(30)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
     still = [n for n, v in state.weights.items() if np.array_equal(v.numpy(), before[n])]
@@ -61,27 +51,25 @@ def test_training_learns_and_moves_every_weight(tiny):
 
 def test_moving_averages_take_the_mean_over_all_micro_batches(tiny):
     tiny = dataclasses.replace(tiny, steps=1)
-    data, stream = batches(tiny)
+    state, step, stream = made(tiny)
     stream = list(stream)
-    state = State(tiny, data.input_spec, data.num_classes)
     kernel = state.weights["stem/convolution/kernel"].numpy()
     pad = [[0, 0], [3, 3], [3, 3], [0, 0]]
     means = [
         tf.nn.conv2d(tf.pad(x, pad), kernel, 2, "VALID").numpy().mean((0, 1, 2))
         for x, _, _ in stream
     ]
-    SingleStageStep(tiny, Layout(), state, range(6))(0, iter(stream), 0.1)
+    step(0, iter(stream), 0.1)
     moving = state.weights["stem/normalization/moving_mean"].numpy()
     np.testing.assert_allclose(moving, 0.1 * np.mean(means, 0), rtol=1e-4, atol=1e-6)
 
 
 def test_average_of_the_weights(tiny):
     tiny = override(tiny, ["optimization.ema_decay=0.75", "steps=1"])
-    data, stream = batches(tiny)
-    state = State(tiny, data.input_spec, data.num_classes)
+    state, step, stream = made(tiny)
     name = "head/dense/kernel"
     before = state.weights[name].numpy()
-    SingleStageStep(tiny, Layout(), state, range(6))(0, stream, 0.1)
+    step(0, stream, 0.1)
     after = state.weights[name].numpy()
     np.testing.assert_allclose(
         state.state_dict()[f"average/{name}"], 0.75 * before + 0.25 * after, rtol=1e-4
@@ -115,24 +103,6 @@ def test_a_checkpoint_has_the_metrics_of_its_own_step_or_none(tiny, train, tmp_p
     assert [bool(m) for m in metrics] == [False, True, False, True]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_named(tiny, train, tmp_path, damage):
-    train(tiny, stop_at_step=1)
-    path = next((tmp_path / "run" / "checkpoints").glob("*/state.data-*"))
-    content = bytearray(path.read_bytes())
-    if damage == "manifest":
-        (path.parent / "manifest.json").write_text("")
-    elif damage == "remove":
-        path.unlink()
-    elif damage == "truncate":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="step-00000001"):
-        train(tiny)
-
-
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tiny, train, tmp_path):
     tiny = override(tiny, ["optimization.learning_rate=1e30", "steps=20"])
     with pytest.raises(NumbersError, match="must be finite"):
@@ -142,11 +112,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tiny, train, tmp_
 
 def test_float16_skips_an_overflow_and_halves_the_scale(tiny):
     tiny = override(tiny, ["precision=float16", "steps=3"])
-    data, stream = batches(tiny)
-    state = State(tiny, data.input_spec, data.num_classes)
+    state, step, stream = made(tiny)
     state.loss_scale.assign(1e30)
     before = state.sha256()
-    step = SingleStageStep(tiny, Layout(), state, range(6))
     first = step(0, stream, 0.1)
     assert first["skipped"] and not first["finite"]
     assert state.sha256() == before
@@ -162,18 +130,14 @@ def test_low_precision_follows_float32(tiny, precision):
     losses = {}
     for name in ("float32", precision):
         e = override(tiny, [f"precision={name}"])
-        data, stream = batches(e)
-        state = State(e, data.input_spec, data.num_classes)
-        step = SingleStageStep(e, Layout(), state, range(6))
+        state, step, stream = made(e)
         losses[name] = [float(step(s, stream, 0.01)["loss"]) for s in range(4)]
         assert state.trainable[0].dtype == tf.float32
     np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.05)
 
 
 def test_compiled_functions_do_not_grow_with_micro_batches(tiny):
-    data, stream = batches(tiny)
-    state = State(tiny, data.input_spec, data.num_classes)
-    step = SingleStageStep(tiny, Layout(), state, range(6))
+    _, step, stream = made(tiny)
     for s in range(3):
         step(s, stream, 0.1)
     compiled = (step._accumulate, step._finish, step._move)
@@ -184,9 +148,7 @@ def test_compiled_functions_are_soon_ready(tiny):
     """TensorFlow computes constants before a function runs, and copies them; nodes take time."""
     model = ResNet(depth=18, width=16)
     experiment = override(dataclasses.replace(tiny, model=model), ["optimization.optimizer=lars"])
-    data, stream = batches(experiment)
-    state = State(experiment, data.input_spec, data.num_classes)
-    step = SingleStageStep(experiment, Layout(), state, range(6))
+    state, step, stream = made(experiment)
     step(0, stream, 0.1)
     compiled = (step._accumulate, step._finish, step._move, step.sums.accumulate, step.sums.total)
     nodes = [f._list_all_concrete_functions()[0].graph.get_operations() for f in compiled]
@@ -199,8 +161,7 @@ def test_compiled_functions_are_soon_ready(tiny):
 def test_an_iterator_that_ends_waits_for_no_tuning(tiny, words):
     """A run was seen to end 84 s late: the thread that tunes a data set slept."""
     for experiment in (tiny, words):
-        data, stream = batches(experiment)
-        next(stream)
+        data = experiment.data.open("")
         for found in (data.evaluation(4, range(8)), data.train(0, 4, lambda k: k, 2)):
             assert found._dataset.options().autotune.enabled is False
 
