@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+from typing import Any
 
 from absl.flags import DEFINE_integer, DEFINE_list, DEFINE_string, FlagValues
 
@@ -36,21 +37,6 @@ def run(flags: FlagValues) -> None:
     rank.hold_cores(flags.threads)
     from app.serving import server
 
-    server.main(
-        server.Settings(
-            model=Path(flags.model),
-            name=flags.name,
-            host=flags.host,
-            port=flags.port,
-            threads=flags.threads,
-            max_batch=flags.max_batch,
-            batch_wait_ms=flags.batch_wait_ms,
-            queue=flags.queue,
-            max_body_bytes=int(flags.max_body_mb * 1e6),
-            max_pixels=flags.max_pixels,
-            max_text=flags.max_text,
-            request_seconds=flags.request_seconds,
-            grace_seconds=flags.grace_seconds,
-            origins=tuple(flags.cors_origins),
-        )
-    )
+    names = [field.name for field in dataclasses.fields(server.Settings)]
+    values: dict[str, Any] = {name: flags[name].value for name in names}
+    server.main(server.Settings(**values))
