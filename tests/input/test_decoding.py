@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from pictures import (
     exif,
     gradient,
     pillows,
+    png,
     random,
     saved,
     segment,
@@ -154,14 +154,6 @@ def test_entries_stand_anywhere_in_the_block(order):
     assert decoded(with_exif(PLAIN["JPEG"], many[:8] + count + many[10:])).shape[0] == 93
 
 
-def png(width, height, depth, kind, rows, *more):
-    """Written by hand: what Pillow does not write."""
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
-    parts = [chunk(b"IHDR", header), *more, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 @pytest.mark.parametrize("alpha", ["ramp", "all or none"])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_what_shines_through_is_on_white(mode, alpha):
@@ -257,16 +249,8 @@ def test_interlaced():
               (0, 1, 1, 2)]  # fmt: skip
     for channels, kind in ((3, 2), (4, 6)):
         image = random.integers(0, 256, [13, 11, channels], np.uint8)
-        data = b"".join(
-            b"\0" + row.tobytes()
-            for x, y, dx, dy in passes
-            for row in image[y::dy, x::dx]
-            if row.size
-        )
-        header = struct.pack(">IIBBBBB", 11, 13, 8, kind, 0, 0, 1)
-        content = b"\x89PNG\r\n\x1a\n" + b"".join(
-            [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
-        )
+        rows = [row for x, y, dx, dy in passes for row in image[y::dy, x::dx] if row.size]
+        content = png(11, 13, 8, kind, rows, interlace=1)
         assert np.array_equal(Image.open(io.BytesIO(content)), image)
         must_be_pillows(content, most=1 if kind == 6 else 0)
 
