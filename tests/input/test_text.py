@@ -179,17 +179,6 @@ def test_a_batch_holds_the_texts_of_its_ids(sentences):
         assert ids.shape[1] == -(-int(tf.math.count_nonzero(ids, -1).numpy().max()) // 8) * 8
 
 
-def test_evaluation_takes_every_text_once(sentences):
-    data = sentences.data.open("")
-    n = data.num_evaluation
-    weights = sum(
-        float(tf.reduce_sum(w))
-        for share in (range(0, n // 3), range(n // 3, n))
-        for _, _, w in data.evaluation(4, share)
-    )
-    assert weights == n
-
-
 def test_a_tenth_is_held_out_by_its_text(sentences):
     data = sentences.data.open("")
     assert data.num_train + data.num_evaluation == 200
@@ -294,44 +283,6 @@ def test_a_run_that_opens_texts_reports_progress(sentences, tmp_path, tokenised,
     monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
     data = open_data(sentences, str(tmp_path))
     assert len(set(beats)) >= data.num_train // text_set.CHUNK  # between one piece and the next
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"text\tlabel\nfine\tgood\n\xff\xfe\tbad\n", ["UTF-8"]),
-        (b"text\tlabel\nfine\tgood\n  \tbad\n", ["line 3", "'text'", "empty"]),
-        (b"text\tlabel\nfine\tgood\nx\n", ["line 3", "1 columns, not 2"]),
-        (b"words\tlabel\nfine\tgood\n", ["'text'", "only words, label", "data.text_field"]),
-        (b"text\tlabel\nfine\tgreat\nx\tbad\n", ["line 2", "'great'", "bad, good"]),
-        (b"text\tlabel\nfine\tgood\nwell\tknown\tbad\n", ["line 3", "3 columns", "not 2"]),
-        (b"text\tlabel\n", ["no rows"]),
-    ],
-)
-def test_bad_rows_are_named(tmp_path, content, words):
-    (tmp_path / "mine.tsv").write_bytes(content)
-    mine = Text(str(tmp_path / "mine.tsv"), vocabulary=str(BERT), classes=("bad", "good"),
-                evaluation_file=str(tmp_path / "mine.tsv"))  # fmt: skip
-    with pytest.raises(InputError) as error:
-        mine.prepare(str(tmp_path))
-    assert all(word in str(error.value) for word in words)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("one.tsv", "text\tlabel\nfine\tgood\nwell\tgood\n", ["1 classes", "2 or more"]),
-        ("commas.csv", "text,label\nslow, but good,good\n", ["line 2", "3 columns", "quote"]),
-        ("lines.jsonl", '{"text": "fine", "label": "good"}\n\n{"text": ', ["line 3", "JSON"]),
-        ("half.jsonl", '{"text": "half \\ud83d", "label": "good"}', ["line 1", "UTF-8"]),
-        ("list.jsonl", "[1]", ["line 1", "JSON object"]),
-    ],
-)
-def test_a_file_without_labelled_texts_is_refused(tmp_path, name, content, words):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError) as error:
-        Text(str(tmp_path / name), vocabulary=str(BERT)).prepare(str(tmp_path))
-    assert all(word in str(error.value) for word in words)
 
 
 def test_a_byte_order_mark_and_a_long_text_are_read(tmp_path):
