@@ -227,13 +227,3 @@ def test_no_input(tmp_path, name, kind, message):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(InputError, match=message):
         items.open_items(str(tmp_path / name), kind, None, None)
-
-
-def test_a_decoded_image_becomes_what_its_file_becomes(tiny):
-    data = tiny.data.open("")
-    raw = data.held_out.fetch([0])[0][0]
-    image = preprocessing.decode(tf.constant(raw))
-    of_file = data.preprocess(tf.constant([raw]), Limits())
-    assert np.array_equal(data.preprocess_arrays(image[tf.newaxis]), of_file)
-    (evaluated, *_), *_ = data.evaluation(1, range(1))
-    assert np.array_equal(evaluated, of_file)
