@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -124,16 +123,14 @@ class Batches:
         self._dataset = dataset.with_options(options)
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self._dataset)
-        for k in itertools.count():
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError:
-                self._raise_for_damaged(self._ids(k))
-                raise
-            yield batch
+        count = 0
+        try:
+            for batch in self._dataset:
+                yield batch
+                count += 1
+        except tf.errors.OpError:
+            self._raise_for_damaged(self._ids(count))
+            raise
 
     def _raise_for_damaged(self, ids: Iterable[int]) -> None:
         for example in map(int, ids):

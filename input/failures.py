@@ -22,9 +22,8 @@ DECODING = (
     (r"Invalid PNG|PNG size", DAMAGED["PNG"]),
     (r"assertion failed: \[((?:it is|the|a text) [^\]]*)\]", r"\1"),
 )
-NUMBERED = re.compile(
-    r"^(\(\d+\) )?[A-Z][A-Z_]{4,}: +|^\(\d+\) \w+: +"
-)  # one of several errors, or a status
+# One of several errors, or a status.
+NUMBERED = re.compile(r"^(\(\d+\) )?[A-Z][A-Z_]{4,}: +|^\(\d+\) \w+: +")
 MAX_LENGTH = 300  # characters
 
 

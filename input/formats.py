@@ -219,9 +219,8 @@ class Table(Lines):
 def _reader(lines: Iterable[str], delimiter: str, is_quoted: bool = True) -> Any:
     """Reads rows as lists of fields; raises csv.Error for lines that are separated otherwise."""
     csv.field_size_limit(2**31 - 1)  # of one text
-    if is_quoted:
-        return csv.reader(lines, delimiter=delimiter, strict=True)
-    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    quoting: Any = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
 
 
 def _decode(content: bytes) -> str:

@@ -15,6 +15,7 @@ WINDOW micro-batches they are sorted by length, cut into micro-batches, and thes
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -77,7 +78,7 @@ class Order:
     ) -> None:
         self.seed, self.num_examples, self.micro_batch = seed, num_examples, micro_batch
         self.lengths = lengths
-        self._epochs: dict[int, np.ndarray] = {}  # the last few
+        self._epoch = functools.lru_cache(3)(self.epoch)  # readers are a few micro-batches apart
 
     def places(self, number: int) -> np.ndarray:
         """Returns the places of micro-batch `number`, int64 [micro_batch]."""
@@ -89,20 +90,14 @@ class Order:
         ids = np.empty_like(offsets)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
-            ids[inside] = self.epoch(int(epoch))[offsets[inside]]
+            ids[inside] = self._epoch(int(epoch))[offsets[inside]]
         return ids
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Returns the ids of one epoch in order, int64 [num_examples]."""
-        known = self._epochs.get(epoch)
-        if known is not None:
-            return known
         order = generator(self.seed, epoch).permutation(self.num_examples)
         if self.lengths is not None:
             skip = -epoch * self.num_examples % self.micro_batch
             shuffle = generator(self.seed, epoch, 1)
-            order = grouped(order, self.lengths, self.micro_batch, skip, shuffle)
-        for old in sorted(self._epochs)[:-2]:  # readers are a few micro-batches apart
-            self._epochs.pop(old, None)
-        self._epochs[epoch] = order
+            return grouped(order, self.lengths, self.micro_batch, skip, shuffle)
         return order

@@ -6,11 +6,10 @@ package pip itself runs the set-up, for its name and version: hence the digest.)
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +42,10 @@ class Package:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as scratch:
             archive = self._download(Path(scratch))
             unpacked = Path(scratch) / "unpacked"
-            if archive.suffix == ".whl":
-                with zipfile.ZipFile(archive) as members:
-                    members.extractall(unpacked)
+            if self.is_source:
+                shutil.unpack_archive(archive, unpacked, filter="data")
             else:
-                with tarfile.open(archive) as members:
-                    members.extractall(unpacked, filter="data")
+                shutil.unpack_archive(archive, unpacked, "zip")
             wanted.parent.mkdir(parents=True, exist_ok=True)
             (unpacked / self.inside).rename(wanted)
         return wanted

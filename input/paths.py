@@ -33,10 +33,14 @@ def plain(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def state(path: Path) -> tuple[int, int]:
-    """Returns size in bytes and time of change in ns of a regular file; 0, 0 for anything else."""
+def state(file: Path | int) -> tuple[int, int]:
+    """Returns size in bytes and time of change in ns of a regular file; 0, 0 for anything else.
+
+    Args:
+        file: its path, or the descriptor of an open file.
+    """
     try:
-        found = path.stat()
+        found = os.stat(file)
     except (OSError, ValueError):
         return 0, 0
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)

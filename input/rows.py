@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input import InputError, formats, utf8
+from input import InputError, formats, paths, utf8
 
 FORMATS = {"txt": formats.Lines, "csv": formats.Table, "tsv": formats.Table, "jsonl": formats.Json}
 SUFFIXES = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl",
@@ -61,7 +61,7 @@ class Rows:
         self.starts, self.ends, self.lines = array("q"), array("q"), array("q")
         try:
             self.file = utf8.open_utf8(path)
-            self._state = self._file_state()
+            self._state = paths.state(self.file.fileno())
             self._format = FORMATS[form](path, self.file, form, fields)
             for start, end, line in self._format.spans():
                 self.starts.append(start)
@@ -85,7 +85,7 @@ class Rows:
             InputError: the file changed since it was opened.
         """
         content = os.pread(self.file.fileno(), self.ends[i] - self.starts[i], self.starts[i])
-        if self._file_state() != self._state:
+        if paths.state(self.file.fileno()) != self._state:
             raise InputError(f"{self.path} changed while it was read: start again.")
         return self._format.values(content)
 
@@ -96,7 +96,3 @@ class Rows:
         while block := self.file.read(formats.BLOCK):
             digest.update(block)
         return digest.hexdigest()
-
-    def _file_state(self) -> tuple[int, int]:
-        found = os.fstat(self.file.fileno())
-        return found.st_size, found.st_mtime_ns

@@ -17,7 +17,7 @@ import gzip
 import lzma
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,18 +50,14 @@ def open_utf8(path: Path) -> IO[bytes]:
     file: IO[bytes] = path.open("rb")
     if not path.is_file():
         file = _copy(_blocks(file))
-    while opener := next((o for magic, o in _OPENERS if _head(file).startswith(magic)), None):
+    while opener := _by_magic(_head(file), _OPENERS):
         file = _decompress(path, opener, file)
     head = _head(file)
-    for magic, name in _FOREIGN:
-        if head.startswith(magic):
-            raise InputError(
-                f"{path} is {name}: save its table as .csv, .tsv or .jsonl in UTF-8, and name that."
-            )
-    encoding = next(
-        (name for mark, name in _ENCODINGS if head.startswith(mark)), _guess_encoding(head)
-    )
-    if encoding:
+    if name := _by_magic(head, _FOREIGN):
+        raise InputError(
+            f"{path} is {name}: save its table as .csv, .tsv or .jsonl in UTF-8, and name that."
+        )
+    if encoding := _by_magic(head, _ENCODINGS) or _guess_encoding(head):
         file = _recode(path, file, encoding)
     elif b"\0" in head:
         raise InputError(f"{path} is no text: it holds zero bytes. Give a text file in UTF-8.")
@@ -75,6 +71,11 @@ def _head(file: IO[bytes]) -> bytes:
     return head
 
 
+def _by_magic(head: bytes, known: Sequence[tuple[bytes, Any]]) -> Any:
+    """Returns what the first bytes of a file stand for; None: nothing that is known."""
+    return next((meaning for magic, meaning in known if head.startswith(magic)), None)
+
+
 def _guess_encoding(head: bytes) -> str | None:
     """Recognises UTF-16 without a byte-order mark: every other byte of Latin text is zero."""
     half = len(head) // 2
@@ -85,8 +86,7 @@ def _guess_encoding(head: bytes) -> str | None:
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    while block := file.read(_BLOCK):
-        yield block
+    return iter(lambda: file.read(_BLOCK), b"")
 
 
 def _copy(blocks: Iterator[bytes]) -> IO[bytes]:

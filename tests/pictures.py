@@ -37,6 +37,11 @@ def exif(orientation, order=LARGE, kind=3, count=1, begin=8):
     return head + bytes(begin - 8) + content + bytes(4)
 
 
+def everything(dataset):
+    """Returns all batches of a data set joined: inputs, targets, and ids or weights."""
+    return [np.concatenate([y.numpy() for y in x]) for x in zip(*dataset, strict=True)]
+
+
 def segment(code, content):
     return bytes([0xFF, code]) + struct.pack(">H", len(content) + 2) + content
 
@@ -45,6 +50,14 @@ def chunk(name, content):
     return struct.pack(">I", len(content)) + name + content + struct.pack(
         ">I", zlib.crc32(name + content)
     )  # fmt: skip
+
+
+def png(width, height, depth, kind, rows, *more, interlace=0):
+    """Returns a PNG of bytes by rows, with chunks before its pixels, as Pillow does not write."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlace)
+    pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    parts = [chunk(b"IHDR", header), *more, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def chunks(content):

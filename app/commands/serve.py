@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl.flags import DEFINE_integer, DEFINE_list, DEFINE_string, FlagValues
 
 from app.cli import groups, rank, selection
@@ -36,6 +34,4 @@ def run(flags: FlagValues) -> None:
     rank.hold_cores(flags.threads)
     from app.serving import server
 
-    values = selection.fields(server.Settings, flags)
-    values |= {"model": Path(flags.model), "origins": tuple(flags.cors_origins)}
-    server.main(server.Settings(**values, max_body_bytes=int(flags.max_body_mb * 1e6)))
+    server.main(server.Settings(**selection.fields(server.Settings, flags)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -156,13 +157,8 @@ class Batcher:
 
     def _take(self, group: list[Piece]) -> list[Piece]:
         """Takes the oldest pieces that fill a batch out of a group."""
-        batch: list[Piece] = []
-        room = self._max_batch
-        for piece in group:
-            if batch and piece.weight > room:
-                break
-            batch.append(piece)
-            room -= piece.weight
+        totals = itertools.accumulate(piece.weight for piece in group)
+        batch = [p for p, total in zip(group, totals, strict=True) if total <= self._max_batch]
         self._remove(batch, group)
         return batch
 
@@ -264,11 +260,10 @@ def _compute_piece(run: Run, piece: Piece) -> Tensors | Exception:
 
 def _first_error(run: Run, piece: Piece) -> Exception | None:
     """Returns the error of the first row that is refused by itself."""
-    for i, place in enumerate(piece.places):
-        try:
-            run(piece.signature, {name: x[i : i + 1] for name, x in piece.tensors.items()})
-        except RequestError as error:
-            return error.within(f"instance {place}")
-        except Exception as error:
-            return error
+    try:
+        for i, place in enumerate(piece.places):
+            with errors.within("instance", place):
+                run(piece.signature, {name: x[i : i + 1] for name, x in piece.tensors.items()})
+    except Exception as error:
+        return error
     return None

@@ -16,7 +16,7 @@ import numpy as np
 
 from app.serving import errors
 from app.serving.model import Signature, Spec, Tensors, choose_signature
-from app.serving.tensors import InputCheck, to_example, to_json, to_strings, to_tensor
+from app.serving.tensors import InputCheck, to_example, to_json, to_tensor
 
 FILES = {b"\xff\xd8\xff": "a JPEG file", b"\x89PNG\r\n": "a PNG file", b"GIF8": "a GIF file",
          b"RIFF": "a WebP file"}  # fmt: skip
@@ -122,7 +122,8 @@ def decode_examples(request: Mapping[str, Any], signature: Signature, check: Inp
     for i, example in enumerate(examples):
         with errors.within("instance", i):
             serialized.append(to_example(example, context, check).SerializeToString())
-    return _counted({next(iter(signature.inputs)): to_strings(serialized)}, signature, check)
+    tensors = {next(iter(signature.inputs)): np.array(serialized, object)}
+    return _counted(tensors, signature, check)
 
 
 def encode(verb: str, outputs: Tensors, by_rows: bool) -> bytes:

@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See base class."""
         self._start_timer()
+        self._overhead = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -74,11 +75,6 @@ class Connection(HttpToolsProtocol):
         """See base class."""
         self._overhead = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """See base class."""
-        self._overhead = 0
-        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """See base class."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +154,8 @@ class Model:
 
     def _must_run(self, signature: str, tensors: Tensors) -> None:
         try:
-            with (
-                chatter.capture_native_stderr()
-            ):  # TensorFlow's graph optimizer warns of a loop that it leaves as is
+            # TensorFlow's graph optimizer warns of a loop that it leaves as is.
+            with chatter.capture_native_stderr():
                 self.run(signature, tensors)
         except errors.RequestError as error:
             is_full = error.status == errors.OUT_OF_MEMORY.status
@@ -217,8 +215,6 @@ def _to_array(value: Any) -> np.ndarray:
 
 def _tiny_image() -> bytes:
     """Returns a PNG file of a few grey pixels."""
-    from PIL import Image
+    import tensorflow as tf
 
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "gray").save(file, "PNG")
-    return file.getvalue()
+    return bytes(tf.io.encode_png(np.full([8, 8, 3], 128, np.uint8)).numpy())

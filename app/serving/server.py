@@ -42,7 +42,7 @@ ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d+)?")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a server.
+    """The settings of a server, by the names of the flags of `serve`.
 
     Attributes:
         model: folder of an export.
@@ -52,13 +52,14 @@ class Settings:
         max_batch: instances computed at once.
         batch_wait_ms: that a batch waits for more.
         queue: instances that may wait.
-        max_body_bytes, max_pixels, max_text: of a request, an image, a text.
+        max_body_mb, max_pixels, max_text: megabytes of a request, pixels of an image, bytes of a
+            text.
         request_seconds: for a request to arrive.
         grace_seconds: to answer what is in flight when the server is stopped.
-        origins: of web pages that may send requests; "*": all.
+        cors_origins: of web pages that may send requests; "*": all.
     """
 
-    model: Path
+    model: str
     name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8501
@@ -66,12 +67,12 @@ class Settings:
     max_batch: int = 32
     batch_wait_ms: float = 2
     queue: int = 256
-    max_body_bytes: int = 16_000_000
+    max_body_mb: float = 16
     max_pixels: int = 50_000_000
     max_text: int = 100_000
     request_seconds: float = 30
     grace_seconds: float = 30
-    origins: tuple[str, ...] = ()
+    cors_origins: Sequence[str] = ()
 
 
 def main(settings: Settings) -> None:
@@ -81,9 +82,10 @@ def main(settings: Settings) -> None:
         UsageError: the model's folder, the port or an origin cannot be used.
         DataError: the model is damaged.
     """
-    check_origins(settings.origins)
-    version = versions.find(settings.model, settings.name)
-    with handling_signals(exit_at_once), listening(settings.host, settings.port) as listener:
+    check_origins(settings.cors_origins)
+    version = versions.find(Path(settings.model), settings.name)
+    exiting = handling_signals(lambda *_: sys.exit(0))
+    with exiting, listening(settings.host, settings.port) as listener:
         cores = settings.threads or len(os.sched_getaffinity(0))
         choose_variables(version.about.kind)
         hold_threads(cores)
@@ -94,8 +96,8 @@ def main(settings: Settings) -> None:
             model.run, cores, settings.max_batch, settings.batch_wait_ms / 1e3, settings.queue
         )
         check = InputCheck(version.about.kind, Limits(settings.max_pixels, settings.max_text))
-        bodies = BodyReader(settings.max_body_bytes, settings.request_seconds)
-        service = Service(model, batcher, check, bodies, settings.origins)
+        bodies = BodyReader(int(settings.max_body_mb * 1e6), settings.request_seconds)
+        service = Service(model, batcher, check, bodies, settings.cors_origins)
         try:
             listener.listen(2048)  # not before: whoever connects is answered
         except OSError as error:
@@ -202,11 +204,6 @@ def describe(model: Model, settings: Settings, listener: socket.socket, cores: i
         f"{warning}serving {version.name} ({what}) on http://{address}:{port}; page at /; "
         f"{cores} threads, batches of up to {settings.max_batch}"
     )
-
-
-def exit_at_once(*_: Any) -> None:
-    """Handles the signals before the server serves."""
-    raise SystemExit(0)
 
 
 @contextlib.contextmanager

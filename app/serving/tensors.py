@@ -71,13 +71,6 @@ def to_tensor(value: Any, dtype: str, shape: Sequence[int | None] | None) -> np.
     return array.reshape(given)
 
 
-def to_strings(items: Sequence[bytes]) -> np.ndarray:
-    """Returns byte strings as an array of objects: NumPy's own type cuts zeros off their ends."""
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array
-
-
 def to_example(given: Any, context: Mapping[str, Any], check: InputCheck) -> Any:
     """Converts an object with features, and those of all examples, to a tf.Example.
 
@@ -125,8 +118,7 @@ def to_json(name: str, tensor: np.ndarray) -> Any:
         return tensor.tolist()
     else:
         raise errors.OUTPUT_NOT_IN_JSON(name=name, dtype=tensor.dtype.name)
-    converted = np.empty(tensor.size, object)
-    converted[:] = [convert(item) for item in tensor.ravel()]
+    converted = np.array([convert(item) for item in tensor.ravel()], object)
     return converted.reshape(tensor.shape).tolist()
 
 
@@ -156,7 +148,8 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
 def _to_array(flat: list[Any], dtype: str) -> np.ndarray:
     """Converts items, whose JSON types must be those of the tensor."""
     if dtype == "string":
-        return to_strings([_to_bytes(item) for item in flat])
+        # Of objects: NumPy's own type of strings cuts zeros off their ends.
+        return np.array([_to_bytes(item) for item in flat], object)
     if dtype in FLOATS:
         _must_be(flat, "a number", int, float)
         return _to_floats(flat, dtype)

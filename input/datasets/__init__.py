@@ -47,7 +47,12 @@ def open_splits(
     Raises:
         InputError: the set is not prepared, or has no such split, or none with labels.
     """
-    builder = _prepared(name, data_dir)
+    builder = _builder(name, data_dir)
+    if not builder.is_prepared():
+        raise InputError(
+            f"data set {name!r} is not prepared in {builder.data_path}: run "
+            "`./run.sh prepare` with the same --experiment and --set."
+        )
     splits = builder.info.splits
     for kind, wanted in (("train", train_split), ("evaluation", evaluation_split)):
         if wanted and wanted.partition("[")[0] not in splits:
@@ -70,16 +75,6 @@ def open_splits(
         "labels, or to a slice, as data.train_split='train[:80%]' and "
         "data.evaluation_split='train[80%:]'."
     )
-
-
-def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    builder = _builder(name, data_dir)
-    if not builder.is_prepared():
-        raise InputError(
-            f"data set {name!r} is not prepared in {builder.data_path}: run "
-            "`./run.sh prepare` with the same --experiment and --set."
-        )
-    return builder
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -86,7 +86,7 @@ def prepare(folder: str, data_dir: str, skips: bool, budget: int) -> str:
     images = {split: listing.images for split, listing in splits.items()}
     _require_images_of_all(root, classes, splits, images)
     every = [p for found in images.values() for p, _ in found]
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in every]
+    stats = [(str(p), *paths.state(p)) for p in every]
     listing = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     path = _index_path(folder, data_dir, skips, budget)
     index = json.loads(path.read_text()) if path.exists() else {}

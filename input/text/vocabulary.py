@@ -14,20 +14,15 @@ from typing import Any
 
 from input import InputError
 
-POINTER = b"version https://git-lfs"  # begins the file that git-lfs leaves in place of another
+POINTER = "version https://git-lfs"  # begins the file that git-lfs leaves in place of another
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-# By their names in tokenizer_config.json, with their defaults.
-SETTINGS: dict[str, bool | None] = {
-    "do_lower_case": True,
-    "strip_accents": None,
-    "tokenize_chinese_chars": True,
+# By their names in tokenizer_config.json: their names in tokenizer.json, and their defaults.
+SETTINGS: dict[str, tuple[str, bool | None]] = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
-# Their names in tokenizer.json, and what else must be as in BERT's.
-SAVED = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
+# What else must be as in BERT's tokenizer.json.
 BERT: dict[str, dict[str, Any]] = {
     "model": {"type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": "##",
               "max_input_chars_per_word": 100},
@@ -85,10 +80,11 @@ def read(folder: Path) -> Vocabulary:
     Raises:
         InputError: there is none, or it is not a BERT's.
     """
-    config = _object(folder / "tokenizer_config.json", is_needed=False)
+    path = folder / "tokenizer_config.json"
+    config = _object(path) if path.exists() else {}
     if "Japanese" in str(config.get("tokenizer_class")) or config.get("do_basic_tokenize") is False:
         raise InputError(
-            f"{folder / 'tokenizer_config.json'} describes {config.get('tokenizer_class')} with "
+            f"{path} describes {config.get('tokenizer_class')} with "
             f"do_basic_tokenize={config.get('do_basic_tokenize', True)}, which splits texts into "
             "words by other rules than BERT's: give the folder of another model."
         )
@@ -96,7 +92,8 @@ def read(folder: Path) -> Vocabulary:
     if path.exists() or not (folder / "tokenizer.json").exists():
         # Split only at "\n", as in the reference: a token may be another line separator.
         lines = _text(path).split("\n")
-        words, settings = lines if lines[-1] else lines[:-1], dict(SETTINGS)
+        words = lines if lines[-1] else lines[:-1]
+        settings = {name: default for name, (_, default) in SETTINGS.items()}
     else:
         path = folder / "tokenizer.json"
         try:
@@ -161,8 +158,8 @@ def _read_tokenizer(
     words = [""] * (max(ids.values()) + 1)
     for word, place in ids.items():
         words[place] = word
-    normalizer = tokenizer["normalizer"]
-    return words, {ours: normalizer.get(name, SETTINGS[ours]) for ours, name in SAVED.items()}
+    saved = tokenizer["normalizer"]
+    return words, {name: saved.get(key, default) for name, (key, default) in SETTINGS.items()}
 
 
 def _marks(processor: dict[str, Any]) -> list[str]:
@@ -188,10 +185,8 @@ def _require_marks(path: Path, words: list[str]) -> None:
         )
 
 
-def _object(path: Path, is_needed: bool = True) -> dict[str, Any]:
-    """Reads the object of a JSON file; empty if the file is missing and not needed."""
-    if not is_needed and not path.exists():
-        return {}
+def _object(path: Path) -> dict[str, Any]:
+    """Reads the object of a JSON file."""
     try:
         found = json.loads(_text(path))
     except ValueError as error:
@@ -204,14 +199,14 @@ def _object(path: Path, is_needed: bool = True) -> dict[str, Any]:
 def _text(path: Path) -> str:
     """Reads a text file."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise InputError(
-                    f"{path} is what git-lfs leaves in place of the file: run `git lfs pull` there."
-                )
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path.parent} is no BERT vocabulary ({error}): it must hold vocab.txt, or the "
             "tokenizer.json of a BERT."
         ) from None
+    if text.startswith(POINTER):
+        raise InputError(
+            f"{path} is what git-lfs leaves in place of the file: run `git lfs pull` there."
+        )
+    return text

@@ -19,9 +19,8 @@ from input.text.vocabulary import END, START
 STEP = 8  # lengths are rounded up to a multiple, so that there are fewer shapes
 LONGEST = 100  # letters of a word; longer ones are unknown
 UNKNOWN_WORD = "\ue000"  # private use, which no cleaned text contains
-SPACES = (
-    r"[\t\n\r\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"  # no " "
-)
+# All but " ".
+SPACES = r"[\t\n\r\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 PUNCTUATION = r"\p{P}!-/:-@\[-`{-~"
 CHINESE = (
     r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"

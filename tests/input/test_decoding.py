@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from pictures import (
     exif,
     gradient,
     pillows,
+    png,
     random,
     saved,
     segment,
@@ -101,12 +101,8 @@ def test_exif_may_follow_other_segments(before, order):
 
 def test_the_first_exif_counts_and_none_behind_the_pixels():
     content = PLAIN["JPEG"]
-    assert (
-        must_be_pillows(with_exif(content, exif(6), segment(0xE1, b"Exif\0\0" + exif(3))))[
-            0, 0
-        ].tolist()
-        == decoded(content)[-1, -1].tolist()
-    )
+    ours = must_be_pillows(with_exif(content, exif(6), segment(0xE1, b"Exif\0\0" + exif(3))))
+    assert ours[0, 0].tolist() == decoded(content)[-1, -1].tolist()
     assert decoded(content + segment(0xE1, b"Exif\0\0" + exif(6))).shape == (61, 93, 3)
     png = PLAIN["PNG"]
     assert decoded(png + chunk(b"eXIf", exif(6))).shape == (61, 93, 3)
@@ -152,14 +148,6 @@ def test_entries_stand_anywhere_in_the_block(order):
     many = exif(6, order)  # entries are more than there are: those that are there count
     count = struct.pack(order + "H", 500)
     assert decoded(with_exif(PLAIN["JPEG"], many[:8] + count + many[10:])).shape[0] == 93
-
-
-def png(width, height, depth, kind, rows, *more):
-    """Written by hand: what Pillow does not write."""
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
-    parts = [chunk(b"IHDR", header), *more, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize("alpha", ["ramp", "all or none"])
@@ -257,16 +245,8 @@ def test_interlaced():
               (0, 1, 1, 2)]  # fmt: skip
     for channels, kind in ((3, 2), (4, 6)):
         image = random.integers(0, 256, [13, 11, channels], np.uint8)
-        data = b"".join(
-            b"\0" + row.tobytes()
-            for x, y, dx, dy in passes
-            for row in image[y::dy, x::dx]
-            if row.size
-        )
-        header = struct.pack(">IIBBBBB", 11, 13, 8, kind, 0, 0, 1)
-        content = b"\x89PNG\r\n\x1a\n" + b"".join(
-            [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
-        )
+        rows = [row for x, y, dx, dy in passes for row in image[y::dy, x::dx] if row.size]
+        content = png(11, 13, 8, kind, rows, interlace=1)
         assert np.array_equal(Image.open(io.BytesIO(content)), image)
         must_be_pillows(content, most=1 if kind == 6 else 0)
 
@@ -378,7 +358,7 @@ def test_everyone_sees_the_same_image(content, augmentation):
     evaluated = data.preprocessing.evaluation(tf.constant(content))
     # At its border a crop lacks the neighbours from which colour is interpolated.
     border = slice(3, -3) if augmentation == "imagenet" else slice(None)
-    of_array = data.preprocessing.evaluation_of_array(upright)
+    of_array = data.preprocess_arrays(upright[tf.newaxis])[0]
     np.testing.assert_allclose(evaluated[border, border], of_array[border, border], atol=1e-3)
     served = tf.function(lambda x: data.preprocess(x, Limits()))(tf.constant([content]))
     assert np.array_equal(served[0], evaluated)

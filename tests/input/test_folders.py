@@ -1,11 +1,11 @@
 """Folders of images as people have them: nothing is left out or invented without a word."""
 
-import io
 import os
 import shutil
 
 import numpy as np
 import pytest
+from pictures import everything, saved
 from PIL import Image
 
 from input import InputError, labels
@@ -16,9 +16,7 @@ pytestmark = pytest.mark.fast
 
 def encoded(kind="JPEG", seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, [20, 20, 3], np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
+    return saved(Image.fromarray(pixels), kind)
 
 
 @pytest.fixture
@@ -40,6 +38,26 @@ def prepare(folder, **changes):
     config = Images(str(folder), size=16, **changes)
     report = config.prepare(str(folder.parent / "data"))
     return report, config.open(str(folder.parent / "data"))
+
+
+def test_a_folder(folder):
+    with pytest.raises(InputError, match="prepare"):
+        Images(str(folder)).open(str(folder.parent / "data"))
+    report, data = prepare(folder)
+    assert "train 12, val 4" in report
+    assert (data.num_classes, data.num_train, data.num_evaluation) == (2, 12, 4)
+    x, targets, ids = everything(data.train(0, 6, lambda k: k, 2))
+    assert x.shape == (12, 16, 16, 3) and sorted(ids) == list(range(12))
+    assert [t.argmax() for t in targets] == [0 if i < 6 else 1 for i in ids]
+    put(folder, "train/cat/new.jpg", encoded())
+    assert "train 13" in prepare(folder)[0]
+
+
+def test_a_split_without_images_is_refused(folder):
+    for path in (folder / "val").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"no images in .*/val"):
+        prepare(folder)
 
 
 def test_a_table_shows_every_class_and_how_many_it_has(folder):
@@ -114,15 +132,49 @@ def test_one_class_is_refused(folder):
         prepare(folder)
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "WEBP", "TIFF"])
-def test_another_format_under_the_name_of_a_jpeg_is_a_bad_image(folder, kind):
-    put(folder, "train/cat/x.jpg", encoded(kind))
-    with pytest.raises(
-        InputError, match=f"1 of 17 images cannot be used .*x.jpg: it is a (?i:{kind})"
-    ):
+BAD = {
+    **{kind: (encoded(kind), f"it is a (?i:{kind})") for kind in ("BMP", "GIF", "WEBP", "TIFF")},
+    "empty": (b"", "the image is empty"),
+    "a text": (b"no image", "it is neither a JPEG nor a PNG"),
+    "cut off": (encoded()[:300], "the JPEG image is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_named_or_skipped(folder, kind):
+    content, fault = BAD[kind]
+    put(folder, "train/cat/x.jpg", content)
+    with pytest.raises(InputError, match=f"1 of 17 images cannot be used .*cat/x.jpg: {fault}"):
         prepare(folder)
+    with pytest.raises(InputError, match="bad_image_budget"):
+        prepare(folder, on_bad_image="skip", bad_image_budget=0)
     report, data = prepare(folder, on_bad_image="skip")
     assert data.num_train == 12 and "1 skipped" in report and "skipped: " in report
+
+
+@pytest.mark.parametrize("content", [b"gone", encoded("GIF")])
+def test_an_image_damaged_later_is_named(folder, content):
+    _, data = prepare(folder)
+    put(folder, "train/dog/3.jpg", content)
+    fault = r"cannot read .*train/dog/3\.jpg: it is (a GIF image, not|neither) a JPEG[^{}\[\]]*\.$"
+    with pytest.raises(InputError, match=fault):
+        everything(data.train(0, 12, lambda k: k, 1))
+    (folder / "val/cat/1.jpg").unlink()
+    missing = r"cannot read .*val/cat/1\.jpg: No such file [^{}\[\]]*\.$"
+    with pytest.raises(InputError, match=missing):
+        everything(data.evaluation(2, range(4)))
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_that_is_no_class_is_named(folder, label):
+    _, data = prepare(folder)
+    for source in (data.training, data.held_out):
+        source.files[3] = (source.files[3][0], label)
+    path = r"images/{}/\w+/\d.jpg: label {} is not in \[0, 2\).*set data.train_split or"
+    with pytest.raises(InputError, match=path.format("train", label)):
+        everything(data.train(0, 6, lambda k: k, 2))
+    with pytest.raises(InputError, match=path.format("val", label)):
+        everything(data.evaluation(2, range(4)))
 
 
 def test_an_index_of_an_older_version_is_made_again(folder):

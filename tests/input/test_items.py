@@ -1,15 +1,13 @@
 import hashlib
-import io
 import json
 import os
-import struct
 import threading
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import png, saved
 from PIL import Image
 
 from input import InputError, items
@@ -21,31 +19,14 @@ SMALL = preprocessing.Preprocessing(8, "none", mean=(0.5,) * 3, std=(0.2,) * 3)
 
 
 def encoded(kind="PNG", size=(5, 4)):
-    file = io.BytesIO()
-    Image.new("RGB", size, (200, 30, 30)).save(file, kind)
-    return file.getvalue()
-
-
-def bomb(width, height):
-    """A PNG whose header promises more than its few bytes hold."""
-
-    def chunk(name, content):
-        body = name + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    return saved(Image.new("RGB", size, (200, 30, 30)), kind)
 
 
 @pytest.mark.parametrize(
     ("kind", "raw", "message"),
     [
-        ("image", b"", "the image is empty"),
-        ("image", b"a text", "neither a JPEG nor a PNG"),
-        ("image", b"GIF89a" + bytes(40), "a GIF image, not a JPEG or PNG: convert it"),
-        ("image", encoded()[:20], "damaged or cut off"),
-        ("image", bomb(30000, 30000), "30000 x 30000 pixels, more than the 1000 that"),
-        ("image", bomb(50, 50), "50 x 50 pixels, more than the 1000 that"),
+        ("image", png(30000, 30000, 8, 2, []), "30000 x 30000 pixels, more than the 1000 that"),
+        ("image", png(50, 50, 8, 2, []), "50 x 50 pixels, more than the 1000 that"),
         ("text", b" \n", "the text is empty"),
         ("text", b"good \xff", "not UTF-8 .at its byte 6"),
         ("text", b"x" * 21, "21 bytes, more than the 20 that"),
@@ -70,9 +51,6 @@ def test_the_graph_looks_at_headers_too(kind):
     assert np.array_equal(seen, SMALL.evaluation(tf.constant(image)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1999 pixels"):
         SMALL.evaluation(tf.constant(image), 1999)
-    for other in (b"", b"a text of no image at all", b"GIF89a" + bytes(40)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
-            SMALL.evaluation(tf.constant(other), 2000)
 
 
 def test_a_folder_holds_every_file_in_order(tmp_path):
@@ -249,13 +227,3 @@ def test_no_input(tmp_path, name, kind, message):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(InputError, match=message):
         items.open_items(str(tmp_path / name), kind, None, None)
-
-
-def test_a_decoded_image_becomes_what_its_file_becomes(tiny):
-    data = tiny.data.open("")
-    raw = data.held_out.fetch([0])[0][0]
-    image = preprocessing.decode(tf.constant(raw))
-    of_file = data.preprocess(tf.constant([raw]), Limits())
-    assert np.array_equal(data.preprocess_arrays(image[tf.newaxis]), of_file)
-    (evaluated, *_), *_ = data.evaluation(1, range(1))
-    assert np.array_equal(evaluated, of_file)

@@ -112,6 +112,18 @@ REFUSED = {
     "odd.csv": (b"text,label\na,b\n".decode().encode("utf-16")[:-1], "is not UTF-16"),
     "texts.txt": (b"a text\nanother\n", "no column 'text'"),
     "quote.csv": (b'text,label\n"a,b\nc,d\n', "line 3: unexpected end of data"),
+    "commas.csv": (
+        b"text,label\nslow, but good,good\n",
+        "line 2: .* 3 columns, not 2: quote",
+    ),
+    "narrow.tsv": (b"text\tlabel\nfine\tgood\nx\n", "line 3: the row has 1 columns, not 2"),
+    "blank.tsv": (b"text\tlabel\nfine\tgood\n  \tbad\n", "line 3: 'text' is empty"),
+    "names.tsv": (b"words\tlabel\nfine\tgood\n", "'text', only words, label: .* data.text_field"),
+    "header.tsv": (b"text\tlabel\n", "has no rows"),
+    "one.tsv": (b"text\tlabel\nfine\tgood\nwell\tgood\n", "1 classes: it needs 2 or more"),
+    "lines.jsonl": (b'{"text": "a", "label": "b"}\n\n{"text": ', "line 3: the line is not JSON"),
+    "half.jsonl": (b'{"text": "\\ud83d", "label": "b"}', "line 1: 'text' is not UTF-8 .half a"),
+    "list.jsonl": (b"[1]", "line 1: the line is not a JSON object"),
 }
 
 
@@ -121,6 +133,12 @@ def test_what_cannot_train_is_refused_in_a_sentence(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words):
         Text(str(tmp_path / name)).open_splits("")
+
+
+def test_a_label_of_none_of_the_classes_is_named(tmp_path):
+    (tmp_path / "x.tsv").write_text("text\tlabel\nfine\tgreat\nx\tbad\n")
+    with pytest.raises(InputError, match="line 2: label 'great' is none of the classes bad, good"):
+        Text(str(tmp_path / "x.tsv"), classes=("bad", "good")).open_splits("")
 
 
 @pytest.mark.parametrize("name", ["two.csv", "number.jsonl", "again.csv", "x.parquet", "cut.json"])

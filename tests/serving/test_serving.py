@@ -7,7 +7,6 @@ import base64
 import contextlib
 import gzip
 import http.client
-import io
 import json
 import os
 import signal
@@ -18,6 +17,8 @@ from types import SimpleNamespace
 
 import exported
 import pytest
+from pictures import saved
+from PIL import Image
 from ranks import ROOT
 from served import LIMIT, Served, everything, wait_for
 
@@ -348,12 +349,9 @@ def must_cut_large_requests(served):
 
 
 def must_know_images(served, path):
-    from PIL import Image
-
     def coded(color, kind, most=None):
-        file = io.BytesIO()
-        Image.new("RGB", (64, 64), color).save(file, kind)
-        return {"b64": base64.b64encode(file.getvalue()[:most]).decode()}
+        content = saved(Image.new("RGB", (64, 64), color), kind)
+        return {"b64": base64.b64encode(content[:most]).decode()}
 
     body = {"instances": [coded("white", "PNG"), coded("black", "JPEG")]}
     status, answer = served.post(path, body)
@@ -381,14 +379,14 @@ def test_a_port_that_is_taken_is_named():
 )
 def test_origins_are_as_browsers_send_them(origin):
     with pytest.raises(UsageError, match=r"--cors_origins=.* without a path"):
-        server.main(server.Settings(ROOT, origins=("*", origin)))
+        server.main(server.Settings(str(ROOT), cors_origins=("*", origin)))
 
 
 def test_a_host_that_others_can_reach_is_warned_of():
     version = ModelVersion(ROOT, "shop", 3, About())
     for host, is_warned in (("127.0.0.1", False), ("0.0.0.0", True)):
         with server.listening(host, 0) as listener:
-            settings = server.Settings(ROOT)
+            settings = server.Settings(str(ROOT))
             line = server.describe(SimpleNamespace(version=version), settings, listener, 2)
         assert line.startswith("warning: 0.0.0.0 can be reached by others") == is_warned
         assert f"serving shop (version 3, any) on http://{host}:" in line
@@ -400,9 +398,9 @@ def test_variables_are_chosen_before_tensorflow_is_imported(write, own, given, t
     memory, kernels = "TF_CPU_ALLOCATOR_USE_BFC", "TF_ENABLE_ONEDNN_OPTS"
     found = f"[os.environ.get(n) for n in {[memory, kernels]}], 'tensorflow' in sys.modules"
     code = (
-        "import os, pathlib, sys\nfrom app.serving import server\n"
+        "import os, sys\nfrom app.serving import server\n"
         f"server.hold_threads = lambda cores: sys.exit(str(({found})))\n"
-        f"server.main(server.Settings(pathlib.Path({str(write(tmp_path))!r}), port=0))"
+        f"server.main(server.Settings({str(write(tmp_path))!r}, port=0))"
     )
     env = {n: v for n, v in os.environ.items() if n not in (memory, kernels)}
     env |= {memory: given, kernels: given} if given else {}
@@ -416,9 +414,9 @@ def test_variables_are_chosen_before_tensorflow_is_imported(write, own, given, t
 def test_it_can_be_stopped_before_it_serves(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"x")
     code = (
-        "import os, pathlib, signal\nfrom app.serving import server\n"
+        "import os, signal\nfrom app.serving import server\n"
         f"server.hold_threads = lambda cores: os.kill(os.getpid(), {signal.SIGTERM:d})\n"
-        f"server.main(server.Settings(pathlib.Path({str(tmp_path)!r}), port=0))"
+        f"server.main(server.Settings({str(tmp_path)!r}, port=0))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=LIMIT, cwd=ROOT

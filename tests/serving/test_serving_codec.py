@@ -1,13 +1,11 @@
 """JSON to tensors, where every malformed body is one sentence, and tensors to JSON."""
 
 import base64
-import io
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from pictures import png, saved
 from PIL import Image
 
 from app.serving import codec
@@ -40,20 +38,11 @@ TEXTS, IMAGES, ANY = (InputCheck(kind, LIMITS) for kind in ("text", "image", Non
 
 
 def picture(kind="PNG", size=(8, 6)):
-    file = io.BytesIO()
-    Image.new("RGB", size, "red").save(file, kind)
-    return file.getvalue()
+    return saved(Image.new("RGB", size, "red"), kind)
 
 
 def coded(data):
     return {"b64": base64.b64encode(data).decode()}
-
-
-def huge_png(width, height):
-    """The header of an image that would need gigabytes."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    others = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + others + struct.pack(">I", 0) + b"IDAT" + b"\0" * 8
 
 
 def predict(body, of, check=ANY):
@@ -166,13 +155,10 @@ MALFORMED = [
     (of("inputs", {"text": ["a"]}), SINGLE, TEXTS, "shape []"),
     # images
     (of("instances", [coded(picture()), coded(b"")]), IMAGE, IMAGES, "instance 1: the image is em"),
-    (of("instances", [coded(b"GIF89a" + b"\0" * 99)]), IMAGE, IMAGES, "it is a GIF image"),
     (of("instances", ["plain text"]), IMAGE, IMAGES, "neither a JPEG nor a PNG"),
-    (of("instances", [coded(b"\x89PNG\r\n\x1a\n")]), IMAGE, IMAGES, "damaged or cut off"),
-    (of("instances", [coded(b"\xff\xd8\xff\xe0\0")]), IMAGE, IMAGES, "damaged or cut off"),
     (of("instances", [coded(picture(size=(101, 100)))]), IMAGE, IMAGES, "101 x 100 pixels"),
     (of("instances", [coded(picture("JPEG", (200, 60)))]), IMAGE, IMAGES, "200 x 60 pixels"),
-    (of("instances", [coded(huge_png(60_000, 60_000))]), IMAGE, IMAGES, "more"),
+    (of("instances", [coded(png(60_000, 60_000, 8, 2, []))]), IMAGE, IMAGES, "more"),
     (of("instances", [coded(picture("GIF"))]), IMAGE, IMAGES, "a GIF image, not a JPEG"),
 ]
 

@@ -154,12 +154,7 @@ def test_fuzz_of_bodies(model, verb, body, content_type, cuts):
     if status == 200:
         return
     reason = found["error"]
-    assert (
-        set(found) == {"error"}
-        and reason.endswith(".")
-        and "\n" not in reason
-        and len(reason) < 700
-    )
-    assert not any(
-        mark in reason for mark in ("Traceback", "{{", "[Op:", "/job:", "[[{", "errors_impl")
-    )
+    assert set(found) == {"error"} and len(reason) < 700
+    assert reason.endswith(".") and "\n" not in reason
+    for mark in ("Traceback", "{{", "[Op:", "/job:", "[[{", "errors_impl"):
+        assert mark not in reason

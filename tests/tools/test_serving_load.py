@@ -78,10 +78,8 @@ def test_items_are_taken_evenly(tmp_path):
     texts.write_text("".join(f"text {i}\n" for i in range(2 * benchmark.MAX_REQUESTS + 1)))
     requests = benchmark.make_requests(loaded(exported.lengths(tmp_path / "model"), texts))
     assert len(requests) <= benchmark.MAX_REQUESTS and len(set(requests)) == len(requests)
-    assert (
-        b"text 0" in requests[0]
-        and f"text {2 * benchmark.MAX_REQUESTS}".encode() not in requests[1]
-    )
+    assert b"text 0" in requests[0]
+    assert f"text {2 * benchmark.MAX_REQUESTS}".encode() not in requests[1]
     assert int(requests[-1].split(b"text ")[1].split(b'"')[0]) > 1.9 * benchmark.MAX_REQUESTS
 
 
@@ -108,9 +106,8 @@ def test_a_client_sends_in_order_and_reads_whole_answers():
     refusal = b'{"error":"no"}'
     port = served(http(200, b"12"), http(400, refusal), http(200, b"3" * 100_000))
     answers = clients.send_each_once(port, [b"a", b"b", b"c"])
-    assert [a.request for a in answers] == [0, 1, 2] and [a.status for a in answers] == [
-        200, 400, 200,
-    ]  # fmt: skip
+    assert [a.request for a in answers] == [0, 1, 2]
+    assert [a.status for a in answers] == [200, 400, 200]
     assert [a.body for a in answers] == [b"12", refusal, b"3" * 100_000]
     assert all(a.begin < a.end for a in answers)
 
@@ -133,10 +130,8 @@ def answer(request, end=1.0, status=200, **scores):
 
 
 def test_answers_that_are_mixed_up_are_found():
-    expected = [
-        report.prediction(answer(0, a=0.9, b=0.1)),
-        report.prediction(answer(1, a=0.3, b=0.7)),
-    ]
+    singles = [answer(0, a=0.9, b=0.1), answer(1, a=0.3, b=0.7)]
+    expected = list(map(report.prediction, singles))
     good = [answer(0, b=0.1, a=0.90001), answer(1, a=0.3, b=0.7), answer(1, end=3.0, a=0.3, b=0.7)]
     fine = report.summarize(Setting(False, 8, 2), [good, good], 2.0, expected)
     assert fine["wrong"] == 0 and fine["answers"] == 6 and fine["rounds"] == [1.0, 1.0]
