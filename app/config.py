@@ -1,6 +1,6 @@
 """What is computed (Experiment) and where it is computed (Layout).
 
-The trained weights are a function of the Experiment alone. Both are plain frozen
+The trained weights are a function of the Experiment only. Both are plain frozen
 dataclasses, checked before TensorFlow is imported: a mistyped flag is answered at once.
 """
 
@@ -97,7 +97,7 @@ class Update:
 
     all_reduce        every step is one sum over all processes
     parameter_server  workers compute gradients, servers hold the weights (1 process more each)
-    local_sgd         each process trains alone for `local_steps`, then all take the mean
+    local_sgd         each process trains by itself for `local_steps`, then all take the mean
     adasum            gradients that agree are averaged, others added (arXiv:2006.02924)
     """
 
@@ -145,8 +145,8 @@ class Experiment:
 class Layout:
     """Where the experiment runs. No field of it changes the trained weights.
 
-    Under the synchronous update rules, that is: where processes step alone, or compress what they
-    send, their number is part of what is computed (`docs/update_rules.md`).
+    Under the synchronous update rules, that is: where processes step independently, or compress
+    what they send, their number is part of what is computed (`docs/update_rules.md`).
     """
 
     processes: int = 1

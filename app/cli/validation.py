@@ -17,7 +17,7 @@ from app.errors import DataError, UsageError
 # What checkpoints call other variables beside a weight (`Part.named`).
 RESERVED_SLOTS = {"weights", "average", "outer_momentum"}
 
-# Fields that one update rule alone reads.
+# Fields that only one update rule reads.
 FIELDS = {
     "all_reduce": ("compression",),
     "parameter_server": ("staleness",),
@@ -155,7 +155,7 @@ def validate_update(experiment: Experiment, layout: Layout) -> None:
     if u.kind == "local_sgd" and u.on_nonfinite == "skip":
         raise UsageError(
             "update.on_nonfinite=skip needs processes that skip the same step, but those of "
-            "update.kind=local_sgd step alone: set update.on_nonfinite=abort."
+            "update.kind=local_sgd step independently: set update.on_nonfinite=abort."
         )
     if u.kind in ("local_sgd", "parameter_server") and experiment.precision == "float16":
         raise UsageError(
