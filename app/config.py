@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Bound("in (0, 1]", lambda x: 0 < x <= 1)]
 Seed = Annotated[int, Bound("in [0, 2147483648)", lambda n: 0 <= n < 2**31)]
+Staleness = Annotated[int, Bound("at least 0 (0: synchronous; none: any)", lambda n: n >= 0)]
 MEASURED_MICRO_BATCHES = 8  # of a process in a step, where stages are benchmarked
 
 
@@ -102,7 +103,7 @@ class Update:
     """
 
     kind: Literal["all_reduce", "parameter_server", "local_sgd", "adasum"] = "all_reduce"
-    staleness: Natural | None = 0  # parameter_server: steps one may run ahead; 0: none; none: any
+    staleness: Staleness | None = 0  # parameter_server: steps one may run ahead; 0: none; none: any
     local_steps: Count = 1  # local_sgd: K; 1 is the synchronous step
     outer_rate: Positive = 1.0  # local_sgd: of a round's mean move, as in DiLoCo (arXiv:2311.08105)
     outer_momentum: Fraction = 0.0  # local_sgd: Nesterov's, of that move
