@@ -59,4 +59,4 @@ def output_folder(given: str | None, name: str, is_chief: bool) -> Path:
     from app.training.agreement import run_on_all_ranks
 
     made = run_on_all_ranks(lambda: workdir.default(name) if is_chief and not given else "")
-    return Path(replicas.broadcast_object(given or str(made)))
+    return Path(replicas.broadcast_json(given or str(made)))

@@ -94,7 +94,7 @@ def main(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )
         # As rank 0 finds them: another rank may look when one has been written since.
-        todo = replicas.broadcast_object(shards.todo())
+        todo = replicas.broadcast_json(shards.todo())
         mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
         with progress(topology, len(mine)) as bar:

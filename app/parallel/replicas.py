@@ -7,6 +7,7 @@ Keras variables or optimizers (horovod#4290).
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -167,9 +168,18 @@ def _groups(variables: Sequence[Weight]) -> list[list[Weight]]:
     return groups
 
 
-def broadcast_object(value: Any, root: int = 0) -> Any:
-    """Returns the value of `root`."""
-    return value if _size() == 1 else hvd.broadcast_object(value, root, name="object")
+def broadcast_json(value: Any, root: int = 0) -> Any:
+    """Returns the value of `root`, as JSON holds it.
+
+    Horovod's `broadcast_object` would unpickle what it receives, and a pickle can run code.
+    """
+    if _size() == 1:
+        return value
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = hvd.broadcast(tf.constant([len(encoded)]), root, name="json_length").numpy()[0]
+    if _rank() != root:
+        encoded = np.zeros(length, np.uint8)
+    return json.loads(bytes(hvd.broadcast(tf.constant(encoded), root, name="json").numpy()))
 
 
 def raise_on_all_ranks(error: UserError | None) -> None:

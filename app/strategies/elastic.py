@@ -62,7 +62,7 @@ class Commit:
         self.state.assign(self._snapshot)
         variables = self.state.state_dict()
         replicas.broadcast([variables[name] for name in sorted(variables)], furthest)
-        self.clock.resume(replicas.broadcast_object(self._counted, furthest))
+        self.clock.resume(replicas.broadcast_json(self._counted, furthest))
         self.take(int(steps[furthest]))
         return self.step
 

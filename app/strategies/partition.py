@@ -103,8 +103,7 @@ def cut(
 def measure(experiment: Experiment, topology: Topology, data: DataSet) -> Costs:
     """Measures what each block costs on rank 0; returns it on every rank."""
     found = run_on_all_ranks(lambda: block_costs(experiment, data) if topology.is_chief else None)
-    costs: Costs = replicas.broadcast_object(found)
-    return costs
+    return Costs(*replicas.broadcast_json(found))
 
 
 def block_costs(experiment: Experiment, data: DataSet) -> Costs:

@@ -45,7 +45,7 @@ def require_same(name: str, ours: dict[str, Any], way_out: str = SAME_INPUTS) ->
         UsageError: on every rank, if one differs from rank 0; lists every difference.
     """
     ours = config.plain(ours)
-    theirs = replicas.broadcast_object(ours)
+    theirs = replicas.broadcast_json(ours)
 
     def compare() -> None:
         if ours != theirs:

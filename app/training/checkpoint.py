@@ -109,7 +109,7 @@ class Checkpoints:
         content = run_on_all_ranks(lambda: self._read_newest() if self.topology.is_chief else {})
         variables = self.state.state_dict()
         replicas.broadcast([variables[name] for name in sorted(variables)])
-        found = replicas.broadcast_object(content)
+        found = replicas.broadcast_json(content)
         self.missing, self.counted = found.get("missing", []), found.get("counted", {})
         self.is_evaluated = bool(found.get("metrics"))
         return int(found.get("step", 0))

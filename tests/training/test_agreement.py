@@ -33,7 +33,7 @@ def test_a_bug_is_not_turned_into_an_error_of_the_user():
 
 def test_values_that_differ_from_rank_0_are_listed(monkeypatch):
     theirs = {"seed": 1, "model": {"depth": 18, "width": 4}}
-    monkeypatch.setattr(replicas, "broadcast_object", lambda ours: theirs)
+    monkeypatch.setattr(replicas, "broadcast_json", lambda ours: theirs)
     agreement.require_same("experiment", theirs)
     ours = {"seed": 2, "model": {"depth": 50, "width": 4}}
     with pytest.raises(UsageError) as raised:
@@ -48,10 +48,10 @@ def test_without_exact_only_the_library_of_kernels_must_agree(monkeypatch):
     monkeypatch.setattr(kernels, "names", lambda: {"library": "oneDNN", "instructions": "AVX2"})
     theirs = {"library": "oneDNN", "instructions": "AVX512_CORE"}
 
-    def broadcast_object(ours):
+    def broadcast_json(ours):
         return {name: theirs[name] for name in ours}
 
-    monkeypatch.setattr(replicas, "broadcast_object", broadcast_object)
+    monkeypatch.setattr(replicas, "broadcast_json", broadcast_json)
     agreement.require_same_kernels(exact=False)
     with pytest.raises(UsageError, match="instructions: AVX2 here, AVX512_CORE there"):
         agreement.require_same_kernels(exact=True)
