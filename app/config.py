@@ -61,7 +61,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Optimization:
-    """From gradients to weights. Everything that lasts is counted in examples.
+    """How gradients become weights. Every duration is counted in examples.
 
     The optimizer's and the schedule's own fields are set, recorded and named in messages beside
     these: `--set optimization.optimizer=adamw --set optimization.beta2=0.99`.
@@ -165,7 +165,7 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """Of each process."""
+        """The number of devices of each process."""
         return self.stages * self.tensor
 
 

@@ -1,4 +1,4 @@
-"""Where data sets are prepared: in the home, or in the project where there is none to write to."""
+"""Chooses where data sets are prepared: in the home, or else in the project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def data_dir() -> str:
-    """The folder of prepared data sets, if nobody names one."""
+    """Returns the folder of prepared data sets that is used if none is given."""
     home = Path(os.path.expanduser("~"))  # stays `~` for a user without one
     is_there = (home / NAME).is_dir()  # data may have been prepared by whoever can write
     if is_there or (home.is_absolute() and os.access(home, os.W_OK | os.X_OK)):

@@ -1,4 +1,4 @@
-"""`--set field=value`: from text to the fields of an experiment, by their types."""
+"""Applies `--set field=value` to an experiment: each text is read as its field's type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that need no TensorFlow: what an experiment and its layout cannot be."""
+"""Checks an experiment and its layout, as far as that needs neither data nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def validate_served(experiment: Experiment, layout: Layout) -> None:
 
 
 def validate_limits(experiment: Experiment, limits: Mapping[str, int]) -> None:
-    """What the data need of the model, by the names of the model's fields.
+    """Checks that the model's fields are as large as the data need them.
 
     Raises:
         UsageError: a field is smaller than the data need it.
@@ -207,7 +207,7 @@ def validate_limits(experiment: Experiment, limits: Mapping[str, int]) -> None:
 
 
 def validate_size(experiment: Experiment, num_examples: int) -> None:
-    """A step's examples come from one epoch, or from the end of one and the start of the next.
+    """Checks that a global batch is at most an epoch: a step spans two epochs, never three.
 
     Raises:
         DataError: fewer training examples than a global batch.

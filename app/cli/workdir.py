@@ -1,4 +1,4 @@
-"""The folder of one run: which experiment it belongs to, and what lies where."""
+"""Names, claims and checks the folder of a run, which belongs to one experiment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHAPE = {"reference": str, "set": list, "experiment": dict, "layout": dict}  # o
 
 
 def named(reference: str) -> Path:
-    """runs/<experiment>/<time>, which others may have."""
+    """Returns runs/<experiment>/<time>, which another job may have taken."""
     name = reference.rpartition(":")[2]
     return Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
 
 
 def default(reference: str) -> Path:
-    """Makes a folder that no other job has: as `named`, or with -2, -3 ... after the second.
+    """Makes a folder that no other job has: as `named`, or with -2, -3 ... at its end.
 
     Raises:
         UsageError: it cannot be made.
@@ -45,7 +45,7 @@ def default(reference: str) -> Path:
 
 
 def forget(folder: Path) -> None:
-    """Removes what `default` made, if no run began there: the supervisor's notes are of none."""
+    """Removes what `default` made if no run began in it: it holds at most the supervisor's log."""
     with contextlib.suppress(OSError):
         if set(os.listdir(folder)) <= {"recovery.jsonl"}:
             shutil.rmtree(folder)
@@ -54,7 +54,7 @@ def forget(folder: Path) -> None:
 
 
 def read(workdir: Path) -> dict[str, Any] | None:
-    """What `claim` wrote; None for a folder that is no run yet."""
+    """Reads the config.json of a run; returns None for a folder that is no run yet."""
     path = workdir / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text())
@@ -75,7 +75,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def writable(folder: Path, flag: str = "--workdir") -> None:
-    """Refuses a folder that cannot be made or written; leaves nothing there.
+    """Checks that a folder can be made and written, without making it.
 
     Raises:
         UsageError: says what is in the way.
@@ -88,7 +88,7 @@ def writable(folder: Path, flag: str = "--workdir") -> None:
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
-    """Refuses to continue a run with another experiment, or exactly what was not begun so.
+    """Checks that a run is continued with its own experiment, and as exactly as it was begun.
 
     Raises:
         UsageError: shows every field that differs.
@@ -111,7 +111,7 @@ def claim(
     workdir: Path, reference: str, settings: list[str], experiment: Experiment,
     layout: dict[str, Any], about: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Writes config.json: everything needed to run the same again.
+    """Writes config.json: everything that is needed to repeat the run.
 
     Args:
         workdir: of the run.
