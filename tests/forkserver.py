@@ -72,9 +72,9 @@ def rendezvous(np: int) -> tuple[int, dict[str, str]]:
     from app.launch import horovodrun
 
     reader, writer = os.pipe()
-    pid = os.fork()
+    server, pid = os.getpid(), os.fork()
     if not pid:
-        lead_group()
+        lead_group(server)
         horovodrun.listen_on_loopback()
         server = RendezvousServer()
         port = server.start()
@@ -97,10 +97,10 @@ def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     """Forks a rank; returns its pid in the server, and never in the rank."""
     from app.launch import private_network
 
-    pid = os.fork()
+    server, pid = os.getpid(), os.fork()
     if pid:
         return pid
-    lead_group()
+    lead_group(server)
     place = f"{job['folder']}/{rank}"
     for number, name in enumerate([os.devnull, f"{place}.out", f"{place}.err"]):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
@@ -119,12 +119,12 @@ def fork(job: dict[str, Any], rank: int, variables: dict[str, str]) -> int:
     sys.exit(value if module == "app.__main__" else 0)
 
 
-def lead_group() -> None:
-    """Makes this process the first of a session, which ends with the server."""
-    from app.launch import processes
+def lead_group(server: int) -> None:
+    """Makes this process the first of a session, which ends with the server, if it has not yet."""
+    from app.launch.die_with_parent import die_with
 
     os.setsid()
-    processes.die_with_parent()
+    die_with(server)
 
 
 if __name__ == "__main__":
