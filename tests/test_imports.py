@@ -208,9 +208,9 @@ def test_what_is_hidden_can_be_imported_afterwards(monkeypatch):
 
 
 def test_tensorflow_comes_alone():
-    told = "from app.cli import loading; loading.tensorflow(); import keras, sys"
-    told += "; assert not {'matplotlib', 'sklearn'} & set(sys.modules); import sklearn.base"
-    subprocess.run([sys.executable, "-c", told], cwd=ROOT, check=True, timeout=240)
+    code = "from app.cli import loading; loading.tensorflow(); import keras, sys"
+    code += "; assert not {'matplotlib', 'sklearn'} & set(sys.modules); import sklearn.base"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=240)
 
 
 def test_autograph_is_off_where_it_has_nothing_to_convert():

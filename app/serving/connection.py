@@ -22,7 +22,7 @@ from app.serving import errors
 from app.serving.errors import RequestError
 
 MAX_HEADERS = 65536  # bytes
-MAX_BODIES = 16  # of the largest size, that may be in memory before clients are asked to wait
+MAX_BODIES = 16  # of the largest size, that may be in memory before clients have to wait
 LINGER = 2  # seconds of reading the rest of a refused body, so that the client sees the answer
 PIECE = 2**20  # bytes decompressed at once: milliseconds, between which other clients are served
 GZIP = 16 + zlib.MAX_WBITS  # zlib's number for it

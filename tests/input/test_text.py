@@ -262,6 +262,14 @@ def test_a_folder_that_cannot_be_written_does_not_prevent_training(sentences, tm
     assert sum(tokenised) == data.num_train
 
 
+def test_evaluation_takes_every_text_once(sentences):
+    data = sentences.data.open("")
+    n = data.num_evaluation
+    slices = (range(0, n // 3), range(n // 3, n))
+    weights = [w for examples in slices for _, _, w in data.evaluation(4, examples)]
+    assert sum(float(tf.reduce_sum(w)) for w in weights) == n
+
+
 def test_a_run_that_opens_texts_reports_progress(sentences, tmp_path, tokenised, monkeypatch):
     beats = []
     monkeypatch.setattr(heartbeat, "beat", lambda doing, *_: beats.append(sum(tokenised)))
