@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from app.bounds import Bound, Count, Fraction, Natural, NonNegative, Positive
+from app.objectives import Classification, Objective
 from app.optimizers import OPTIMIZERS, SGD, Optimizer
 from app.schedules import SCHEDULES, Cosine, Progress, Schedule
 from input.text import VOCABULARY, Text
@@ -33,6 +34,9 @@ class Model(Protocol):
 
     def blocks(self, num_classes: int) -> Sequence[Any]:
         """Returns the Keras layers, first to last; called once a process.
+
+        The number is that of the model's outputs, which the objective needs of the data
+        (`Objective.num_outputs`): of classes, in classification.
 
         A model that can be split over devices (--tensor) takes `shards: int = 1` too, and
         makes what can be split of `models.shards.Sharded`.
@@ -73,7 +77,6 @@ class Optimization:
     reference_batch: Count = 256  # linear scaling: rate = learning_rate * G / reference_batch
     warmup_epochs: NonNegative = 5.0
     clip_norm: NonNegative = 0.0  # most the norm of all gradients together may be; 0: any
-    label_smoothing: Fraction = 0.0
     ema_decay: Fraction = 0.0  # of the moving average of the weights, a step; 0: none
 
     def rate_at(self, step: int, global_batch: int, num_examples: int, total_steps: int) -> float:
@@ -126,6 +129,7 @@ class Experiment:
     steps: int | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: Seed = 0
+    objective: Objective = field(default=Classification(), metadata={"came_later": True})
     optimization: Optimization = field(default_factory=Optimization)
     update: Update = field(default_factory=Update)
 
@@ -229,6 +233,12 @@ def recorded(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = dict(experiment)
     rule = values.get("optimization", {})
+    if "label_smoothing" in rule:  # until objectives had their own fields
+        rule = dict(rule)
+        objective = Classification(label_smoothing=rule.pop("label_smoothing"))
+        values["optimization"] = rule
+        if objective != Classification():
+            values["objective"] = as_dict(objective)
     if rule.keys() >= OF_ALL_CHOICES:
         chosen = [OPTIMIZERS[rule["optimizer"]], SCHEDULES[rule["schedule"]]]
         unused = OF_ALL_CHOICES.difference(*map(field_names, chosen))

@@ -19,6 +19,7 @@ from typing import get_type_hints
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
+from app.objectives import Classification
 from app.optimizers import LARS, SGD, AdamW
 from app.schedules import Constant, Cosine, Linear, Steps
 from input import paths
@@ -130,12 +131,12 @@ def resnet50_imagenet_lars() -> Experiment:
         base,
         global_batch=32768,
         precision="bfloat16",
+        objective=Classification(label_smoothing=0.1),
         optimization=Optimization(
             optimizer=LARS(weight_decay=5e-5),
             schedule=Cosine(),
             learning_rate=0.25,
             warmup_epochs=5,
-            label_smoothing=0.1,
             ema_decay=0.995,
         ),
     )

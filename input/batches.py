@@ -12,7 +12,7 @@ import tensorflow as tf
 from input import InputError, failures
 from input.raw import Limits
 
-Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Batch = tuple[Any, Any, tf.Tensor]  # (inputs, targets, ids of examples or their weights)
 
 
 class DataSet(Protocol):
@@ -23,7 +23,9 @@ class DataSet(Protocol):
         num_train: training examples.
         num_evaluation: examples of the evaluation split.
         evaluation_split: name of the evaluation split, for reports.
-        input_spec: of a batch of inputs; None where sizes differ from batch to batch.
+        input_spec: of a batch of inputs, a nest of tf.TensorSpec; dimensions that differ from batch
+            to batch are None.
+        target_spec: likewise, of targets.
         limits: lower bounds of fields of the model, by name.
         digest: of what the order of examples depends on beside seed and count.
         classes: names of the targets.
@@ -38,7 +40,8 @@ class DataSet(Protocol):
     num_train: int
     num_evaluation: int
     evaluation_split: str
-    input_spec: tf.TensorSpec
+    input_spec: Any
+    target_spec: Any = None
     limits: Mapping[str, int] = MappingProxyType({})
     digest: str = ""
     classes: tuple[str, ...] = ()

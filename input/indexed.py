@@ -44,6 +44,7 @@ class IndexedDataSet(DataSet):
         self.evaluation_split = evaluation_split
         self.classes, self.num_classes = training.classes, len(training.classes)
         self.num_train, self.num_evaluation = len(training), len(held_out)
+        self.target_spec = tf.TensorSpec([None, self.num_classes])
 
     @abstractmethod
     def decode(self, raw: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:

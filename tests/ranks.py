@@ -24,6 +24,7 @@ from app.parallel import cluster
 ROOT = Path(__file__).parent.parent
 TINY = """
 from app.config import Experiment, Optimization
+from app.objectives import Classification
 from input.images import Images
 from models.resnet import ResNet
 
@@ -33,7 +34,8 @@ def tiny():
         data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7,
                     augmentation="shift_flip", mixup=0.2),
         global_batch=32, micro_batch=4, steps=6,
-        optimization=Optimization(warmup_epochs=0, label_smoothing=0.1, ema_decay=0.9),
+        objective=Classification(label_smoothing=0.1),
+        optimization=Optimization(warmup_epochs=0, ema_decay=0.9),
     )
 """
 SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, width=4)", "Short()")

@@ -13,6 +13,6 @@ def made(experiment: Experiment, layout: Layout | None = None, micro_batches: ra
     layout, steps = layout or Layout(), range(experiment.steps)
     data, own = experiment.data.open(""), micro_batches or range(experiment.num_micro_batches)
     placement = partition.place(experiment, layout, Topology(), data)
-    state = State(experiment, data.input_spec, data.num_classes, placement)
+    state = State.of(experiment, data, placement)
     step = make_step(experiment, layout, state, own, steps)
     return state, step, training_batches(experiment, data, Topology(), steps)

@@ -15,6 +15,7 @@ from app.config import Data, Experiment, Model, choice_name, field_names
 from app.errors import UsageError
 
 LENGTHS = {"steps": "epochs", "epochs": "steps"}
+MOVED = {"optimization.label_smoothing": "objective.label_smoothing"}  # older names
 
 
 def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
@@ -29,6 +30,7 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
         path, separator, text = (part.strip() for part in setting.partition("="))
         if not separator:
             raise UsageError(f"--set needs field=value, not {setting!r}.")
+        path = MOVED.get(path, path)
         *groups, name = path.split(".")
         branch = tree
         for group in groups:

@@ -35,6 +35,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     validate_fields(e, "")
     validate_optimization(e.optimization)
     validate_fields(e.update, "update.")
+    validate_fields(e.objective, "objective.")
     if e.global_batch % e.micro_batch:
         below = e.global_batch // e.micro_batch * e.micro_batch
         near = [g for g in (below, below + e.micro_batch) if g]

@@ -60,7 +60,7 @@ def checkpoint_logits(run: Trained, data: DataSet, limits: Limits) -> tuple[np.n
     """Returns the checkpoint's own logits [N, K], and the labels [N]."""
     preprocess = preprocessor(data, limits)
     forward: Callable[..., Any] = tf.function(
-        run.setup.state.logits, input_signature=[data.input_spec]
+        run.setup.state.outputs, input_signature=[data.input_spec]
     )
     logits, labels = [], []
     for raws, some in examples(data):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.objectives import Objective
 from app.parallel import placement, schedule
 from app.parallel.pipeline import Pipeline, StageStoppedError
 from app.parallel.schedule import Task
@@ -22,7 +23,7 @@ from input.raw import Limits
 from models import blocks
 
 Read = Callable[[int], Any]  # returns the inputs of a batch by its number; None if it has none
-Done = Callable[[int, np.ndarray | None], None]  # takes the probabilities [B, K] of a batch
+Done = Callable[[int, np.ndarray | None], None]  # takes the scores [B, ...] of a batch
 
 
 class Forward:
@@ -32,13 +33,15 @@ class Forward:
         state: holds the model on its devices.
         spec: of a batch of inputs.
         lanes: batches that a stage computes at once.
+        objective: what outputs mean.
     """
 
-    def __init__(self, state: State, spec: tf.TensorSpec, lanes: int) -> None:
+    def __init__(self, state: State, spec: Any, lanes: int, objective: Objective) -> None:
         self.parts, self.lanes = state.parts, lanes
         self.functions: list[Any] = []
         for part in state.parts:
-            function = _compiled(part, spec, is_last=part is state.parts[-1])
+            is_last = part is state.parts[-1]
+            function = _compiled(part, spec, objective.scores if is_last else None)
             outputs = function.get_concrete_function().structured_outputs
             spec = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), outputs)
             self.functions.append(function)
@@ -65,11 +68,11 @@ def preprocessor(data: DataSet, limits: Limits) -> Callable[[tf.Tensor], tf.Tens
     return function
 
 
-def _compiled(part: Part, spec: Any, is_last: bool) -> Any:
+def _compiled(part: Part, spec: Any, scores: Callable[[Any], Any] | None) -> Any:
     def run(x: Any) -> Any:
         with tf.device(part.device):
             y = blocks.forward(part.blocks, x, False, tf.zeros([2], tf.int32), part.first)
-            return tf.nn.softmax(tf.cast(y, tf.float32)) if is_last else y
+            return scores(tf.cast(y, tf.float32)) if scores else y
 
     return tf.function(run, input_signature=[spec], autograph=False)
 

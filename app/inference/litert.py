@@ -22,7 +22,7 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
     `is_int8` weights are int8, and so are activations where an operator can (dynamic range).
     """
     spec = tf.TensorSpec([1, *data.input_spec.shape[1:]], data.input_spec.dtype, "inputs")
-    function = tf.function(model.logits, input_signature=[spec]).get_concrete_function()
+    function = tf.function(model.outputs, input_signature=[spec]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if is_int8 else []
     with chatter.capture_native_stderr():

@@ -88,7 +88,7 @@ def main(
     shards = Shards(job.output, len(items), job.batch, columns)
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
-        forward = Forward(run.setup.state, data.input_spec, lanes)
+        forward = Forward(run.setup.state, data.input_spec, lanes, experiment.objective)
         reader = Reader(items, data, shards, job.limits)
         run_on_all_ranks(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None

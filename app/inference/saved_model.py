@@ -33,7 +33,6 @@ from input.raw import FIELDS, Limits
 from models import blocks, shards
 
 FORMAT = 1  # of scaleproof.json
-TOP = 5  # classes given for an example, at most
 
 Answer = Callable[..., dict[str, tf.Tensor]]
 
@@ -69,15 +68,16 @@ class Model(tf.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         computed = dataclasses.replace(experiment, precision=variant.precision)
-        built = build(computed, data.input_spec, data.num_classes).blocks
+        built = build(computed, data.input_spec, experiment.objective.num_outputs(data)).blocks
         self._blocks = lambda: built  # in a list they would be saved, with weights of their own
         self._weights = Weights(weights, variant)
-        self._classes = tf.constant(data.classes)
+        self._classes = tf.constant(list(data.classes), tf.string)
+        self.objective = experiment.objective
         # One graph that all signatures call.
-        self.compiled = tf.function(self.logits, input_signature=[data.input_spec])
+        self.compiled = tf.function(self.outputs, input_signature=[data.input_spec])
 
-    def logits(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of a batch of inputs, float32 [b, K]."""
+    def outputs(self, inputs: Any) -> tf.Tensor:
+        """Returns the model's outputs for a batch of inputs, float32 [b, ...]."""
         layers, values = self._blocks(), self._weights()
         variables = [v for block in layers for v in block.variables]
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]
@@ -85,14 +85,9 @@ class Model(tf.Module):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
         return tf.cast(y, tf.float32)
 
-    def answers(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the likeliest classes: `class`, `probability` [b]; `classes`, `scores` [b, k]."""
-        count = min(TOP, self._classes.shape[0])
-        scores, indices = tf.math.top_k(tf.nn.softmax(self.compiled(inputs)), count)
-        names = tf.gather(self._classes, indices)
-        return {
-            "class": names[:, 0], "probability": scores[:, 0], "classes": names, "scores": scores
-        }  # fmt: skip
+    def answers(self, inputs: Any) -> dict[str, tf.Tensor]:
+        """Returns what the objective answers for a batch of inputs, by name, each [b, ...]."""
+        return self.objective.answers(self.compiled(inputs), self._classes)
 
 
 def signatures(model: Model, data: DataSet, limits: Limits) -> dict[str, Any]:

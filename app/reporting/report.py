@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,10 +21,21 @@ LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
 
 class Report:
-    """A run's reports; silent on every rank but the chief."""
+    """A run's reports; silent on every rank but the chief.
 
-    def __init__(self, workdir: Path, is_chief: bool, first_step: int, total_steps: int) -> None:
-        self.is_chief, self.total_steps = is_chief, total_steps
+    Args:
+        workdir: of the run.
+        is_chief: whether this rank reports.
+        first_step: that were taken before.
+        total_steps: of the run.
+        reported: metrics of a step that are printed beside the loss.
+    """
+
+    def __init__(
+        self, workdir: Path, is_chief: bool, first_step: int, total_steps: int,
+        reported: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.is_chief, self.total_steps, self.reported = is_chief, total_steps, reported
         self._spoke = 0.0
         self._bar: Any = None
         if not is_chief:
@@ -54,7 +66,7 @@ class Report:
             self._spoke = time.monotonic()
             self.say(
                 f"step {values['step']}/{self.total_steps}  epoch {values['epoch']:.2f}  "
-                f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
+                f"{_shown({name: values[name] for name in ('loss', *self.reported)})}  "
                 f"rate {values['learning_rate']:.4g}  "
                 f"{values['examples_per_second']:.1f} examples/s"
             )
@@ -69,10 +81,7 @@ class Report:
         """Reports the metrics of the weights and of their averages, by name."""
         for name, values in metrics.items():
             self.event(name, {"step": step, **values})
-            self.say(
-                f"step {step}/{self.total_steps}  {name}: accuracy {values['accuracy']:.4f}  "
-                f"top-5 {values['top5_accuracy']:.4f}  loss {values['loss']:.4f}"
-            )
+            self.say(f"step {step}/{self.total_steps}  {name}: {_shown(values)}")
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Writes a line to metrics.jsonl and points to TensorBoard."""
@@ -106,3 +115,9 @@ def terminal() -> TextIO | None:
         return open(os.environ["SCALEPROOF_TERMINAL"], "w")
     except (KeyError, OSError):
         return None
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    """Formats metrics for a line; counts, which are integers, are left out."""
+    each = (f"{name} {x:.4f}" for name, x in metrics.items() if isinstance(x, float))
+    return "  ".join(each)

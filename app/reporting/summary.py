@@ -56,19 +56,17 @@ def parameter_server_job(experiment: Experiment, layout: Layout) -> str:
     return f"{_count(layout.workers, 'worker')} that {how}, weights on {servers}"
 
 
-def closing(result: dict[str, Any]) -> str:
-    """Returns the last lines of a run."""
+def closing(result: dict[str, Any], metric: str) -> str:
+    """Returns the last lines of a run, with its best-known metric."""
     split, metrics = next(iter(result["metrics"].items()))
     state = "done" if result["finished"] else "stopped, to be continued,"
     speed = result["examples_per_second"]
     baseline = result["baseline"]
-    figure = baseline and (baseline.get("error") or f"{baseline['accuracy']:.4f}")
+    figure = baseline and (baseline.get("error") or f"{baseline[metric]:.4f}")
     compared = f" ({baseline['name']}: {figure})" if baseline else ""
     return (
-        f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} accuracy "
-        f"{metrics['accuracy']:.4f}{compared}"
-        + (f", {speed:.1f} examples/s" if speed else "")
-        + "\n"
+        f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} {metric} "
+        f"{metrics[metric]:.4f}{compared}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"
         f"weights {result['weights_sha256'][:16]}, everything written to {result['workdir']}"
     )
 

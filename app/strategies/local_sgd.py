@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from app.config import Experiment
 from app.parallel import placement, replicas
+from app.training import step_sums
 from app.training.exchange import AllReduce, nbytes
 from app.training.state import State, variable_like
 from app.training.step import Batches, Step
@@ -63,22 +64,22 @@ class LocalSGDStep(Step):
         outer = [part for part in state.parts if part.outer]
         # Weights before the round.
         self.before = [variable_like(v, v.read_value()) for part in outer for v in part.trainable]
-        self._round: list[np.ndarray] = []  # [loss, accuracy, norm, is not finite] of its steps
+        self._round: list[np.ndarray] = []  # metrics of its steps, and whether one is not finite
 
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
         """Runs step `step`; at a round's end returns the metrics of all, else this process's."""
         metrics = self.own(step, batches, rate)
-        names = ("loss", "accuracy", "gradient_norm")
+        names = step_sums.names(self.experiment.objective)
         finite = bool(metrics["finite"])
         self._round.append(np.array([*(float(metrics[n]) for n in names), not finite]))
         if not self.is_round(step + 1):
             return metrics
         self._average()
-        # The fourth number says on every process whether one had a loss that is not finite.
+        # The last number says on every process whether one had a loss that is not finite.
         mean = replicas.all_reduce_numpy(np.mean(self._round, 0) * self.weight, "round")
         self._round = []
         found = dict(zip(names, map(tf.constant, mean), strict=False))
-        return {**found, "finite": tf.constant(mean[3] == 0), "skipped": tf.constant(False)}
+        return {**found, "finite": tf.constant(mean[-1] == 0), "skipped": tf.constant(False)}
 
     def is_round(self, done: int) -> bool:
         """See base class."""

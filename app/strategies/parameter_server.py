@@ -31,7 +31,7 @@ from app.parallel.parameter_server import GreedyPlacement, coordinator, server
 from app.parallel.placement import host_device
 from app.parallel.topology import slice_of
 from app.recovery import heartbeat
-from app.training import update
+from app.training import step_sums, update
 from app.training.differentiation import Differentiation, MicroBatch
 from app.training.exchange import nbytes
 from app.training.state import State, variable_like
@@ -39,14 +39,14 @@ from app.training.step import Batches, Step
 from input.batches import DataSet
 
 RETRY_SECONDS = 60.0  # for a work item to be given to a worker that lives
-WorkItem = tuple[list[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]  # (inputs, targets), numbers
+WorkItem = tuple[list[tuple[Any, Any]], list[tf.Tensor]]  # (inputs, targets), numbers
 
 
 class Slot:
     """The variables in which one worker stores its sums.
 
     Attributes:
-        sums: gradients, then statistics, then [loss, correct], beside the weights.
+        sums: gradients, then statistics, then loss and metrics, beside the weights.
         is_free: set when the last sums that were stored here are applied.
     """
 
@@ -55,14 +55,12 @@ class Slot:
         variables = [*part.trainable, *(variable for variable, _ in part.statistics)]
         self.sums = [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in variables]
         with tf.device(server(0)):
-            self.sums.append(tf.Variable(tf.zeros([2]), trainable=False))
+            self.sums.append(tf.Variable(tf.zeros([part.num_sums]), trainable=False))
         self.step = step
         self.is_free = threading.Event()
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def compute(
-        self, batches: list[tuple[tf.Tensor, tf.Tensor]], numbers: list[tf.Tensor]
-    ) -> tf.Tensor:
+    def compute(self, batches: list[tuple[Any, Any]], numbers: list[tf.Tensor]) -> tf.Tensor:
         """Stores the sums over these micro-batches; runs on a worker."""
         weights = [tf.identity(v.read_value()) for v in self.step.state.parts[0].trainable]
         total: list[tf.Tensor] = []
@@ -148,10 +146,11 @@ class ParameterServerStep(Step):
 
     @tf.function(autograph=False, reduce_retracing=True)
     def values(
-        self, weights: list[tf.Tensor], inputs: Any, targets: tf.Tensor, number: tf.Tensor
+        self, weights: list[tf.Tensor], inputs: Any, targets: Any, number: tf.Tensor
     ) -> list[tf.Tensor]:
         """Returns one micro-batch's terms of a step's sums, with these weights."""
-        micro_batch = MicroBatch(number, targets, tf.constant(1.0))
+        weight = step_sums.weight(self.experiment, targets)
+        micro_batch = MicroBatch(number, targets, tf.constant(1.0), weight)
         _, record = self.model.forward(inputs, micro_batch, weights)
         return [tf.convert_to_tensor(v) for v in self.model.backward(record, micro_batch)[1]]
 
@@ -220,8 +219,8 @@ class ParameterServerStep(Step):
         experiment, state = self.experiment, self.state
         total, norms, metrics = self._sum(slots)
         if metrics["finite"]:
-            scale, count = tf.constant(1.0), tf.cast(state.updates + 1, tf.float32)
-            norm = metrics["gradient_norm"]
+            count = tf.cast(state.updates + 1, tf.float32)
+            norm, scale = metrics["gradient_norm"], metrics["scale"]
             self._move(experiment, state.parts[0], total, norms, rate, count, norm, scale)
         update.settle(experiment, state, metrics["finite"])
         self.examples = self._examples.pop(step)
@@ -235,8 +234,8 @@ class ParameterServerStep(Step):
         for values in zip(*slots, strict=True):
             with tf.device(values[0].device):
                 sums.append(tf.add_n([value.read_value() for value in values]))
-        norms, batch = update.norms(self.state.parts[0], sums), self.experiment.global_batch
-        return sums, norms, update.judge([norms], sums[-1], tf.constant(1.0), batch)
+        norms = update.norms(self.state.parts[0], sums)
+        return sums, norms, step_sums.judge(self.experiment, [norms], sums[-1], tf.constant(1.0))
 
 
 def open_state(
@@ -249,15 +248,16 @@ def open_state(
     """
     heartbeat.beat("building")
     greedy = GreedyPlacement(layout.parameter_servers)
-    placement = greedy.placement(len(experiment.model.blocks(data.num_classes)))
-    state = State(experiment, data.input_spec, data.num_classes, placement, source)
+    outputs = experiment.objective.num_outputs(data)
+    placement = greedy.placement(len(experiment.model.blocks(outputs)))
+    state = State.of(experiment, data, placement, source)
     if greedy.count < layout.parameter_servers:
         raise UsageError(
             f"{layout.parameter_servers} parameter servers need as many variables, but the model "
             f"has {greedy.count}: start at most {greedy.count} servers."
         )
     with tf.device(host_device()):
-        return state, State(experiment, data.input_spec, data.num_classes)
+        return state, State.of(experiment, data)
 
 
 def await_item(result: Any) -> None:

@@ -54,7 +54,9 @@ def place(
     if layout.stages > 1 and not layout.cut and costs is None:
         costs = measure(experiment, topology, data)
     own = run_on_all_ranks(lambda: devices(layout, topology))
-    return run_on_all_ranks(lambda: cut(experiment, layout, own, data.num_classes, costs))
+    return run_on_all_ranks(
+        lambda: cut(experiment, layout, own, experiment.objective.num_outputs(data), costs)
+    )
 
 
 def devices(layout: Layout, topology: Topology) -> list[str]:
@@ -71,7 +73,7 @@ def devices(layout: Layout, topology: Topology) -> list[str]:
 
 
 def cut(
-    experiment: Experiment, layout: Layout, devices: Sequence[str], num_classes: int,
+    experiment: Experiment, layout: Layout, devices: Sequence[str], num_outputs: int,
     costs: Costs | None,
 ) -> Placement:  # fmt: skip
     """Cuts a model as `layout` says, and places it on these devices.
@@ -80,14 +82,14 @@ def cut(
         experiment: holds the model.
         layout: stages, chunks, cut.
         devices: per stage as many as a layer has shards, stage 0's first.
-        num_classes: of the data.
+        num_outputs: of the model.
         costs: to balance by; None if the layout gives the cut.
 
     Raises:
         UsageError: more parts than blocks, or a cut that does not add up to them.
     """
     parts = layout.stages * layout.chunks
-    count = len(experiment.model.blocks(num_classes))
+    count = len(experiment.model.blocks(num_outputs))
     layouts.validate_cut(layout, count)
     t = layout.tensor
     placed = tuple(tuple(devices[i : i + t]) for i in range(0, len(devices), t))
@@ -115,7 +117,7 @@ def block_costs(experiment: Experiment, data: DataSet) -> Costs:
     length = min(LENGTH, data.limits.get("positions", LENGTH))
     x = zeros(data.input_spec, experiment.micro_batch, length)
     with keras_defaults(experiment):
-        model = list(experiment.model.blocks(data.num_classes))
+        model = list(experiment.model.blocks(experiment.objective.num_outputs(data)))
         blocks.build(model, x, experiment.seed)
     known: dict[str, float] = {}
     times, sizes = [], []

@@ -17,8 +17,8 @@ from app.config import Experiment, Layout
 from app.parallel import placement, schedule
 from app.parallel.pipeline import Pipeline, Span
 from app.parallel.schedule import Task
+from app.training import step_sums, update
 from app.training import sums as summing
-from app.training import update
 from app.training.differentiation import Differentiation, MicroBatch, Record
 from app.training.exchange import nbytes
 from app.training.state import State
@@ -65,7 +65,7 @@ class PipelinedStep(Step):
         sums = {part: s for held in self.pipeline(work, self.spans) for part, s in held.items()}
         ordered = [sums[i] for i in range(len(self.parts))]
         each = [norms for _, norms in ordered]
-        metrics = update.judge(each, ordered[-1][0][-1], scale, e.global_batch)
+        metrics = step_sums.judge(e, each, ordered[-1][0][-1], scale)
         if metrics["finite"]:
             count = tf.cast(state.updates + 1, tf.float32)
             learning_rate = tf.constant(rate, tf.float32)
@@ -76,7 +76,7 @@ class PipelinedStep(Step):
                     with tf.device(part.device):
                         self.move[i](
                             e, part, *ordered[i], learning_rate, count,
-                            metrics["gradient_norm"], scale,
+                            metrics["gradient_norm"], metrics["scale"],
                         )  # fmt: skip
 
             self.pipeline.each(move)
@@ -136,7 +136,7 @@ class PipelinedStep(Step):
     def _make_sums(self, index: int) -> InPlaceSums | TreeSums:
         layout, parts = self.layout, self.state.parts
         lengths = [len(p.trainable) + len(p.statistics) for p in parts]
-        lengths[-1] += 1  # [loss, correct]
+        lengths[-1] += 1  # the loss and metrics
         start = sum(lengths[:index])  # names on the wire do not depend on the cut
         names = [f"sum{start + k}" for k in range(lengths[index])]
         return summing.make(self.experiment, layout, parts[index], names, self.micro_batches)
@@ -155,7 +155,9 @@ class _Work:
         if task.part == 0:
             x, targets, _ = next(self.batches)
             number = tf.constant(self.first + self.step.micro_batches[task.micro_batch], tf.int64)
-            self.micro_batches[task.micro_batch] = MicroBatch(number, targets, self.scale)
+            weight = step_sums.weight(self.step.experiment, targets)
+            micro_batch = MicroBatch(number, targets, self.scale, weight)
+            self.micro_batches[task.micro_batch] = micro_batch
         records = self.records[task.part]
         with tf.device(part.part.device):
             x = tf.nest.map_structure(tf.identity, x)  # to this device, once

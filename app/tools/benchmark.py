@@ -55,7 +55,7 @@ def main(experiment: Experiment, layout: Layout, topology: Topology, data_dir: s
         experiment, global_batch=experiment.micro_batch * topology.size, steps=10**6, epochs=None
     )
     data = open_data(experiment, data_dir)
-    state = State(experiment, data.input_spec, data.num_classes)
+    state = State.of(experiment, data)
     single = dataclasses.replace(experiment, global_batch=experiment.micro_batch)
     joint = SingleStageStep(experiment, layout, state, topology.micro_batches(topology.size))
     independent = SingleStageStep(single, Layout(), state, range(1))
@@ -113,7 +113,7 @@ def pipeline(experiment: Experiment, layout: Layout, topology: Topology, data_di
         batch = batch or next(training_batches(wide, data, topology, range(1)))
         for name, some in (("1 device", one), (f"{layout.devices} devices", layout)):
             placement = partition.place(wide, some, topology, data, costs)
-            state = State(wide, data.input_spec, data.num_classes, placement)
+            state = State.of(wide, data, placement)
             step = make_step(wide, some, state, mine, range(1))
             begin = time.perf_counter()
             step(0, itertools.repeat(batch), RATE)["loss"].numpy()

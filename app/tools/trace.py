@@ -24,9 +24,7 @@ def main(
     """Writes trace.png and trace.svg of rank 0's pipeline, and prints a summary."""
     data = open_data(experiment, data_dir)
     placement = partition.place(experiment, layout, topology, data)
-    state = run_on_all_ranks(
-        lambda: State(experiment, data.input_spec, data.num_classes, placement)
-    )
+    state = run_on_all_ranks(lambda: State.of(experiment, data, placement))
     mine = topology.micro_batches(experiment.num_micro_batches)
     step = PipelinedStep(experiment, layout, state, mine)
     # The same examples each time, so that no other length of a text is compiled.

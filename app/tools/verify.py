@@ -88,7 +88,7 @@ def main(experiment: Experiment, wanted: Layout, topology: Topology, data_dir: s
     """
     data = open_data(experiment, data_dir)
     source = run_on_all_ranks(lambda: pretrained_weights(experiment, data, data_dir))
-    num_blocks = len(experiment.model.blocks(data.num_classes))
+    num_blocks = len(experiment.model.blocks(experiment.objective.num_outputs(data)))
     costs = partition.measure(experiment, topology, data)
     tolerances = TOLERANCES[experiment.precision]
     serial: Outcome | None = None
@@ -132,9 +132,7 @@ def train(
     source: Path | None,
 ) -> Outcome:
     """Trains STEPS steps; in a layout of one process every rank computes all of them."""
-    state = run_on_all_ranks(
-        lambda: State(experiment, data.input_spec, data.num_classes, placement, source)
-    )
+    state = run_on_all_ranks(lambda: State.of(experiment, data, placement, source))
     own = topology if layout.processes > 1 else Topology()
     mine = own.micro_batches(experiment.num_micro_batches)
     step = make_step(experiment, layout, state, mine, range(STEPS))

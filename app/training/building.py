@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -38,8 +38,8 @@ class BuiltModel(NamedTuple):
 
 def build(
     experiment: Experiment,
-    input_spec: tf.TensorSpec,
-    num_classes: int,
+    input_spec: Any,
+    num_outputs: int,
     placement: Placement | None = None,
     pretrained: Path | None = None,
 ) -> BuiltModel:
@@ -49,11 +49,11 @@ def build(
         ModelError: the model breaks the protocol of blocks, or cannot be split.
     """
     if placement is None or placement.num_shards == 1:
-        return _build_whole(experiment, input_spec, num_classes, placement, pretrained)
+        return _build_whole(experiment, input_spec, num_outputs, placement, pretrained)
     with tf.device(host_device()):  # no device need hold all of it
-        source = _build_whole(experiment, input_spec, num_classes, None, pretrained)
+        source = _build_whole(experiment, input_spec, num_outputs, None, pretrained)
     with keras_defaults(experiment):
-        split = list(experiment.model.blocks(num_classes, shards=placement.num_shards))  # type: ignore[call-arg]
+        split = list(experiment.model.blocks(num_outputs, shards=placement.num_shards))  # type: ignore[call-arg]
         places = placement.each_block()
         statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
     for block in split:
@@ -78,22 +78,29 @@ def keras_defaults(experiment: Experiment) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def zeros(spec: tf.TensorSpec, batch: int = 2, length: int = 1) -> tf.Tensor:
-    """Returns a batch of zeros: its first unknown dimension is `batch`, others are `length`."""
-    shape = [batch if i == 0 else d or length for i, d in enumerate(spec.shape)]
-    return tf.zeros(shape, spec.dtype)
+def zeros(spec: Any, batch: int = 2, length: int = 1) -> Any:
+    """Returns a batch of zeros, or of empty strings, as a nest of specs says.
+
+    The first dimension is `batch`, others that are unknown are `length`.
+    """
+
+    def fill(one: tf.TensorSpec) -> tf.Tensor:
+        shape = [batch if i == 0 else d or length for i, d in enumerate(one.shape)]
+        return tf.fill(shape, "") if one.dtype == tf.string else tf.zeros(shape, one.dtype)
+
+    return tf.nest.map_structure(fill, spec)
 
 
 def _build_whole(
     experiment: Experiment,
-    input_spec: tf.TensorSpec,
-    num_classes: int,
+    input_spec: Any,
+    num_outputs: int,
     placement: Placement | None,
     pretrained: Path | None,
 ) -> BuiltModel:
     model = experiment.model
     with keras_defaults(experiment):
-        whole = list(model.blocks(num_classes))
+        whole = list(model.blocks(num_outputs))
         places = placement.each_block() if placement else None
         statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
         if pretrained:

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from app import config
 from app.errors import CheckpointError
+from app.objectives import Classification, Objective
 from app.parallel import replicas
 from app.parallel.placement import host_device
 from app.parallel.topology import Topology
@@ -33,6 +34,7 @@ from app.training.agreement import run_on_all_ranks
 from app.training.state import Snapshot, State, sha256_of, weights_of
 from input import failures, paths
 
+DEFAULT_OBJECTIVE = Classification()
 BUNDLE = "state"  # what the names of TensorFlow's files begin with
 
 
@@ -46,6 +48,7 @@ class Checkpoints:
         keep: how many to keep, besides the best.
         about: for the manifests: "experiment", "versions", "meaning" and "data", as far as they
             are to be compared.
+        objective: says which checkpoint is the best.
 
     Attributes:
         stall: seconds that training waited for the last save.
@@ -58,10 +61,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, state: State, topology: Topology, keep: int, about: Mapping[str, Any]
-    ) -> None:
+        self, folder: Path, state: State, topology: Topology, keep: int, about: Mapping[str, Any],
+        objective: Objective = DEFAULT_OBJECTIVE,
+    ) -> None:  # fmt: skip
         self.folder, self.state, self.topology, self.keep = folder, state, topology, keep
-        self.about = config.plain(about)
+        self.about, self.objective = config.plain(about), objective
         self.stall = 0.0
         self.damaged: dict[Path, DamageError] = {}
         self.missing: list[int] = []
@@ -226,7 +230,7 @@ class Checkpoints:
 
     def _drop(self) -> None:
         """Removes checkpoints that are neither among the last nor the best; damaged ones stay."""
-        accuracy: dict[int, float] = {}
+        scores: dict[int, float] = {}
         steps = []
         for step in manifest.steps(self.folder):
             try:
@@ -234,9 +238,9 @@ class Checkpoints:
             except DamageError:
                 continue
             steps.append(step)
-            if "accuracy" in metrics:
-                accuracy[step] = metrics["accuracy"]
-        best = max(accuracy, key=lambda step: accuracy[step], default=None)
+            if (score := self.objective.score(metrics)) is not None:
+                scores[step] = score
+        best = max(scores, key=lambda step: scores[step], default=None)
         for step in steps[: -self.keep]:
             if step != best:
                 folder = manifest.folder_of(self.folder, step)

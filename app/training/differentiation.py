@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from app.config import Experiment
+from app.training import step_sums
 from app.training.state import Part, State
 from models import blocks
 
@@ -30,8 +31,9 @@ class MicroBatch(NamedTuple):
     """What every part needs to know of a micro-batch."""
 
     number: tf.Tensor  # int64 []: step * V + its place in the step
-    targets: tf.Tensor | None  # float32 [b, K]; only the last part reads it
+    targets: Any  # of the objective; only the last part reads them, others have None
     loss_scale: tf.Tensor  # float32 []
+    weight: tf.Tensor | None = None  # float32 []: the sum of its losses' weights over G, if any
 
 
 class Carried(NamedTuple):
@@ -48,7 +50,7 @@ class Record:
     tape: tf.GradientTape | None  # None if it is to be computed again
     x: Any
     y: list[tf.Tensor]  # what is differentiated
-    values: list[tf.Tensor]  # statistics, and of the last part [loss, correct]
+    values: list[tf.Tensor]  # statistics, and of the last part the step's sums
     weights: Sequence[Any] = ()  # what it was computed with, if not the part's own variables
 
 
@@ -165,22 +167,23 @@ class Differentiation:
         seed = tf.stack([tf.cast(e.seed, tf.int64), micro_batch.number])
         seed = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), 0)
         x, *added = x if isinstance(x, Carried) else (x,)
-        with blocks.recording(micro_batch.loss_scale / e.num_micro_batches) as recorded:
+        with blocks.recording(_of_blocks(micro_batch.loss_scale, e, micro_batch)) as recorded:
             y = blocks.forward(part.blocks, x, True, seed, part.first)
         values = [s.value for s in recorded.statistics]
         added += recorded.losses
         if not self.is_last:
             return Carried(y, tf.stop_gradient(_sum(added))) if added else y, values
-        logits, targets = tf.cast(y, tf.float32), micro_batch.targets
-        assert targets is not None
-        smoothing = e.optimization.label_smoothing
-        smooth = targets * (1 - smoothing) + smoothing / targets.shape[-1]
-        losses = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)  # [b]
-        loss = tf.reduce_sum(losses) / e.global_batch  # so parts of the batch add up
-        correct = tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1))
-        objective = loss + _sum(added) / e.num_micro_batches if added else loss
-        metrics = tf.stack([objective, tf.reduce_sum(tf.cast(correct, tf.float32))])
-        return loss * micro_batch.loss_scale, [*values, metrics]
+        loss, sums = step_sums.of_micro_batch(e, y, micro_batch.targets)
+        if added:
+            sums[0] = loss + _of_blocks(_sum(added), e, micro_batch)
+        return loss * micro_batch.loss_scale, [*values, tf.stack(sums)]
+
+
+def _of_blocks(value: tf.Tensor, e: Experiment, micro_batch: MicroBatch) -> tf.Tensor:
+    """Multiplies by what a micro-batch counts in the mean of the blocks' losses."""
+    if micro_batch.weight is None:
+        return value / e.num_micro_batches
+    return value * micro_batch.weight
 
 
 def _sum(values: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -119,7 +119,7 @@ def devices(part: Part, count: int) -> list[str]:
 def joined(part: Part, count: int, which: range) -> Joined:
     """Returns how a part's sums are joined, as far as these are on its first device."""
     shapes = [v.shape for v in part.trainable] + [v.shape for v, _ in part.statistics]
-    shapes += [tf.TensorShape([2])] * (count - len(shapes))
+    shapes += [tf.TensorShape([part.num_sums])] * (count - len(shapes))
     each = devices(part, count)
     home = {part.device, *each[:1]}
     return Joined(shapes, [i in which and device in home for i, device in enumerate(each)])

@@ -131,9 +131,7 @@ def open_run(experiment: Experiment, layout: Layout, topology: Topology, data_di
     if layout.devices > 1 or layout.cut:
         placement = strategy.load("partition").place(experiment, layout, topology, data)
     heartbeat.beat("building")
-    state = run_on_all_ranks(
-        lambda: State(experiment, data.input_spec, data.num_classes, placement, pretrained)
-    )
+    state = run_on_all_ranks(lambda: State.of(experiment, data, placement, pretrained))
     return Setup(experiment, data, state, total)
 
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,9 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel.placement import Placement, host_device
 from app.parallel.sharded import Sharded, Weight
+from app.training import step_sums
 from app.training.building import BuiltModel, build
+from input.batches import DataSet
 from models import blocks, shards
 
 Snapshot: TypeAlias = dict[str, tf.Tensor]  # whole tensors in this process, by name
@@ -38,11 +40,13 @@ class Part:
         averages: of all variables, in their order; none without `ema_decay`.
         outer: momenta of the optimizer between rounds (`strategies/local_sgd.py`), one per
             trainable variable, or none.
+        num_sums: numbers that a step sums beside gradients and statistics (`step_sums.py`).
         names: of the weight that each trainable variable is, or is a shard of.
     """
 
     def __init__(self, built: BuiltModel, run: range, device: str, experiment: Experiment) -> None:
         o, rule = experiment.optimization, experiment.update
+        self.num_sums = step_sums.size(experiment.objective)
         self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
         self._axes = built.axes
         trainable = [v for block in self.blocks for v in block.trainable_variables]
@@ -113,12 +117,12 @@ class State:
     def __init__(
         self,
         experiment: Experiment,
-        input_spec: tf.TensorSpec,
-        num_classes: int,
+        input_spec: Any,
+        num_outputs: int,
         placement: Placement | None = None,
         pretrained: Path | None = None,
     ) -> None:
-        built = build(experiment, input_spec, num_classes, placement, pretrained)
+        built = build(experiment, input_spec, num_outputs, placement, pretrained)
         self.placement = placement or Placement.whole(len(built.blocks))
         o = experiment.optimization
         self.optimizer, self.has_average = o.optimizer, o.ema_decay > 0
@@ -130,6 +134,15 @@ class State:
         self.good_steps = tf.Variable(0, trainable=False)
         self.updates = tf.Variable(0, trainable=False)
         self.skips = tf.Variable(0, trainable=False)
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, data: DataSet, placement: Placement | None = None,
+        pretrained: Path | None = None,
+    ) -> State:  # fmt: skip
+        """Returns the state of an experiment's model for these data."""
+        outputs = experiment.objective.num_outputs(data)
+        return cls(experiment, data.input_spec, outputs, placement, pretrained)
 
     @property
     def trainable(self) -> list[tf.Variable]:
@@ -151,13 +164,13 @@ class State:
             variables |= part.state_dict(self.optimizer.slots)
         return variables
 
-    def logits(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Computes the model's output outside training, each part on its device; float32 [b, K]."""
+    def outputs(self, inputs: Any) -> Any:
+        """Computes the model's outputs outside training, float32, each part on its device."""
         x, seed = inputs, tf.zeros([2], tf.int32)
         for part in self.parts:
             with tf.device(part.device):
                 x = blocks.forward(part.blocks, x, False, seed, part.first)
-        return tf.cast(x, tf.float32)
+        return tf.nest.map_structure(lambda y: tf.cast(y, tf.float32), x)
 
     def snapshot(self) -> Snapshot:
         """Returns the values of all variables.

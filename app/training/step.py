@@ -24,13 +24,13 @@ from typing import Any
 import tensorflow as tf
 
 from app.config import Experiment, Layout
-from app.training import sums, update
+from app.training import step_sums, sums, update
 from app.training.differentiation import Differentiation, MicroBatch, Values
 from app.training.state import State
 from app.training.strategy import is_local, load
 from app.training.sums import Subtrees
 
-Batches = Iterator[tuple[tf.Tensor, ...]]  # (inputs, targets, ids of examples)
+Batches = Iterator[tuple[Any, ...]]  # (inputs, targets, ids of examples)
 
 
 class Step(abc.ABC):
@@ -50,8 +50,8 @@ class Step(abc.ABC):
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
         """Runs step `step` on this process's next micro-batches at learning rate `rate`.
 
-        Returns `loss`, `accuracy`, `gradient_norm`, `finite` (else no weight was changed) and
-        `skipped` (not finite because of the float16 loss scale), each [].
+        Returns `step_sums.names`, `finite` (else no weight was changed) and `skipped` (not finite
+        because of the float16 loss scale), each [].
         """
 
     @property
@@ -118,30 +118,29 @@ class SingleStageStep(Step):
         number = tf.constant(first + self.micro_batches[-1], tf.int64)
         total, norms, metrics = self._finish(inputs, targets, number, self.sums.held())
         if metrics["finite"]:
-            scale, count = state.loss_scale.read_value(), tf.cast(state.updates + 1, tf.float32)
-            norm = metrics["gradient_norm"]
+            count = tf.cast(state.updates + 1, tf.float32)
+            norm, scale = metrics["gradient_norm"], metrics["scale"]
             self._move(experiment, self.part, total, norms, learning_rate, count, norm, scale)
         update.settle(experiment, state, metrics["finite"])
         self.sums.settle(metrics["finite"])
         return metrics
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _accumulate(
-        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor
-    ) -> list[tf.Tensor]:
+    def _accumulate(self, inputs: Any, targets: Any, number: tf.Tensor) -> list[tf.Tensor]:
         return self.sums.accumulate(self._values(inputs, targets, number))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _finish(
-        self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor, held: Subtrees
+        self, inputs: Any, targets: Any, number: tf.Tensor, held: Subtrees
     ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
         total = self.sums.total(held, self._values(inputs, targets, number))
         norms, scale = update.norms(self.part, total), self.state.loss_scale.read_value()
-        return total, norms, update.judge([norms], total[-1], scale, self.experiment.global_batch)
+        return total, norms, step_sums.judge(self.experiment, [norms], total[-1], scale)
 
-    def _values(self, inputs: tf.Tensor, targets: tf.Tensor, number: tf.Tensor) -> Values:
+    def _values(self, inputs: Any, targets: Any, number: tf.Tensor) -> Values:
         """Returns one micro-batch's terms of the step's sums: already divided by G."""
-        micro_batch = MicroBatch(number, targets, self.state.loss_scale)
+        weight = step_sums.weight(self.experiment, targets)
+        micro_batch = MicroBatch(number, targets, self.state.loss_scale, weight)
         _, record = self.model.forward(inputs, micro_batch)
         return self.model.backward(record, micro_batch)[1]
 

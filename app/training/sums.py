@@ -27,7 +27,7 @@ Subtrees: TypeAlias = list[list[tf.Tensor]]  # the sums of each subtree, left to
 
 
 class InPlaceSums:
-    """Accumulators of gradients, then statistics, then (last part) [loss, correct].
+    """Accumulators of gradients, then statistics, then (last part) the loss and metrics.
 
     Args:
         part: whose sums.

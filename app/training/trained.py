@@ -96,5 +96,5 @@ def evaluate(
         CheckpointError: there is no checkpoint, or it cannot be restored.
     """
     (_, data, state, *_), step, _ = restore(experiment, layout, topology, folder, data_dir)
-    metrics = Evaluator(state, data, experiment.micro_batch, topology).evaluate()
+    metrics = Evaluator(experiment, state, data, topology).evaluate()
     return {"step": step, **(metrics or {})} if topology.is_chief else None

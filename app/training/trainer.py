@@ -26,7 +26,7 @@ from app.reporting import summary
 from app.reporting.clock import Clock
 from app.reporting.report import Report
 from app.training import data as run_data
-from app.training import divergence, nonfinite, result, strategy
+from app.training import divergence, nonfinite, result, step_sums, strategy
 from app.training.agreement import (
     Signals,
     require_same,
@@ -40,8 +40,6 @@ from app.training.evaluation import Evaluator, Metrics
 from app.training.setup import Run, Setup, claim_workdir, open_run
 from app.training.state import State
 from app.training.step import make_step
-
-REPORTED = ("loss", "accuracy", "gradient_norm", "staleness")  # metrics of a step
 
 
 def train(experiment: Experiment, layout: Layout, topology: Topology, run: Run) -> dict[str, Any]:
@@ -102,10 +100,13 @@ class Trainer:
             "data": run_data.facts(setup.data),
         }
         folder = run.workdir / "checkpoints"
-        self.checkpoints = Checkpoints(folder, self.state, topology, run.keep, about)
+        self.checkpoints = Checkpoints(
+            folder, self.state, topology, run.keep, about, self.experiment.objective
+        )
         evaluated = setup.mirror or self.state
-        self.evaluator = Evaluator(evaluated, setup.data, self.experiment.micro_batch, topology)
+        self.evaluator = Evaluator(self.experiment, evaluated, setup.data, topology)
         self.signals = {"stop": preemption.is_requested, "save": self._must_save, **(signals or {})}
+        self.reported = [*step_sums.names(self.experiment.objective), "staleness"]
         self.metrics: Metrics = {}
         self.warnings: list[str] = []  # to be printed as training begins
         self.last = last_step(run.stop_at_step, self.experiment.update.local_steps, setup.total)
@@ -268,7 +269,7 @@ class Trainer:
             result.write(self.run.workdir, results)
             results["baseline"] = result.baseline(self.setup.data)
             result.write(self.run.workdir, results)
-            self.report.say(summary.closing(results))
+            self.report.say(summary.closing(results, self.experiment.objective.best))
         return results
 
     def close(self) -> None:
@@ -281,7 +282,8 @@ class Trainer:
     def _report_begin(self) -> None:
         """Prints the warnings and what runs where; adds a line to recovery.jsonl."""
         first, total = self.first, self.setup.total
-        self.report = Report(self.run.workdir, self.topology.is_chief, first, total)
+        reported = self.experiment.objective.reported
+        self.report = Report(self.run.workdir, self.topology.is_chief, first, total, reported)
         self.warnings += [
             f"{folder} {damage}; kept as {manifest.damaged_path(folder, damage).name}, "
             f"going on from step {first}"
@@ -311,7 +313,7 @@ class Trainer:
             "step": done,
             "epoch": done * batch / self.setup.data.num_train,
             "seconds": self.clock.training,
-            **{name: float(values[name]) for name in REPORTED if name in values},
+            **{name: float(values[name]) for name in self.reported if name in values},
             "learning_rate": rate,
             "examples_per_second": batch / (self.clock.recent() or math.inf),
         }

@@ -24,7 +24,7 @@ from app.training.joined import Joined
 from app.training.state import Part, State
 
 GROWTH_STEPS = 2000  # good steps before the float16 loss scale doubles
-Sums = Sequence[tf.Tensor]  # of one part: gradients, then statistics, then [loss, correct]
+Sums = Sequence[tf.Tensor]  # of one part: gradients, then statistics, then `step_sums`
 
 
 def norms(part: Part, values: Sums) -> tf.Tensor:
@@ -35,22 +35,6 @@ def norms(part: Part, values: Sums) -> tf.Tensor:
         with tf.device(variable.device):
             each.append(ordered.norm(gradient))
     return tf.stack(each)
-
-
-def judge(
-    each: Sequence[tf.Tensor], loss_and_correct: tf.Tensor, scale: tf.Tensor, global_batch: int
-) -> dict[str, tf.Tensor]:
-    """Makes the step's metrics from the gradients' norms of all parts, first to last."""
-    norm = ordered.norm(tf.concat(each, 0)) / scale
-    loss, correct = tf.unstack(loss_and_correct)
-    finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-    return {
-        "loss": loss,
-        "accuracy": correct / global_batch,
-        "gradient_norm": norm,
-        "finite": finite,
-        "skipped": ~finite & (scale > 1),  # the next step runs at half the scale
-    }
 
 
 def move(
@@ -73,11 +57,11 @@ def move(
         rate: the learning rate.
         count: updates with this one.
         norm: of all gradients of all parts.
-        scale: what the loss was multiplied by.
+        scale: what the sums are larger by than the gradients of the mean loss (`step_sums`).
     """
     o, end = experiment.optimization, len(part.trainable)
     factor = clip_factor(o.clip_norm, norm)
-    if experiment.precision == "float16":
+    if experiment.precision == "float16" or experiment.objective.is_weighted:
         factor = 1 / scale if factor is None else factor / scale
     if factor is not None:
         each = each * factor

@@ -71,6 +71,11 @@ def test_a_run_that_recorded_the_fields_of_all_optimizers_goes_on(
     written = {"reference": "x", "set": [], "experiment": record, "layout": {"exact": False}}
     (tmp_path / "config.json").write_text(json.dumps(written))
     workdir.check(tmp_path, ours, Layout())
+    record["optimization"]["label_smoothing"] = 0.1
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    workdir.check(tmp_path, override(ours, ["optimization.label_smoothing=0.1"]), Layout())
+    record["optimization"]["label_smoothing"] = 0.0
+    (tmp_path / "config.json").write_text(json.dumps(written))
     other = override(ours, ["optimization.learning_rate=0.2"])
     with pytest.raises(UsageError, match=r": optimization\.learning_rate: 0\.2 here, 0\.1"):
         workdir.check(tmp_path, other, Layout())
@@ -81,8 +86,7 @@ def test_what_is_chosen_is_recorded_as_it_is_set(tiny):
     assert config.as_dict(rule) == {
         "type": "app.config.Optimization", "optimizer": "adamw", "momentum": 0.9, "beta2": 0.99,
         "epsilon": 1e-8, "weight_decay": 1e-4, "schedule": "linear", "learning_rate": 0.1,
-        "reference_batch": 256, "warmup_epochs": 1, "clip_norm": 0.0, "label_smoothing": 0.0,
-        "ema_decay": 0.0,
+        "reference_batch": 256, "warmup_epochs": 1, "clip_norm": 0.0, "ema_decay": 0.0,
     }  # fmt: skip
     record = config.as_dict(dataclasses.replace(tiny, optimization=rule))
     assert config.recorded(record) == record

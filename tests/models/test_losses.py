@@ -171,10 +171,10 @@ def test_local_steps_add_them_once_each(experiment):
 def test_evaluation_is_the_cross_entropy_without_losses_of_blocks(experiment):
     state, _, _ = made(experiment)
     data = experiment.data.open("")
-    found = Evaluator(state, data, 4, Topology())()
+    found = Evaluator(experiment, state, data, Topology())()
     entropies = []
     for inputs, targets, weights in data.evaluation(4, range(data.num_evaluation)):
-        logits = np.asarray(state.logits(inputs), np.float64)
+        logits = np.asarray(state.outputs(inputs), np.float64)
         logs = np.log(np.exp(logits).sum(-1)) - (logits * np.asarray(targets)).sum(-1)
         entropies += logs[np.asarray(weights) > 0].tolist()
     assert found["loss"] == pytest.approx(np.mean(entropies), rel=1e-5)

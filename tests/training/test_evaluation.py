@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from app.errors import DataError
+from app.objectives import Classification
 from app.parallel.topology import Topology
 from app.training.evaluation import Evaluator
 from input import InputError
@@ -22,7 +23,7 @@ class Outputs:
     has_average = False
     shift = 0.0
 
-    def logits(self, inputs):
+    def outputs(self, inputs):
         return inputs + tf.one_hot(0, CLASSES) * self.shift
 
     @contextlib.contextmanager
@@ -46,6 +47,8 @@ def batched(logits, labels):
     return SimpleNamespace(
         num_evaluation=len(labels),
         evaluation_split="test",
+        input_spec=tf.TensorSpec([None, CLASSES]),
+        target_spec=tf.TensorSpec([None, CLASSES]),
         evaluation=lambda micro_batch, own: list(batches(micro_batch, own)),
     )
 
@@ -58,7 +61,8 @@ def examples():
 
 
 def evaluator(data, rank=0, size=1, state=None):
-    return Evaluator(state or Outputs(), data, BATCH, Topology(rank, size))
+    experiment = SimpleNamespace(objective=Classification(), micro_batch=BATCH)
+    return Evaluator(experiment, state or Outputs(), data, Topology(rank, size))
 
 
 def test_metrics_are_those_of_every_example_once(examples):
@@ -76,11 +80,19 @@ def test_metrics_are_those_of_every_example_once(examples):
 def test_the_sums_of_all_processes_are_those_of_one(examples):
     def sums(rank, size):
         each = evaluator(batched(*examples), rank, size)
-        return sum(each._sums(*batch).numpy() for batch in each.batches)
+        return each._own_sums()
 
     parts = [sums(rank, 3) for rank in range(3)]
-    assert [part[3] for part in parts] == [8, 8, 7]
-    np.testing.assert_allclose(np.sum(parts, 0), sums(0, 1), rtol=1e-12)
+    assert [part["count"] for part in parts] == [8, 8, 7]
+    for name, total in sums(0, 1).items():
+        np.testing.assert_allclose(sum(part[name] for part in parts), total, rtol=1e-12)
+
+
+def test_a_process_without_examples_has_sums_too(examples):
+    logits, labels = examples
+    each = evaluator(batched(logits[:1], labels[:1]), rank=1, size=2)
+    assert not list(each.batches)
+    assert each._own_sums() == dict.fromkeys(("accuracy", "top5_accuracy", "loss", "count"), 0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from app.errors import UsageError
 from app.optimizers import OPTIMIZERS, SGD, Optimizer
 from app.recovery import manifest
 from app.schedules import Constant, Progress, Schedule
-from app.training import update
+from app.training import step_sums, update
 from app.training.state import State
 
 
@@ -66,7 +66,7 @@ def test_all_gradients_are_clipped_by_their_common_norm(shallow, limit):
     before = [v.numpy() for v in part.trainable]
 
     each, one = update.norms(part, sums), tf.constant(1.0)
-    norm = update.judge([each], sums[-1], one, 24)["gradient_norm"]
+    norm = step_sums.judge(experiment, [each], sums[-1], one)["gradient_norm"]
     update.move(experiment, part, sums, each, tf.constant(0.1), one, norm, one)
 
     expected = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients))

@@ -35,7 +35,7 @@ def main(setup: Setup, topology: Topology, lanes: int, sizes: Sequence[int], out
         UsageError: the data do not say what clients have.
     """
     trained.must_be_servable(setup.data)
-    forward = Forward(setup.state, setup.data.input_spec, lanes)
+    forward = Forward(setup.state, setup.data.input_spec, lanes, setup.experiment.objective)
     rows = [measure(setup, forward, topology, size) for size in sizes]
     if topology.is_chief:
         output.write_text(json.dumps(rows) + "\n")

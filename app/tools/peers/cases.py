@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from app import config, experiments
 from app.config import Experiment, Optimization
 from app.errors import UsageError
+from app.objectives import Classification
 from app.optimizers import SGD
 from models.transformer import Transformer
 
@@ -72,8 +73,11 @@ def case(name: str, processes: int, threads: int) -> Case:
 
 def resnet50() -> tuple[Experiment, tuple[int, ...], int]:
     """Returns ResNet-50 at 224 pixels: SGD with momentum, weight decay, smoothed labels."""
-    rule = Optimization(optimizer=SGD(weight_decay=1e-4), label_smoothing=0.1)
-    experiment = dataclasses.replace(experiments.resnet50_synthetic(), optimization=rule)
+    experiment = dataclasses.replace(
+        experiments.resnet50_synthetic(),
+        objective=Classification(label_smoothing=0.1),
+        optimization=Optimization(optimizer=SGD(weight_decay=1e-4)),
+    )
     return experiment, (16, 224, 224, 3), 1000
 
 

@@ -44,6 +44,7 @@ class Trainer:
     def __init__(self, task: Mapping[str, Any], variant: Variant) -> None:
         experiment = task["experiment"]
         self.rule: dict[str, Any] = experiment["optimization"]
+        self.smoothing = experiment.get("objective", {}).get("label_smoothing", 0.0)
         self.is_bfloat16 = experiment["precision"] == "bfloat16"
         torch.manual_seed(0)
         memory_format = getattr(torch, variant.memory_format)
@@ -65,7 +66,7 @@ class Trainer:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bfloat16):
                 logits = self.model(self.inputs)
             loss = functional.cross_entropy(
-                logits.float(), self.targets, label_smoothing=self.rule["label_smoothing"]
+                logits.float(), self.targets, label_smoothing=self.smoothing
             )
             loss.backward()
             if self.rule["clip_norm"]:

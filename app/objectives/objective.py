@@ -1,0 +1,155 @@
+"""Defines what an objective is: what training minimises, and what is measured and answered.
+
+An objective is a frozen dataclass: its fields are its numbers, each with its bound, and can be set
+by `--set objective.<field>`. Your own is an object in your experiment:
+
+    @dataclass(frozen=True)
+    class Quantile(Objective):
+        quantile: Fraction = 0.9
+
+        def losses(self, outputs, targets):
+            import tensorflow as tf
+
+            error = targets - outputs
+            each = tf.maximum(self.quantile * error, (self.quantile - 1) * error)
+            return tf.reduce_mean(each, -1)
+
+    Experiment(..., objective=Quantile(quantile=0.5))
+
+Everything is made of sums over examples, so that it has the same value on any layout:
+
+    loss = sum of weights * losses / sum of weights       over all examples (or tokens) of a step
+
+TensorFlow is imported when a step is built, so that reading an experiment does not need it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from app.errors import UsageError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from input.batches import DataSet
+
+Outputs = Any  # of the model, float32: a tensor [b, ...], or a nest of such
+Targets = Any  # of the data: likewise
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Losses, metrics and answers from a model's outputs.
+
+    b  examples of a micro-batch     ...  what an example has several of, such as tokens
+
+    Attributes:
+        reported: names of what `values` returns, which training reports beside the loss.
+        best: the metric of an evaluation by which the best checkpoint is chosen.
+        is_higher_better: whether the best is the highest.
+        is_weighted: whether `weights` returns any; else each example counts as one.
+    """
+
+    reported: ClassVar[tuple[str, ...]] = ()
+    best: ClassVar[str] = "loss"
+    is_higher_better: ClassVar[bool] = False
+    is_weighted: ClassVar[bool] = False
+
+    def num_outputs(self, data: DataSet) -> int:
+        """Returns the number of outputs of the model, which `model.blocks` is called with."""
+        return data.num_classes
+
+    def check(self, data: DataSet) -> None:
+        """Checks that the data have targets for this objective.
+
+        Raises:
+            UsageError: they have not.
+        """
+        return None
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, targets: Targets) -> tf.Tensor:
+        """Computes the loss of each example, float32 [b], or of its tokens, [b, ...]."""
+
+    def weights(self, targets: Targets) -> tf.Tensor:
+        """Returns how much each loss counts, float32, of the shape of `losses`."""
+        raise NotImplementedError
+
+    def values(self, outputs: Outputs, targets: Targets) -> dict[str, tf.Tensor]:
+        """Computes what is reported beside the loss, each of the shape of `losses`."""
+        return {}
+
+    def sums(self, outputs: Outputs, targets: Targets) -> dict[str, tf.Tensor]:
+        """Computes the terms of each example in an evaluation's sums, float32 [b] or [b, n].
+
+        By default those of the loss and of `values`, and the sum of their weights, `count`.
+        """
+        import tensorflow as tf
+
+        losses = self.losses(outputs, targets)
+        weights = self.weights(targets) if self.is_weighted else tf.ones_like(losses)
+        each = {"loss": losses, **self.values(outputs, targets), "count": tf.ones_like(losses)}
+        axes = list(range(1, len(losses.shape)))
+        return {name: tf.reduce_sum(value * weights, axes) for name, value in each.items()}
+
+    def metrics(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Computes an evaluation's metrics from the totals of `sums` over all examples, float64."""
+        count = totals["count"]
+        return {n: float(total / count) for n, total in totals.items() if n != "count"}
+
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """Returns how good an evaluation's metrics are, the higher the better; None if unknown."""
+        value = metrics.get(self.best)
+        return value if value is None or self.is_higher_better else -value
+
+    def scores(self, outputs: Outputs) -> tf.Tensor:
+        """Maps outputs to the numbers that a prediction states, such as probabilities."""
+        return outputs
+
+    def answers(self, outputs: Outputs, classes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes what a served model answers, by name, each [b, ...]; part of its graph.
+
+        Args:
+            outputs: of the model.
+            classes: their names, string [K].
+        """
+        return {"value": self.scores(outputs)}
+
+    def row(self, scores: np.ndarray, classes: Sequence[str], top: int) -> dict[str, Any]:
+        """Returns what `predict` writes for one item, as JSON values.
+
+        Args:
+            scores: of the item.
+            classes: their names.
+            top: how many of them to name at most.
+        """
+        return {"value": rounded(scores)}
+
+    def needs(self, data: DataSet, what: str) -> UsageError:
+        """Returns the error of data that have no targets for this objective."""
+        return UsageError(
+            f"objective {type(self).__name__} needs {what}, but {type(data).__name__} has "
+            f"{described(data)}: give other data, or another objective."
+        )
+
+
+def described(data: DataSet) -> str:
+    """Describes the targets of data, for a message."""
+    spec = data.target_spec
+    shape = "targets of its own" if not hasattr(spec, "shape") else (
+        f"targets {spec.dtype.name} {list(spec.shape)}"
+    )  # fmt: skip
+    return f"{data.num_classes} classes and {shape}" if data.num_classes else shape
+
+
+def rounded(values: np.ndarray) -> Any:
+    """Returns float32 values as the shortest numbers that read as the same, in lists."""
+    if values.ndim:
+        return [rounded(value) for value in values]
+    return float(str(np.float32(values)))
