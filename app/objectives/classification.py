@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from app.bounds import Fraction
-from app.objectives.objective import Objective, Outputs, Targets
+from app.objectives.objective import Objective, Outputs, Targets, total
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,7 +56,7 @@ class Classification(Objective):
         is_right = tf.equal(tf.argmax(outputs, -1), tf.argmax(targets, -1))
         return {"accuracy": tf.cast(is_right, tf.float32)}
 
-    def sums(self, outputs: Outputs, targets: Targets) -> dict[str, tf.Tensor]:
+    def sums(self, outputs: Outputs, targets: Targets, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """See base class; without label smoothing."""
         import tensorflow as tf
 
@@ -70,10 +70,10 @@ class Classification(Objective):
         # A NaN is above nothing and below nothing: it must not count as right.
         known = tf.math.is_finite(own[:, 0])
         return {
-            "accuracy": tf.cast(known & (rank < 1), tf.float32),
-            "top5_accuracy": tf.cast(known & (rank < 5), tf.float32),
-            "loss": losses,
-            "count": tf.ones_like(losses),
+            "accuracy": total(known & (rank < 1), examples),
+            "top5_accuracy": total(known & (rank < 5), examples),
+            "loss": total(losses, examples),
+            "count": total(tf.ones_like(losses), examples),
         }
 
     def metrics(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -85,23 +85,28 @@ class Objective(ABC):
         """Computes what is reported beside the loss, each of the shape of `losses`."""
         return {}
 
-    def sums(self, outputs: Outputs, targets: Targets) -> dict[str, tf.Tensor]:
-        """Computes the terms of each example in an evaluation's sums, float32 [b] or [b, n].
+    def sums(self, outputs: Outputs, targets: Targets, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Sums over the examples of an evaluation's batch, in float64; of any shape, by name.
 
-        By default those of the loss and of `values`, and the sum of their weights, `count`.
+        By default losses and `values`, times their weights, and the weights themselves, `count`.
+
+        Args:
+            outputs: of the model.
+            targets: of the data.
+            examples: how often each example counts, [b]: 0 where a batch is filled up, else 1.
         """
         import tensorflow as tf
 
         losses = self.losses(outputs, targets)
         weights = self.weights(targets) if self.is_weighted else tf.ones_like(losses)
-        each = {"loss": losses, **self.values(outputs, targets), "count": tf.ones_like(losses)}
-        axes = list(range(1, len(losses.shape)))
-        return {name: tf.reduce_sum(value * weights, axes) for name, value in each.items()}
+        each = {**self.values(outputs, targets), "loss": losses}
+        sums = {name: total(value * weights, examples) for name, value in each.items()}
+        return {**sums, "count": total(weights, examples)}
 
     def metrics(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Computes an evaluation's metrics from the totals of `sums` over all examples, float64."""
         count = totals["count"]
-        return {n: float(total / count) for n, total in totals.items() if n != "count"}
+        return {n: float(value / count) for n, value in totals.items() if n != "count"}
 
     def score(self, metrics: Mapping[str, float]) -> float | None:
         """Returns how good an evaluation's metrics are, the higher the better; None if unknown."""
@@ -137,6 +142,14 @@ class Objective(ABC):
             f"objective {type(self).__name__} needs {what}, but {type(data).__name__} has "
             f"{described(data)}: give other data, or another objective."
         )
+
+
+def total(values: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    """Sums values [b, ...], each example times its count in `examples` [b]; float64 []."""
+    import tensorflow as tf
+
+    flat = tf.reshape(tf.cast(values, tf.float64), [tf.shape(values)[0], -1])
+    return tf.tensordot(tf.cast(examples, tf.float64), tf.reduce_sum(flat, 1), 1)
 
 
 def described(data: DataSet) -> str:

@@ -28,7 +28,7 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
     """Opens the data on every rank, after checking that all have the same experiment.
 
     Raises:
-        UsageError: the model does not fit the data, or another rank has other data.
+        UsageError: model or objective do not fit the data, or another rank has other data.
     """
     agreement.require_same("experiment", config.as_dict(experiment))
 
@@ -41,6 +41,7 @@ def open_data(experiment: Experiment, data_dir: str) -> DataSet:
     data = agreement.run_on_all_ranks(open_ready)
     agreement.require_same("data", {**facts(data), "meaning": meaning(data)})
     validation.validate_limits(experiment, data.limits)
+    agreement.run_on_all_ranks(lambda: experiment.objective.check(data))
     return data
 
 

@@ -78,10 +78,5 @@ class Evaluator:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _sums(self, inputs: Any, targets: Any, weights: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Sums over a batch, each example times its weight; float64."""
-        each = self.objective.sums(self.state.outputs(inputs), targets)
-        weights = tf.cast(weights, tf.float64)  # [b]
-        return {
-            name: tf.tensordot(weights, tf.cast(value, tf.float64), 1)
-            for name, value in each.items()
-        }
+        """Sums over a batch, whose examples count as often as `weights` says."""
+        return self.objective.sums(self.state.outputs(inputs), targets, weights)
