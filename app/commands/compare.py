@@ -15,7 +15,6 @@ from app.errors import UsageError
 from app.launch import launcher
 from app.parallel import cluster
 from app.tools import compare, rules
-from app.tools.conditions import Conditions
 
 SECTION = "Measure"
 FLAGS = FlagValues()
@@ -45,7 +44,7 @@ def run(flags: FlagValues) -> int:
     experiment, found = check(flags, np)
     loading.tensorflow()
     data = experiment.data.open(selection.data_dir(flags))
-    conditions = Conditions(
+    conditions = rules.Conditions(
         np, flags.slowdown, flags.link_mbit, flags.price, flags.target, flags.evaluations
     )
     name = f"compare_{selection.reference(flags)}"

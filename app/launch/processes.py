@@ -58,6 +58,12 @@ def run(command: Sequence[str], log: Path, **variables: str) -> int:
         return start(command, variables, stdout=output, stderr=output).wait()
 
 
+def last_line(log: Path) -> str:
+    """Returns the last line that a process printed to a log, and where the log is."""
+    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it printed nothing'}; see {log}"
+
+
 def adopt_orphans() -> None:
     """Makes descendants whose parent ends children of this process, so that it can end them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -30,6 +30,11 @@ def cores(available: Collection[int], parts: int, index: int, most: int = 0) -> 
     return own[: most or None]
 
 
+def bus_bandwidth(processes: int, size: int, seconds: float) -> float:
+    """Returns the bytes a second that a ring of processes sends, to sum up `size` bytes of each."""
+    return 2 * (processes - 1) / processes * size / seconds
+
+
 def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:
     """Returns an elastic process's place on its machine, and how many may run there.
 

@@ -23,8 +23,7 @@ from app.config import differences
 from app.errors import DONE, UsageError
 from app.launch import private_network, processes
 from app.tools import comparison
-from app.tools.conditions import Conditions
-from app.tools.rules import Rule
+from app.tools.rules import Conditions, Rule
 
 
 def main(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from app.errors import UserError
 from app.launch.launcher import Start
-from app.tools.diagnosis import installed, machine, network, storage, trial
+from app.tools.diagnosis import installed, machine, network, trial
 from app.tools.diagnosis.finding import Finding, warning
 
 
@@ -28,9 +28,9 @@ def main(start: Start, workdir: Path, data_dir: Path) -> None:
         UserError: one of them is a problem.
     """
     if trial.is_rank():
-        from app.tools.diagnosis import rank
+        from app.tools import all_reduce
 
-        return rank.main()
+        return all_reduce.main()
     for number in (signal.SIGINT, signal.SIGTERM):  # ends what was started first
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     report(examine(start, workdir, data_dir))
@@ -47,7 +47,7 @@ def examine(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
         yield machine.memory(local)
     yield machine.disk("disk, workdir", "--workdir", workdir)
     yield machine.disk("disk, data", "--data_dir", data_dir)
-    yield storage.workdir(workdir)
+    yield machine.workdir(workdir)
     yield network.loopback()
     yield network.isolation()
     is_sound = True

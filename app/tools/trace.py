@@ -8,12 +8,9 @@ from app.config import Experiment, Layout
 from app.parallel import schedule
 from app.parallel.topology import Topology
 from app.reporting import timeline
-from app.strategies import partition
 from app.strategies.pipelined import PipelinedStep
-from app.training.agreement import run_on_all_ranks
 from app.training.batch_stream import training_batches
-from app.training.data import open_data
-from app.training.state import State
+from app.training.setup import open_run
 
 WARM_STEPS = 2  # that compile; the step after them is drawn
 
@@ -22,15 +19,11 @@ def main(
     experiment: Experiment, layout: Layout, topology: Topology, data_dir: str, folder: Path
 ) -> None:
     """Writes trace.png and trace.svg of rank 0's pipeline, and prints a summary."""
-    data = open_data(experiment, data_dir)
-    placement = partition.place(experiment, layout, topology, data)
-    state = run_on_all_ranks(
-        lambda: State(experiment, data.input_spec, data.num_classes, placement)
-    )
+    setup = open_run(experiment, layout, topology, data_dir)
     mine = topology.micro_batches(experiment.num_micro_batches)
-    step = PipelinedStep(experiment, layout, state, mine)
+    step = PipelinedStep(experiment, layout, setup.state, mine)
     # The same examples each time, so that no other length of a text is compiled.
-    batches = list(training_batches(experiment, data, topology, range(1)))
+    batches = list(training_batches(experiment, setup.data, topology, range(1)))
     for s in range(WARM_STEPS + 1):
         step.spans = []
         step(s, iter(batches), 1e-6)

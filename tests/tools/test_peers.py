@@ -13,8 +13,9 @@ from ranks import ROOT
 from wheels import only_from, wheel
 
 from app.errors import UsageError
+from app.launch import processes
 from app.parallel.topology import Topology
-from app.tools.peers import benchmark, cases, environment, ours, report, turns
+from app.tools.peers import benchmark, cases, environment, ours, report
 from app.tools.peers.turns import SideError
 
 CASE = cases.case("minilm_float32", 1, 2)
@@ -175,4 +176,4 @@ def test_the_environment_is_made_once_from_what_pip_finds(tmp_path, monkeypatch)
 
 def test_the_last_line_of_a_log(tmp_path):
     (tmp_path / "log").write_text("one\ntwo  \n\n")
-    assert turns.last_line(tmp_path / "log") == f"two; see {tmp_path / 'log'}"
+    assert processes.last_line(tmp_path / "log") == f"two; see {tmp_path / 'log'}"

@@ -75,7 +75,7 @@ def all_reduce(start: Start, command: Sequence[str] = COMMAND, limit: float = SE
 
 
 def examine(np: int, result: dict[str, float]) -> Finding:
-    """Examines what rank 0 measured (`rank.reduce`)."""
+    """Examines what rank 0 measured (`all_reduce.reduce`)."""
     if result["ranks"] != np:
         found = f"{result['ranks']:.0f} ranks connected, not {np}: each would train by itself"
         return problem("all-reduce", found, REBUILD)

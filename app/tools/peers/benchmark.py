@@ -19,6 +19,7 @@ from typing import Any
 
 from app.errors import BUG, DONE
 from app.launch.launcher import Start, ranks
+from app.tools import rounds
 from app.tools.peers import environment, report, turns
 from app.tools.peers.cases import Case
 from app.tools.peers.turns import Side, SideError
@@ -49,11 +50,10 @@ def main(cases: Sequence[Case], pairs: int, seconds: float, folder: Path) -> int
             print(f"error: {case.label}: {error}", file=sys.stderr, flush=True)
             return BUG
         print(report.line(rows[-1]), flush=True)
-    notes = report.settings(rows)
-    lines = [report.processor(), report.heading(), *map(report.line, rows), "", *notes]
-    (folder / "peers.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "peers.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(["", *notes, f"report: {folder / 'peers.txt'}, peers.json"]))
+    notes = ["", *report.settings(rows)]
+    print("\n".join(notes))
+    lines = [report.processor(), report.heading(), *map(report.line, rows), *notes]
+    rounds.write_report(folder, "peers", rows, lines)
     return DONE
 
 
@@ -95,11 +95,10 @@ def measure(case: Case, sides: Mapping[str, Started], pairs: int, seconds: float
         }
         check(case, ready)
         steps = {name: warm_up(side, seconds) for name, side in ready.items()}
-        speeds: dict[str, list[float]] = {name: [] for name in ready}
-        for turn in range(pairs):
-            for name in list(ready) if turn % 2 == 0 else list(ready)[::-1]:
-                lasted = ready[name].run(steps[name])
-                speeds[name].append(steps[name] * case.experiment.global_batch / lasted)
+        examples = {name: n * case.experiment.global_batch for name, n in steps.items()}
+        speeds = rounds.by_turns(
+            ready, pairs, lambda name, turn: examples[name] / ready[name].run(steps[name])
+        )
     return {
         "case": case.name, "processes": case.processes, "threads": case.threads,
         "batch": case.experiment.micro_batch, "inputs": list(case.inputs), "steps": steps,

@@ -60,7 +60,7 @@ class Side:
             answers = [float(lines.readline()) for lines in self.lines]
         except (OSError, ValueError):
             _wait_for_any(self.started)  # its socket closes before it has printed why
-            raise SideError(last_line(self.log)) from None
+            raise SideError(processes.last_line(self.log)) from None
         self.signal(signal.SIGSTOP)
         return max(answers)
 
@@ -117,7 +117,7 @@ def _accept(
             connection.settimeout(None)
             return connection
         if any(process.poll() is not None for process in started):
-            raise SideError(last_line(log))
+            raise SideError(processes.last_line(log))
 
 
 def _wait_for_any(started: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -136,9 +136,3 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def last_line(log: Path) -> str:
-    """Returns the last line of a log, and where it is."""
-    lines = [line for line in log.read_text().splitlines() if line.strip()]
-    return f"{lines[-1].strip() if lines else 'it printed nothing'}; see {log}"

@@ -21,6 +21,7 @@ from app.errors import DataError
 from app.launch import processes
 from app.serving import server
 from app.serving.versions import ModelVersion
+from app.tools import rounds
 from app.tools.serving import clients, report
 from app.tools.serving.clients import Answer
 from app.tools.serving.report import Setting
@@ -65,15 +66,13 @@ def main(load: Load, folder: Path) -> int:
     settings = make_settings(load.max_batch, load.clients)
     duration = len(settings) * (ROUNDS * load.seconds + 1)
     print(f"{len(requests)} requests, {len(settings)} settings: about {duration:.0f} s", flush=True)
-    with servers({s.server for s in settings}, load.flags, folder) as ports, naming_logs(folder):
+    with servers({s.server for s in settings}, load.flags, folder) as ports:
         requests, expected = answered(ports[settings[0].server], requests)
         answers = measure(settings, ports, requests, load.seconds)
     rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
     lines = [report.HEADING, *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
-    (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "serving.txt").write_text("\n".join(lines) + "\n")
-    print(f"report: {folder / 'serving.txt'}, serving.json")
+    rounds.write_report(folder, "serving", rows, lines)
     return report.exit_code(rows)
 
 
@@ -127,15 +126,13 @@ def measure(
     Raises:
         ConnectionError: a server closed a connection.
     """
-    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in settings}
+
+    def send(setting: Setting, seconds: float, seed: int) -> list[Answer]:
+        return clients.send_for(ports[setting.server], requests, setting.clients, seconds, seed)
+
     for setting in settings:
-        clients.send_for(ports[setting.server], requests, setting.clients, min(1, seconds), -1)
-    for turn in range(ROUNDS):
-        for setting in settings if turn % 2 else settings[::-1]:
-            port = ports[setting.server]
-            found = clients.send_for(port, requests, setting.clients, seconds, turn)
-            answers[setting].append(found)
-    return answers
+        send(setting, min(1, seconds), -1)  # warms its server up
+    return rounds.by_turns(settings, ROUNDS, lambda setting, turn: send(setting, seconds, turn))
 
 
 @contextlib.contextmanager
@@ -145,7 +142,7 @@ def servers(
     """Runs a server for each pair of oneDNN's kernels and max_batch; yields their ports.
 
     Raises:
-        DataError: one does not start.
+        DataError: one does not start, or closes a connection while it is measured.
     """
     ports = {}
     with contextlib.ExitStack() as stack:
@@ -162,15 +159,9 @@ def servers(
             stack.callback(process.terminate)
             assert process.stdout
             if not process.stdout.readline():
-                reason = "\n".join(log.read_text().splitlines()[-1:])
-                raise DataError(f"the server did not start ({reason}): see {log}.")
-        yield ports
-
-
-@contextlib.contextmanager
-def naming_logs(folder: Path) -> Iterator[None]:
-    """Turns the error of a connection that a server closes into one that names its log."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise DataError(f"a server stopped answering ({error}): see its log in {folder}.") from None
+                raise DataError(f"the server did not start: {processes.last_line(log)}.")
+        try:
+            yield ports
+        except ConnectionError as error:
+            reason = f"a server stopped answering ({error}): see its log in {folder}"
+            raise DataError(f"{reason}.") from None
