@@ -27,6 +27,7 @@ from app.parallel import replicas
 from app.parallel.topology import Topology, bus_bandwidth, cores
 from app.strategies import partition
 from app.tools import all_reduce, rounds
+from app.tools.peers.cases import RATE
 from app.training.batch_stream import training_batches
 from app.training.data import open_data
 from app.training.state import State
@@ -35,7 +36,6 @@ from app.training.step import SingleStageStep, make_step
 ROUNDS = 3  # a figure is the median of the rounds; figures that are compared take turns
 STEPS = 2  # timed in a round
 WARM_STEPS = 2  # before them
-RATE = 1e-6  # a learning rate so small that the weights stay ordinary numbers
 # Of a pipeline's step: a number that is timed, and a larger one that should be traced as fast.
 MICRO_BATCHES = (MEASURED_MICRO_BATCHES, 8 * MEASURED_MICRO_BATCHES)
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
