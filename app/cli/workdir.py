@@ -107,6 +107,28 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
         )
 
 
+def settle(path: Path, ours: dict[str, Any], what: str, flag: str) -> None:
+    """Records what a folder is for in a file, or checks that it was begun for the same.
+
+    Args:
+        path: of the file.
+        ours: what it is for.
+        what: the folder holds, for the message.
+        flag: that names the folder.
+
+    Raises:
+        UsageError: it was begun for something else; shows every value that differs.
+    """
+    ours = plain(ours)
+    lines = differences(ours, json.loads(path.read_text()) if path.exists() else ours)
+    if lines:
+        raise UsageError(
+            f"{path.parent} holds {what}: {'; '.join(lines)}. Give the same values, or another "
+            f"{flag}."
+        )
+    atomic_file.write_text(path, json.dumps(ours, indent=1) + "\n")
+
+
 def claim(
     workdir: Path, reference: str, settings: list[str], experiment: Experiment,
     layout: dict[str, Any], about: dict[str, Any],
