@@ -43,14 +43,10 @@ def run(flags: FlagValues) -> int:
     from app.tools.serving import benchmark
     from input import items
 
-    given = benchmark.Load(
-        found=found,
-        items=items.open_items(flags.input, str(found.about.kind), flags.format, flags.field),
-        clients=flags.clients,
-        max_batch=flags.max_batch,
-        seconds=flags.seconds,
-        flags=to_arguments(flags, benchmark.OWN),
-    )
+    given = items.open_items(flags.input, str(found.about.kind), flags.format, flags.field)
+    requests = benchmark.make_requests(found, given)
+    settings = benchmark.make_settings(flags.max_batch, flags.clients)
     folder = Path(flags.output or workdir.default(f"serving_{found.name}"))
     workdir.writable(folder, "--output")
-    return benchmark.main(given, folder)
+    serve = to_arguments(flags, benchmark.OWN)
+    return benchmark.main(settings, requests, flags.seconds, serve, folder)

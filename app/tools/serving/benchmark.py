@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.errors import DataError
 from app.launch import processes
@@ -34,59 +34,47 @@ KERNELS = (False, True)  # oneDNN's?
 OWN = ("input", "format", "field", "clients", "seconds", "output", "max_batch")  # serve has others
 
 
-class Load(NamedTuple):
-    """What is to be measured.
-
-    Attributes:
-        found: the model.
-        items: images or texts, of which clients send one a request.
-        clients: of the servers that batch.
-        max_batch: of these.
-        seconds: of a round.
-        flags: of `serve`, for all servers.
-    """
-
-    found: ModelVersion
-    items: Items
-    clients: Sequence[int]
-    max_batch: int
-    seconds: float
-    flags: Sequence[str]
-
-
-def main(load: Load, folder: Path) -> int:
+def main(
+    settings: Sequence[Setting], requests: Sequence[bytes], seconds: float, flags: Sequence[str],
+    folder: Path,
+) -> int:  # fmt: skip
     """Measures every setting; prints and writes the report. Returns the exit code.
 
+    Args:
+        settings: `make_settings`.
+        requests: `make_requests`.
+        seconds: of a round.
+        flags: of `serve`, for all servers.
+        folder: of the report.
+
     Raises:
-        InputError: no item can be read, or none is answered.
+        InputError: none is answered.
         DataError: a server does not start, or stops.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    requests = make_requests(load)
-    settings = make_settings(load.max_batch, load.clients)
-    duration = len(settings) * (ROUNDS * load.seconds + 1)
+    duration = len(settings) * (ROUNDS * seconds + 1)
     print(f"{len(requests)} requests, {len(settings)} settings: about {duration:.0f} s", flush=True)
-    with servers({s.server for s in settings}, load.flags, folder) as ports:
+    with servers({s.server for s in settings}, flags, folder) as ports:
         requests, expected = answered(ports[settings[0].server], requests)
-        answers = measure(settings, ports, requests, load.seconds)
-    rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
+        answers = measure(settings, ports, requests, seconds)
+    rows = [report.summarize(s, answers[s], seconds, expected) for s in settings]
     lines = [report.HEADING, *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
     rounds.write_report(folder, "serving", rows, lines)
     return report.exit_code(rows)
 
 
-def make_requests(load: Load) -> list[bytes]:
+def make_requests(model: ModelVersion, items: Items) -> list[bytes]:
     """Returns the requests, at most MAX_REQUESTS, evenly from all items.
 
     Raises:
         InputError: no item can be read.
     """
-    items, requests = load.items, []
+    requests = []
     for i in range(0, len(items), -(-len(items) // MAX_REQUESTS)):
         with contextlib.suppress(ValueError, OSError):
             raw, _ = items.fetch(i)
-            requests.append(clients.encode(load.found.name, raw, str(load.found.about.kind)))
+            requests.append(clients.encode(model.name, raw, str(model.about.kind)))
     if not requests:
         raise InputError("--input holds nothing that can be read.")
     return requests
