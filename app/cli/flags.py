@@ -3,8 +3,6 @@
 A command owns its flags (`app/commands/NAME.py`); groups that several share are in `groups.py`.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

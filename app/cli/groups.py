@@ -1,7 +1,5 @@
 """Flags that several commands share: a command takes the groups that it reads."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Chooses where data sets are prepared: in the home, or else in the project."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checks the shape of a layout: what cannot be cut, split, interleaved or lent."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sized
 

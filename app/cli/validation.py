@@ -1,7 +1,5 @@
 """Checks an experiment and its layout, as far as that needs neither data nor TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import typing

@@ -1,7 +1,5 @@
 """Names, claims and checks the folder of a run, which belongs to one experiment."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import itertools

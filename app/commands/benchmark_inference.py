@@ -1,7 +1,5 @@
 """Measures predictions a second and their latency, by layout and batch."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

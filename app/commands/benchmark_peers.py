@@ -1,7 +1,5 @@
 """Measures training steps beside PyTorch's, by turns."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Measures answers a second of an exported model's server, by clients."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import FlagValues

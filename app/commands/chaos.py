@@ -1,7 +1,5 @@
 """Trains while faults strike, and compares with an undisturbed run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import DEFINE_integer, DEFINE_list, FlagValues

@@ -1,7 +1,5 @@
 """Trains under several update rules, side by side in one report."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

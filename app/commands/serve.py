@@ -1,7 +1,5 @@
 """Answers HTTP requests with an exported --model."""
 
-from __future__ import annotations
-
 from absl.flags import DEFINE_integer, DEFINE_list, DEFINE_string, FlagValues
 
 from app.cli import groups, rank, selection

@@ -1,7 +1,5 @@
 """Compares exported models with their checkpoint, on the whole evaluation split."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess

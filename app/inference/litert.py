@@ -1,7 +1,5 @@
 """Converts a trained model for LiteRT (TensorFlow Lite), and runs the result."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from pathlib import Path

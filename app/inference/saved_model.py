@@ -12,8 +12,6 @@ serving image has. Weights are stored as a variant says:
 Only kernels and tables are stored small: vectors, such as biases and normalisation, stay float32.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import uuid
@@ -168,12 +166,6 @@ class Weights(tf.Module):
         return {name: weight.read_value() for name, weight in self.stored.items()}
 
 
-def _stored(value: np.ndarray, variant: Variant) -> tf.Variable | Widened:
-    if variant.stored == "float32" or value.ndim < 2:
-        return tf.Variable(value, trainable=False)
-    return Widened(value, tf.as_dtype(variant.stored))
-
-
 class Widened(tf.Module):
     """A weight that is stored small, and converted to float32 once, when the model is loaded.
 
@@ -216,3 +208,9 @@ class Wide(tf.saved_model.experimental.TrackableResource):
     def _initialize(self) -> None:
         value = tf.cast(self._small.read_value(), tf.float32) * self._scale.read_value()
         tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
+
+
+def _stored(value: np.ndarray, variant: Variant) -> tf.Variable | Widened:
+    if variant.stored == "float32" or value.ndim < 2:
+        return tf.Variable(value, trainable=False)
+    return Widened(value, tf.as_dtype(variant.stored))

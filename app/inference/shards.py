@@ -10,8 +10,6 @@ A shard is a run of items that does not depend on the number of ranks. One that 
 not be predicted again, whichever rank wrote it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Runs one attempt of a job: starts its processes, follows them, and says how they ended."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """Keeps processes from outliving the one that started them: no orphans, whatever is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

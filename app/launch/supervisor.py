@@ -8,8 +8,6 @@ It knows only processes, files and exit codes, and so serves every layout: a che
 depend on how many processes or stages wrote it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

@@ -7,8 +7,6 @@ The chief runs the training loop and reads the data, a ps holds weights, a worke
 gradients. It is TensorFlow's own format, which cluster managers write.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@
 Runs are contiguous, so that a process owns whole subtrees of the exact sum (`tree.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Draws a pipeline's step: when each stage ran which micro-batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

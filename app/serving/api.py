@@ -4,8 +4,6 @@
 its answer; before it comes connection.py.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import json

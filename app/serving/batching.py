@@ -8,8 +8,6 @@ workers compute, pieces gather by themselves, so a busy server waits for nothing
 All but `_compute` runs in the event loop's thread, so nothing needs a lock.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Renders the page to try the model on; nothing but its own script and styles may run in it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Times all-reduces of numbers whose sum is known; run by the ranks of the doctor's trial too."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

@@ -8,8 +8,6 @@ stages      with --stages=P or --tensor=T: P x T devices against one, and start-
             micro-batches
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

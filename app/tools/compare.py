@@ -8,8 +8,6 @@ The runs have the same data and seed, and follow each other. One that is done is
 same command with --workdir continues, or adds a rule.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

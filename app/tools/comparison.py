@@ -1,7 +1,5 @@
 """Draws and tabulates runs side by side, as pictures and as one HTML page."""
 
-from __future__ import annotations
-
 import io
 import json
 import statistics

@@ -6,8 +6,6 @@ The environment is that of training: NP processes (2 if not given), HOSTS. This 
 import TensorFlow, so that a TensorFlow that crashes is a finding too.
 """
 
-from __future__ import annotations
-
 import itertools
 import signal
 import sys

@@ -12,8 +12,6 @@ chunk ends when its checkpoint is on the disk, so that it has its whole cost. A 
 PERIOD * CHUNK steps is more than training writes (one every ten minutes).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import time

@@ -5,8 +5,6 @@ round 1   b c a      a machine's speed changes within minutes, and what came bef
 round 2   c a b
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

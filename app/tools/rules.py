@@ -4,8 +4,6 @@ Update rules have short names, as in `compare --updates=sync,async,bounded:4,loc
 with the same straggler and on the same slow link, if there is one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Implements `app trace`: draws one step of a pipeline, with its bubble measured and by formula."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from app.config import Experiment, Layout

@@ -1,7 +1,5 @@
 """Examines whether cores, memory and disk suffice, and whether a workdir can be used."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -3,8 +3,6 @@
 A rank runs `python -m app doctor` too, with an environment variable that makes it one (`RANK`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

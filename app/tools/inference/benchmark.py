@@ -6,8 +6,6 @@ stages      one, or --stages (2)                      each layout is a job (`cel
 batch       --batch_sizes
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ Both train the same model on the same shapes by the same rule; a case whose weig
 or size is refused.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import statistics

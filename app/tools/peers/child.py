@@ -1,7 +1,5 @@
 """Takes a process's turns (`turns.py`). PyTorch's environment imports it too: no packages."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 python -m app.tools.peers.ours <case> <folder>       started as the ranks of a job
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import itertools
 import sys

@@ -7,8 +7,6 @@ kept. Several processes use DistributedDataParallel over Gloo. Its environment h
 project's packages: what it imports of `app` and `models` needs only the standard library.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -8,8 +8,6 @@ A side's processes are started once and stay warm. Each listens on a Unix socket
 namespace does not hide; `child.py` is its end of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

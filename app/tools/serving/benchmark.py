@@ -7,8 +7,6 @@ All servers run from the start and are measured in turn, as machines change thei
 minutes. Every answer is compared with the one to the same request when it was the only one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess

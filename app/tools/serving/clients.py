@@ -4,8 +4,6 @@ They share the machine with the server they measure, so they are light: one thre
 were encoded before, and of the headers of an answer only its length is read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
