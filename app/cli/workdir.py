@@ -78,11 +78,16 @@ def writable(folder: Path, flag: str = "--workdir") -> None:
     Raises:
         UsageError: says what is in the way.
     """
-    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    nearest = existing(folder)
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return
     reason = "may not be written" if nearest.is_dir() else "is no folder"
     raise UsageError(f"cannot write to {folder}: {nearest} {reason}; give another {flag}.")
+
+
+def existing(path: Path) -> Path:
+    """Returns the path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from app.cli import groups, workdir
-from app.cli.flags import define_integers, define_seconds, to_arguments
+from app.cli.flags import SECONDS, Integers, define, to_arguments
 from app.errors import UsageError
 from app.serving import versions
 
@@ -16,8 +16,8 @@ groups.cores(FLAGS)
 groups.items(FLAGS, "What clients ask about: a folder of images, or a .txt, .csv, .tsv or .jsonl.")
 groups.output(FLAGS, "The folder of the report. If not given, runs/serving_<model>/<time>.")
 group = groups.group(FLAGS, "What is measured")
-define_integers("clients", "8,64", "Numbers of clients at once.", "8,64", **group)
-define_seconds("seconds", 5, "How long a round takes.", **group)
+define(Integers("8,64"), "clients", "8,64", "Numbers of clients at once.", **group)
+define(SECONDS, "seconds", 5, "How long a round takes.", **group)
 
 
 def run(flags: FlagValues) -> int:

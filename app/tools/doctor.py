@@ -9,7 +9,6 @@ import TensorFlow, so that a TensorFlow that crashes is a finding too.
 import itertools
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -65,18 +64,15 @@ def report(findings: Iterable[Finding]) -> None:
     Raises:
         UserError: names the problems among them.
     """
-    counts: Counter[str] = Counter()
-    subjects: dict[str, None] = {}  # in order, each once
+    subjects: dict[str, list[str]] = {"ok": [], "warning": [], "problem": []}
     for finding in findings:
         print(finding, flush=True)
-        counts[finding.level] += 1
-        if finding.level == "problem":
-            subjects[finding.subject] = None
-    if subjects:
+        subjects[finding.level].append(finding.subject)
+    if problems := subjects["problem"]:
         raise UserError(
-            f"training needs a machine without a problem, and this one has {counts['problem']} "
-            f"({'; '.join(subjects)}): apply each fix, and run doctor again."
+            f"training needs a machine without a problem, and this one has {len(problems)} "
+            f"({'; '.join(dict.fromkeys(problems))}): apply each fix, and run doctor again."
         )
-    number = counts["warning"]
+    number = len(subjects["warning"])
     warnings = f", {number} warning{'s' * (number > 1)}" if number else ""
     print(f"no problem{warnings}: training can start on this machine")

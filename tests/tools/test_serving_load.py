@@ -57,7 +57,7 @@ def test_a_server_that_does_not_start_is_named(tmp_path, quick):
     texts.write_text("fine\n")
     model = exported.lengths(tmp_path / "model")
     next(model.glob("*/saved_model.pb")).write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"did not start \(error: .*serve-0-1.log"):
+    with pytest.raises(DataError, match=r"did not start: error: .*; see .*serve-0-1.log"):
         measured(model, texts, tmp_path / "report")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from app.cli import workdir as workdirs
 from app.errors import UsageError
 from app.recovery import lock, manifest
 from app.tools.diagnosis.finding import Finding, ok, problem, warning
@@ -67,7 +68,7 @@ def available_memory() -> float:
 def disk(subject: str, flag: str, path: Path) -> Finding:
     """Examines whether there is room where `path` is, or will be."""
     try:
-        free = shutil.disk_usage(existing(path)).free
+        free = shutil.disk_usage(workdirs.existing(path)).free
     except OSError as error:
         found = f"cannot examine {path}: {error.strerror}"
         return problem(subject, found, f"give another {flag}")
@@ -80,14 +81,6 @@ def disk(subject: str, flag: str, path: Path) -> Finding:
     return ok(subject, found)
 
 
-def existing(path: Path) -> Path:
-    """Returns the path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not os.path.lexists(path):
-        path = path.parent
-    return path
-
-
 def workdir(path: Path) -> Finding:
     """Examines a workdir by doing what a run does there: write, fsync, rename and lock.
 
@@ -96,7 +89,7 @@ def workdir(path: Path) -> Finding:
     """
     action = "make a folder"
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(path)) as name:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=workdirs.existing(path)) as name:
             folder = Path(name)
             action = "write"
             partial, whole = folder / ".partial", folder / "whole"
