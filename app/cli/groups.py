@@ -1,6 +1,5 @@
 """Flags that several commands share: a command takes the groups that it reads."""
 
-import os
 from typing import Any
 
 from absl.flags import (
@@ -34,8 +33,7 @@ def experiment(values: FlagValues) -> None:
     DEFINE_string(
         "workdir", None, "The folder of the run. If not given, runs/<experiment>/<time>.", **g
     )
-    default = os.environ.get("TFDS_DATA_DIR") or home.data_dir()
-    DEFINE_string("data_dir", default, "The folder of prepared data sets.", **g)
+    DEFINE_string("data_dir", home.data_dir(), "The folder of prepared data sets.", **g)
 
 
 def stages(values: FlagValues) -> None:

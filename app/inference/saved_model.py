@@ -69,15 +69,17 @@ class Model(tf.Module):
         computed = dataclasses.replace(experiment, precision=variant.precision)
         built = build(computed, data.input_spec, data.num_classes).blocks
         self._blocks = lambda: built  # in a list they would be saved, with weights of their own
-        self._weights = Weights(weights, variant)
+        self._weights = {name: _stored(value, variant) for name, value in weights.items()}
         self._classes = tf.constant(data.classes)
         # One graph that all signatures call.
         self.compiled = tf.function(self.logits, input_signature=[data.input_spec])
 
     def logits(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the logits of a batch of inputs, float32 [b, K]."""
-        layers, values = self._blocks(), self._weights()
+        layers = self._blocks()
         variables = [v for block in layers for v in block.variables]
+        # In the type of computation, however they are stored.
+        values = {name: weight.read_value() for name, weight in self._weights.items()}
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]
         with keras.StatelessScope(state_mapping=mapping):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
@@ -152,18 +154,6 @@ def save(
     (folder / "assets.extra").mkdir()
     text = json.dumps({"format": FORMAT, **about}, indent=1) + "\n"
     (folder / "assets.extra" / "scaleproof.json").write_text(text)
-
-
-class Weights(tf.Module):
-    """Weights in a SavedModel, stored as a variant says, and read in the type of computation."""
-
-    def __init__(self, values: Mapping[str, np.ndarray], variant: Variant) -> None:
-        super().__init__()
-        self.stored = {name: _stored(value, variant) for name, value in values.items()}
-
-    def __call__(self) -> dict[str, tf.Tensor]:
-        """Returns their values, by name."""
-        return {name: weight.read_value() for name, weight in self.stored.items()}
 
 
 class Widened(tf.Module):

@@ -48,9 +48,7 @@ class Piece:
     places: Sequence[int]
     size: int = 0
     since: float = field(default_factory=time.monotonic)
-    answer: asyncio.Future[Tensors] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    answer: asyncio.Future[Tensors] = field(default_factory=asyncio.Future)
 
     @property
     def weight(self) -> int:
