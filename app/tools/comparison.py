@@ -63,10 +63,6 @@ class Trained:
         """The number of updates by staleness; empty if the rule has none."""
         return {int(n): count for n, count in self.result.get("staleness", {}).items()}
 
-    def time_to(self, target: float) -> float | None:
-        """Returns the seconds of training before the first evaluation that reaches `target`."""
-        return next((e["seconds"] for e in self.evaluated if e["accuracy"] >= target), None)
-
 
 def folder_name(rule: Rule) -> str:
     """Returns the name of a rule's folder."""
@@ -129,7 +125,8 @@ def table(runs: Sequence[Trained], conditions: Conditions) -> list[dict[str, Any
     """Returns a row for each rule; the others are compared with the first."""
     base, target, rows = runs[0], target_of(runs, conditions), []
     for run in runs:
-        seconds = run.time_to(target)
+        # Of training before the first evaluation that reaches the target.
+        seconds = next((e["seconds"] for e in run.evaluated if e["accuracy"] >= target), None)
         hours = None if seconds is None else seconds / 3600 * conditions.workers
         updates = [n for n, count in run.staleness.items() for _ in range(count)]
         rows.append(
