@@ -3,11 +3,10 @@
 A command owns its flags (`app/commands/NAME.py`); groups that several share are in `groups.py`.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -18,25 +17,19 @@ from app.errors import UsageError
 
 
 class Number(flags.FloatParser):
-    """Parses a finite number; the bounds of absl's own parser let NaN pass, and infinity."""
+    """Parses a number within bounds; those of absl's own parser let NaN pass, and infinity."""
 
-    def __init__(self, least: float, most: float | None = None) -> None:
+    def __init__(self, least: float, most: float | None = None, rule: str = "") -> None:
         super().__init__(least, most)
-        self.syntactic_help = self.syntactic_help.replace("a ", "a finite ", 1)
+        self._bounds = least, sys.float_info.max if most is None else most
+        self.syntactic_help = rule or self.syntactic_help.replace("a ", "a finite ", 1)
 
     def is_outside_bounds(self, value: float) -> bool:
         """Returns whether `value` may not be given."""
-        return not math.isfinite(value) or super().is_outside_bounds(value)
+        return not self._bounds[0] <= value <= self._bounds[1]
 
 
-class Seconds(flags.FloatParser):
-    """Parses a duration; NaN is not at least 1, and infinity is."""
-
-    syntactic_help = "a number of seconds, at least 1"
-
-    def is_outside_bounds(self, value: float) -> bool:
-        """Returns whether `value` may not be given."""
-        return not value >= 1
+SECONDS = Number(1, math.inf, "a number of seconds, at least 1")
 
 
 class Integers(flags.ArgumentParser[tuple[int, ...]]):
@@ -58,24 +51,13 @@ class Integers(flags.ArgumentParser[tuple[int, ...]]):
         return "comma-separated integers"
 
 
-def define_number(
-    name: str, default: float, help: str, least: float, most: float | None = None, **group: Any
+def define(
+    parser: flags.ArgumentParser[Any], name: str, default: Any, help: str, **group: Any
 ) -> None:
-    """Defines a flag that takes a finite number from `least` to `most`."""
-    serializer: flags.ArgumentSerializer[float] = flags.ArgumentSerializer()
-    flags.DEFINE(Number(least, most), name, default, help, serializer=serializer, **group)
-
-
-def define_seconds(name: str, default: float, help: str, **group: Any) -> None:
-    """Defines a flag that takes a duration of a second or more."""
-    serializer: flags.ArgumentSerializer[float] = flags.ArgumentSerializer()
-    flags.DEFINE(Seconds(), name, default, help, serializer=serializer, **group)
-
-
-def define_integers(name: str, default: str, help: str, example: str, **group: Any) -> None:
-    """Defines a flag that takes a list of positive integers."""
-    parser: Any = Integers(example)  # of the text that is its default, too
-    flags.DEFINE(parser, name, default, help, serializer=flags.ListSerializer(","), **group)
+    """Defines a flag that one of the parsers above reads, its default too if that is a text."""
+    is_list = isinstance(parser, Integers)
+    serializer: Any = flags.ListSerializer(",") if is_list else flags.ArgumentSerializer()
+    flags.DEFINE(parser, name, default, help, serializer=serializer, **group)
 
 
 def parse(values: FlagValues, command: str, arguments: Sequence[str]) -> None:

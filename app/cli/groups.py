@@ -1,8 +1,5 @@
 """Flags that several commands share: a command takes the groups that it reads."""
 
-from __future__ import annotations
-
-import os
 from typing import Any
 
 from absl.flags import (
@@ -16,7 +13,7 @@ from absl.flags import (
 )
 
 from app.cli import home
-from app.cli.flags import define_integers, define_number, define_seconds
+from app.cli.flags import SECONDS, Integers, Number, define
 
 
 def group(values: FlagValues, title: str) -> dict[str, Any]:
@@ -36,8 +33,7 @@ def experiment(values: FlagValues) -> None:
     DEFINE_string(
         "workdir", None, "The folder of the run. If not given, runs/<experiment>/<time>.", **g
     )
-    default = os.environ.get("TFDS_DATA_DIR") or home.data_dir()
-    DEFINE_string("data_dir", default, "The folder of prepared data sets.", **g)
+    DEFINE_string("data_dir", home.data_dir(), "The folder of prepared data sets.", **g)
 
 
 def stages(values: FlagValues) -> None:
@@ -49,9 +45,9 @@ def stages(values: FlagValues) -> None:
 def placement(values: FlagValues) -> None:
     """Defines which blocks a stage has, and on which machine."""
     g = group(values, "The layout")
-    define_integers(
-        "cut", "", "The number of blocks of each stage (or chunk). If not given, stages are "
-        "balanced by measured time.", "3,4,3", **g,
+    define(
+        Integers("3,4,3"), "cut", "", "The number of blocks of each stage (or chunk). If not "
+        "given, stages are balanced by measured time.", **g,
     )  # fmt: skip
     DEFINE_list(
         "servers", [], "The host:port of a stage server for each stage, rank 0's first.", **g
@@ -89,9 +85,8 @@ def ranks(values: FlagValues) -> None:
     """Defines how the ranks of a job are started and stopped."""
     network(values)
     g = group(values, "Processes and machines")
-    define_seconds(
-        "grace_seconds", 30, "How long a process may take to save and stop after SIGTERM.", **g
-    )
+    about = "How long a process may take to save and stop after SIGTERM."
+    define(SECONDS, "grace_seconds", 30, about, **g)
 
 
 def ranked(values: FlagValues) -> None:
@@ -116,16 +111,14 @@ def training(values: FlagValues) -> None:
         "max_restarts", 3,
         "How often a broken job is started again without a new checkpoint. 0: never.", 0, **g,
     )  # fmt: skip
-    define_seconds(
-        "hang_seconds", 300, "How long a job may show no sign of life before it is ended.", **g
-    )
+    about = "How long a job may show no sign of life before it is ended."
+    define(SECONDS, "hang_seconds", 300, about, **g)
     g = group(values, "Checkpoints and evaluation")
     DEFINE_integer(
         "checkpoint_every", 0, "Steps between checkpoints. 0: see --checkpoint_seconds.", 0, **g
     )
-    define_seconds(
-        "checkpoint_seconds", 600, "Seconds between checkpoints, if --checkpoint_every is 0.", **g
-    )
+    about = "Seconds between checkpoints, if --checkpoint_every is 0."
+    define(SECONDS, "checkpoint_seconds", 600, about, **g)
     DEFINE_integer("keep", 3, "The number of checkpoints that are kept beside the best.", 1, **g)
     DEFINE_integer(
         "evaluate_every", 0, "Steps between evaluations. 0: evaluate at the end only.", 0, **g
@@ -194,7 +187,8 @@ def server(values: FlagValues) -> None:
     g = group(values, "The server")
     DEFINE_string("model", None, "The folder that `export` wrote.", **g)
     DEFINE_integer("max_batch", 32, "The most instances that the server computes at once.", 1, **g)
-    define_number("batch_wait_ms", 2, "Milliseconds that a batch waits for more instances.", 0, **g)
+    about = "Milliseconds that a batch waits for more instances."
+    define(Number(0), "batch_wait_ms", 2, about, **g)
     DEFINE_integer(
         "queue", 256, "The most instances that may wait. More are answered with 429.", 1, **g
     )

@@ -1,13 +1,12 @@
 """Checks the shape of a layout: what cannot be cut, split, interleaved or lent."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sized
 
 from app.config import Experiment, Layout, choice_name
 from app.errors import UsageError
 from app.optimizers import OPTIMIZERS
+from app.parallel.cluster import check_addresses
 from app.parallel.topology import slice_of
 
 
@@ -107,14 +106,7 @@ def _validate_servers(layout: Layout) -> None:
             f"--servers names {len(servers)} stage servers, but {layout.processes} processes x "
             f"{layout.stages} stages need {needed}: one a stage, rank 0's first."
         )
-    for server in servers:
-        host, _, port = server.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UsageError(
-                f"--servers must be host:port each, with a port from 1 to 65535, not {server!r}."
-            )
-        if servers.count(server) > 1:
-            raise UsageError(f"--servers names {server} twice, but a server is one stage's.")
+    check_addresses(servers, "--servers")
 
 
 def _validate_interleaving(experiment: Experiment, layout: Layout) -> None:

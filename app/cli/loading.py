@@ -1,7 +1,5 @@
 """Imports TensorFlow quietly, and without the packages that Keras imports beside it."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

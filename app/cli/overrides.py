@@ -1,7 +1,5 @@
 """Applies `--set field=value` to an experiment: each text is read as its field's type."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib

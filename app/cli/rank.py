@@ -1,7 +1,5 @@
 """Begins a process of a job: its number of ranks, its cores, TensorFlow, and the job itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Selects the experiment and the layout that a command's flags describe; needs no TensorFlow."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

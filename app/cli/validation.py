@@ -1,7 +1,5 @@
 """Checks an experiment and its layout, as far as that needs neither data nor TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import typing
@@ -17,11 +15,12 @@ from app.errors import DataError, UsageError
 # What checkpoints call other variables beside a weight (`Part.named`).
 RESERVED_SLOTS = {"weights", "average", "outer_momentum"}
 
-# Fields that only one update rule reads.
+# Fields of an update rule that are read only where another field has one value.
 FIELDS = {
-    "all_reduce": ("compression",),
-    "parameter_server": ("staleness",),
-    "local_sgd": ("local_steps", "outer_rate", "outer_momentum"),
+    ("kind", "all_reduce"): ("compression",),
+    ("kind", "parameter_server"): ("staleness",),
+    ("kind", "local_sgd"): ("local_steps", "outer_rate", "outer_momentum"),
+    ("compression", "topk"): ("topk",),
 }
 
 
@@ -113,18 +112,15 @@ def validate_update(experiment: Experiment, layout: Layout) -> None:
         UsageError: a field of another rule, or what a rule cannot do.
     """
     u, default = experiment.update, Update()
-    for kind, fields in FIELDS.items():
+    for (choice, wanted), fields in FIELDS.items():
+        chosen = getattr(u, choice)
         for name in fields:
-            if getattr(u, name) != getattr(default, name) and u.kind != kind:
+            if getattr(u, name) != getattr(default, name) and chosen != wanted:
                 raise UsageError(
-                    f"update.{name}={getattr(u, name)} is of update.kind={kind}, but the kind is "
-                    f"{u.kind}: set update.kind={kind}, or leave update.{name} out."
+                    f"update.{name}={getattr(u, name)} is of update.{choice}={wanted}, but the "
+                    f"{choice} is {chosen}: set update.{choice}={wanted}, or leave update.{name} "
+                    "out."
                 )
-    if u.compression != "topk" and u.topk != default.topk:
-        raise UsageError(
-            f"update.topk={u.topk} is of update.compression=topk, but it is {u.compression}: set "
-            "that, or leave update.topk out."
-        )
     if u.compression == "none" and not u.error_feedback:
         raise UsageError(
             "update.error_feedback is of update.compression, which is none: set float16 or topk, "

@@ -1,7 +1,5 @@
 """Names, claims and checks the folder of a run, which belongs to one experiment."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import itertools
@@ -80,11 +78,16 @@ def writable(folder: Path, flag: str = "--workdir") -> None:
     Raises:
         UsageError: says what is in the way.
     """
-    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    nearest = existing(folder)
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return
     reason = "may not be written" if nearest.is_dir() else "is no folder"
     raise UsageError(f"cannot write to {folder}: {nearest} {reason}; give another {flag}.")
+
+
+def existing(path: Path) -> Path:
+    """Returns the path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
 
 
 def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
@@ -105,6 +108,28 @@ def check(workdir: Path, experiment: Experiment, layout: Layout) -> None:
             f"{workdir} holds a run of another experiment: {'; '.join(lines)}. Give these fields "
             "the same values, or another --workdir."
         )
+
+
+def settle(path: Path, ours: dict[str, Any], what: str, flag: str) -> None:
+    """Records what a folder is for in a file, or checks that it was begun for the same.
+
+    Args:
+        path: of the file.
+        ours: what it is for.
+        what: the folder holds, for the message.
+        flag: that names the folder.
+
+    Raises:
+        UsageError: it was begun for something else; shows every value that differs.
+    """
+    ours = plain(ours)
+    lines = differences(ours, json.loads(path.read_text()) if path.exists() else ours)
+    if lines:
+        raise UsageError(
+            f"{path.parent} holds {what}: {'; '.join(lines)}. Give the same values, or another "
+            f"{flag}."
+        )
+    atomic_file.write_text(path, json.dumps(ours, indent=1) + "\n")
 
 
 def claim(

@@ -1,7 +1,5 @@
 """Measures steps, input, scaling, all-reduce and stages on this machine."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from absl.flags import FlagValues

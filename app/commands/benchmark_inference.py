@@ -1,7 +1,5 @@
 """Measures predictions a second and their latency, by layout and batch."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection, workdir
-from app.cli.flags import define_integers, to_arguments
+from app.cli.flags import Integers, define, to_arguments
 from app.config import Experiment, Layout
 from app.errors import DONE, UsageError
 from app.launch import launcher
@@ -23,7 +21,7 @@ groups.ranks(FLAGS)
 groups.cores(FLAGS)  # given, one layout is measured
 groups.output(FLAGS, "The folder of the report. If not given, runs/inference_<experiment>/<time>.")
 group = groups.group(FLAGS, "The layout")
-define_integers("batch_sizes", "1,8,32", "Numbers of items predicted at once.", "1,8,32", **group)
+define(Integers("1,8,32"), "batch_sizes", "1,8,32", "Numbers of items predicted at once.", **group)
 
 
 def launch(flags: FlagValues, command: list[str]) -> int:

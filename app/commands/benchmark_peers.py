@@ -1,14 +1,12 @@
 """Measures training steps beside PyTorch's, by turns."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 from absl.flags import DEFINE_integer, DEFINE_list, FlagValues
 
 from app.cli import groups, workdir
-from app.cli.flags import define_seconds
+from app.cli.flags import SECONDS, define
 from app.tools.peers import benchmark, cases
 
 SECTION = "Measure"
@@ -16,7 +14,7 @@ FLAGS = FlagValues()
 group = groups.group(FLAGS, "What is measured")
 DEFINE_list("cases", list(cases.NAMES), "The models and precisions to compare.", **group)
 DEFINE_integer("pairs", 5, "The number of turns of each side.", 1, **group)
-define_seconds("seconds", 5, "How long a turn takes.", **group)
+define(SECONDS, "seconds", 5, "How long a turn takes.", **group)
 groups.output(FLAGS, "The folder of the report. If not given, runs/peers/<time>.")
 
 

@@ -1,13 +1,11 @@
 """Measures answers a second of an exported model's server, by clients."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import FlagValues
 
 from app.cli import groups, workdir
-from app.cli.flags import define_integers, define_seconds, to_arguments
+from app.cli.flags import SECONDS, Integers, define, to_arguments
 from app.errors import UsageError
 from app.serving import versions
 
@@ -18,8 +16,8 @@ groups.cores(FLAGS)
 groups.items(FLAGS, "What clients ask about: a folder of images, or a .txt, .csv, .tsv or .jsonl.")
 groups.output(FLAGS, "The folder of the report. If not given, runs/serving_<model>/<time>.")
 group = groups.group(FLAGS, "What is measured")
-define_integers("clients", "8,64", "Numbers of clients at once.", "8,64", **group)
-define_seconds("seconds", 5, "How long a round takes.", **group)
+define(Integers("8,64"), "clients", "8,64", "Numbers of clients at once.", **group)
+define(SECONDS, "seconds", 5, "How long a round takes.", **group)
 
 
 def run(flags: FlagValues) -> int:
@@ -43,14 +41,10 @@ def run(flags: FlagValues) -> int:
     from app.tools.serving import benchmark
     from input import items
 
-    given = benchmark.Load(
-        found=found,
-        items=items.open_items(flags.input, str(found.about.kind), flags.format, flags.field),
-        clients=flags.clients,
-        max_batch=flags.max_batch,
-        seconds=flags.seconds,
-        flags=to_arguments(flags, benchmark.OWN),
-    )
+    given = items.open_items(flags.input, str(found.about.kind), flags.format, flags.field)
+    requests = benchmark.make_requests(found, given)
+    settings = benchmark.make_settings(flags.max_batch, flags.clients)
     folder = Path(flags.output or workdir.default(f"serving_{found.name}"))
     workdir.writable(folder, "--output")
-    return benchmark.main(given, folder)
+    serve = to_arguments(flags, benchmark.OWN)
+    return benchmark.main(settings, requests, flags.seconds, serve, folder)

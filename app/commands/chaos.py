@@ -1,13 +1,11 @@
 """Trains while faults strike, and compares with an undisturbed run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import DEFINE_integer, DEFINE_list, FlagValues
 
 from app.cli import groups, selection, workdir
-from app.cli.flags import define_seconds, to_arguments
+from app.cli.flags import SECONDS, define, to_arguments
 from app.errors import UsageError
 from app.launch import launcher
 from app.tools import chaos, faults
@@ -18,7 +16,7 @@ groups.ranked(FLAGS)
 groups.training(FLAGS)
 group = groups.group(FLAGS, "Faults")
 DEFINE_integer("faults", 20, "How many faults are injected in all.", 1, **group)
-define_seconds("between_seconds", 30, "The mean time from one fault to the next.", **group)
+define(SECONDS, "between_seconds", 30, "The mean time from one fault to the next.", **group)
 DEFINE_list(
     "kinds", ["kill"],
     f"The kinds of faults, of {', '.join(faults.KINDS)}, and hosts with --elastic.", **group,

@@ -1,7 +1,5 @@
 """Trains under several update rules, side by side in one report."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -9,13 +7,12 @@ from pathlib import Path
 from absl.flags import DEFINE_integer, DEFINE_list, FlagValues
 
 from app.cli import groups, loading, overrides, selection, validation, workdir
-from app.cli.flags import define_number, to_arguments
+from app.cli.flags import Number, define, to_arguments
 from app.config import Experiment, Update
 from app.errors import UsageError
 from app.launch import launcher
 from app.parallel import cluster
 from app.tools import compare, rules
-from app.tools.conditions import Conditions
 
 SECTION = "Measure"
 FLAGS = FlagValues()
@@ -25,17 +22,13 @@ DEFINE_list(
     "updates", ["sync", "async", "bounded:4", "local:8"],
     f"The update rules to compare, of {', '.join(rules.RULES)}.", **group,
 )  # fmt: skip
-define_number("slowdown", 1, "How many times slower the last worker is made.", 1, **group)
-define_number(
-    "link_mbit", 0, "The rate in Mbit/s of the link that all processes share. 0: unlimited.", 0,
-    **group,
-)  # fmt: skip
+define(Number(1), "slowdown", 1, "How many times slower the last worker is made.", **group)
+about = "The rate in Mbit/s of the link that all processes share. 0: unlimited."
+define(Number(0), "link_mbit", 0, about, **group)
 DEFINE_integer("evaluations", 10, "The number of evaluations of each run.", 1, **group)
-define_number("price", 0, "The price of a device for an hour.", 0, **group)
-define_number(
-    "target", 0, "The accuracy whose time is reported. 0: a point below the synchronous rule's.",
-    0, 1, **group,
-)  # fmt: skip
+define(Number(0), "price", 0, "The price of a device for an hour.", **group)
+about = "The accuracy whose time is reported. 0: a point below the synchronous rule's."
+define(Number(0, 1), "target", 0, about, **group)
 OWN = ("updates", "slowdown", "link_mbit", "evaluations", "price", "target", "workdir")
 
 
@@ -45,7 +38,7 @@ def run(flags: FlagValues) -> int:
     experiment, found = check(flags, np)
     loading.tensorflow()
     data = experiment.data.open(selection.data_dir(flags))
-    conditions = Conditions(
+    conditions = rules.Conditions(
         np, flags.slowdown, flags.link_mbit, flags.price, flags.target, flags.evaluations
     )
     name = f"compare_{selection.reference(flags)}"

@@ -1,7 +1,5 @@
 """Finds what keeps this machine from training, and says how to fix it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import DEFINE_string, FlagValues

@@ -1,7 +1,5 @@
 """Evaluates the newest checkpoint of --workdir."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

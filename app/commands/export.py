@@ -1,7 +1,5 @@
 """Exports the newest checkpoint of --workdir as a SavedModel that stands by itself."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

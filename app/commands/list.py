@@ -1,7 +1,5 @@
 """Lists the experiments."""
 
-from __future__ import annotations
-
 import inspect
 
 from absl.flags import FlagValues

@@ -1,7 +1,5 @@
 """Measures what watching, comparing and saving cost when nothing breaks."""
 
-from __future__ import annotations
-
 from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection

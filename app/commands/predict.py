@@ -1,7 +1,5 @@
 """Predicts --input with the newest checkpoint of --workdir."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes an experiment's data set and first weights where training finds them."""
 
-from __future__ import annotations
-
 from absl.flags import FlagValues
 
 from app.cli import groups, loading, selection, validation

@@ -1,11 +1,9 @@
 """Answers HTTP requests with an exported --model."""
 
-from __future__ import annotations
-
 from absl.flags import DEFINE_integer, DEFINE_list, DEFINE_string, FlagValues
 
 from app.cli import groups, rank, selection
-from app.cli.flags import define_number, define_seconds
+from app.cli.flags import SECONDS, Number, define
 from app.errors import UsageError
 
 SECTION = "Use a trained model"
@@ -22,9 +20,9 @@ DEFINE_list(
     "Origins whose web pages may call the server, as https://a.example. *: all.", **group,
 )  # fmt: skip
 group = groups.group(FLAGS, "Limits")
-define_number("max_body_mb", 16, "The most megabytes of a request.", 0.001, **group)
-define_seconds("request_seconds", 30, "How long a request may take to arrive.", **group)
-define_seconds("grace_seconds", 30, "How long to answer what waits after SIGTERM.", **group)
+define(Number(0.001), "max_body_mb", 16, "The most megabytes of a request.", **group)
+define(SECONDS, "request_seconds", 30, "How long a request may take to arrive.", **group)
+define(SECONDS, "grace_seconds", 30, "How long to answer what waits after SIGTERM.", **group)
 
 
 def run(flags: FlagValues) -> None:

@@ -1,7 +1,5 @@
 """Lends this machine's devices to stages of a pipeline on other machines."""
 
-from __future__ import annotations
-
 from absl.flags import DEFINE_bool, DEFINE_integer, FlagValues
 
 from app.cli import groups, rank

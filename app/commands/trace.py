@@ -1,7 +1,5 @@
 """Draws when each stage of a pipeline ran which micro-batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import FlagValues

@@ -1,7 +1,5 @@
 """Trains an experiment, or continues the run in --workdir."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

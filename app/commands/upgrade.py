@@ -1,7 +1,5 @@
 """Tries another TensorFlow in an environment of its own, and says what breaks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl.flags import DEFINE_string, FlagValues

@@ -1,7 +1,5 @@
 """Trains a few steps on many layouts, and compares each with the serial run."""
 
-from __future__ import annotations
-
 from absl.flags import FlagValues
 
 from app.cli import groups, rank, selection

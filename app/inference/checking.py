@@ -1,7 +1,5 @@
 """Compares exported models with their checkpoint, on the whole evaluation split."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
@@ -71,11 +69,9 @@ def checkpoint_logits(run: Trained, data: DataSet, limits: Limits) -> tuple[np.n
 
 def litert_logits(folder: Path, data: DataSet, limits: Limits) -> np.ndarray:
     """Returns the logits [N, K] of a LiteRT model, whose inputs this process prepares."""
-    interpreter = litert.Interpreter(folder)
     preprocess = preprocessor(data, limits)
     every = (raw for raws, _ in examples(data) for raw in raws)
-    with chatter.capture_native_stderr():
-        return np.concatenate([interpreter.logits(preprocess(tf.constant([raw]))) for raw in every])
+    return litert.logits(folder, (preprocess(tf.constant([raw])).numpy()[0] for raw in every))
 
 
 def saved_model_logits(folder: Path, data: DataSet) -> np.ndarray:

@@ -9,8 +9,6 @@ Each SavedModel is run over the whole evaluation split by a process that can imp
 project nor Horovod, and compared with the checkpoint: the card reports what was measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -4,8 +4,6 @@ An operator runs on one thread; a process keeps its cores busy with a batch each
 numbers depend neither on cores, processes nor stages: a batch meets the same operators everywhere.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,7 @@
 """Converts a trained model for LiteRT (TensorFlow Lite), and runs the result."""
 
-from __future__ import annotations
-
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +31,19 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
     (folder / "classes.txt").write_text("\n".join(data.classes) + "\n", encoding="utf-8")
 
 
-class Interpreter:
-    """Runs a model that `save` wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings(), chatter.capture_native_stderr():
-            warnings.simplefilter("ignore")  # of its move to another package in a later TensorFlow
-            self._lite = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())
-            self._lite.allocate_tensors()
-        (self._input,), (self._output,) = (
-            self._lite.get_input_details(), self._lite.get_output_details()
-        )  # fmt: skip
-
-    def logits(self, inputs: tf.Tensor) -> np.ndarray:
-        """Returns the logits of a batch of inputs, computed one by one, float32 [b, K]."""
-        return np.concatenate([self._one(x) for x in inputs.numpy()])
-
-    def _one(self, x: np.ndarray) -> np.ndarray:
-        index = self._input["index"]
-        if tuple(self._lite.get_input_details()[0]["shape"]) != (1, *x.shape):
-            self._lite.resize_tensor_input(index, (1, *x.shape))
-            self._lite.allocate_tensors()
-        self._lite.set_tensor(index, x[np.newaxis])
-        self._lite.invoke()
-        return np.array(self._lite.get_tensor(self._output["index"]))
+def logits(folder: Path, inputs: Iterable[np.ndarray]) -> np.ndarray:
+    """Runs a model that `save` wrote on inputs one by one; returns their logits, float32 [N, K]."""
+    with warnings.catch_warnings(), chatter.capture_native_stderr():
+        warnings.simplefilter("ignore")  # of its move to another package in a later TensorFlow
+        model = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())
+        model.allocate_tensors()
+        (given,), (returned,) = model.get_input_details(), model.get_output_details()
+        found = []
+        for x in inputs:
+            if tuple(model.get_input_details()[0]["shape"]) != (1, *x.shape):
+                model.resize_tensor_input(given["index"], (1, *x.shape))
+                model.allocate_tensors()
+            model.set_tensor(given["index"], x[np.newaxis])
+            model.invoke()
+            found.append(np.array(model.get_tensor(returned["index"])))
+    return np.concatenate(found)

@@ -7,8 +7,6 @@ A batch has the same items on any number of ranks, and is padded to one size, so
 on the layout. An item that cannot be read gets a row with its error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import sys

@@ -5,8 +5,6 @@ some batches       one thread         gathered from
 ahead              a lane             all threads
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -12,8 +12,6 @@ serving image has. Weights are stored as a variant says:
 Only kernels and tables are stored small: vectors, such as biases and normalisation, stay float32.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import uuid
@@ -70,7 +68,7 @@ class Model(tf.Module):
         computed = dataclasses.replace(experiment, precision=variant.precision)
         built = build(computed, data.input_spec, experiment.objective.num_outputs(data)).blocks
         self._blocks = lambda: built  # in a list they would be saved, with weights of their own
-        self._weights = Weights(weights, variant)
+        self._weights = {name: _stored(value, variant) for name, value in weights.items()}
         self._classes = tf.constant(list(data.classes), tf.string)
         self.objective = experiment.objective
         # One graph that all signatures call.
@@ -78,8 +76,10 @@ class Model(tf.Module):
 
     def outputs(self, inputs: Any) -> tf.Tensor:
         """Returns the model's outputs for a batch of inputs, float32 [b, ...]."""
-        layers, values = self._blocks(), self._weights()
+        layers = self._blocks()
         variables = [v for block in layers for v in block.variables]
+        # In the type of computation, however they are stored.
+        values = {name: weight.read_value() for name, weight in self._weights.items()}
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]
         with keras.StatelessScope(state_mapping=mapping):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
@@ -151,24 +151,6 @@ def save(
     (folder / "assets.extra" / "scaleproof.json").write_text(text)
 
 
-class Weights(tf.Module):
-    """Weights in a SavedModel, stored as a variant says, and read in the type of computation."""
-
-    def __init__(self, values: Mapping[str, np.ndarray], variant: Variant) -> None:
-        super().__init__()
-        self.stored = {name: _stored(value, variant) for name, value in values.items()}
-
-    def __call__(self) -> dict[str, tf.Tensor]:
-        """Returns their values, by name."""
-        return {name: weight.read_value() for name, weight in self.stored.items()}
-
-
-def _stored(value: np.ndarray, variant: Variant) -> tf.Variable | Widened:
-    if variant.stored == "float32" or value.ndim < 2:
-        return tf.Variable(value, trainable=False)
-    return Widened(value, tf.as_dtype(variant.stored))
-
-
 class Widened(tf.Module):
     """A weight that is stored small, and converted to float32 once, when the model is loaded.
 
@@ -211,3 +193,9 @@ class Wide(tf.saved_model.experimental.TrackableResource):
     def _initialize(self) -> None:
         value = tf.cast(self._small.read_value(), tf.float32) * self._scale.read_value()
         tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
+
+
+def _stored(value: np.ndarray, variant: Variant) -> tf.Variable | Widened:
+    if variant.stored == "float32" or value.ndim < 2:
+        return tf.Variable(value, trainable=False)
+    return Widened(value, tf.as_dtype(variant.stored))

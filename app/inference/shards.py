@@ -10,8 +10,6 @@ A shard is a run of items that does not depend on the number of ranks. One that 
 not be predicted again, whichever rank wrote it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io
@@ -21,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app import config
+from app.cli import workdir
 from app.errors import UsageError
 from app.recovery import atomic_file, lock
 
@@ -49,7 +47,7 @@ class Shards:
         self.size = batch * min(MAX_BATCHES, -(-batches // SHARDS))
         self.count = -(-items // self.size)
 
-    def claim(self, job: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
+    def claim(self, job: dict[str, Any], stack: contextlib.ExitStack) -> None:
         """Begins or continues a job, and locks its folder for as long as `stack` lasts.
 
         Raises:
@@ -58,17 +56,9 @@ class Shards:
         """
         if self.output.exists():
             raise UsageError(f"{self.output} exists: give another --output, or move it away.")
-        path, ours = self.folder / "job.json", config.plain(job)
         try:
             stack.enter_context(lock.held(self.folder, "--output"))
-            theirs = json.loads(path.read_text()) if path.exists() else ours
-            lines = config.differences(ours, theirs)
-            if lines:
-                raise UsageError(
-                    f"{self.folder} was begun as another job: {'; '.join(lines)}. Give the same "
-                    "values, or another --output."
-                )
-            atomic_file.write_text(path, json.dumps(ours, indent=1) + "\n")
+            workdir.settle(self.folder / "job.json", job, "another job", "--output")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"cannot use {self.folder} ({error}): give another --output."

@@ -1,7 +1,5 @@
 """Replaces standard input and output by files, which ranks can share, reread and join."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -7,8 +7,6 @@ exec (`preexec_fn`), but Python code there may deadlock if the parent has thread
 TensorFlow or Horovod has many.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

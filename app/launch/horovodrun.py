@@ -9,8 +9,6 @@
     python -m app.launch.horovodrun <arguments of horovodrun>
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """Reads host names and their slots, from HOSTS or from the output of a discovery script."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Runs one attempt of a job: starts its processes, follows them, and says how they ended."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -117,16 +115,11 @@ class Job:
         self._num_reported += len(new)
         return [f"a rank (started as {rank}) {describe_exit(status)}" for rank, status in new]
 
-    def evict(self, beat: heartbeat.Beat) -> None:
-        """Kills one rank; the others of an elastic job go on."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(beat.pid, signal.SIGKILL)
-
-    def interrupt(self) -> None:
-        """Has every rank save and stop, by SIGTERM."""
-        for beat in self.living():
+    def send_signal(self, number: signal.Signals, *beats: heartbeat.Beat) -> None:
+        """Sends ranks a signal: SIGTERM to save and stop, SIGKILL to be lost to the others."""
+        for beat in beats:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(beat.pid, signal.SIGTERM)
+                os.kill(beat.pid, number)
 
     def end(self) -> End:
         """Returns how the job ended; call it before `kill`, as it looks at what still lives."""

@@ -1,7 +1,5 @@
 """Implements `launch COMMAND`: starts the ranks of a job on NP processes, and supervises them."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """Passes on what a job's processes print, and reads from it which of them were lost."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -5,8 +5,6 @@ CVE-2026-31234); TensorFlow's have no authentication. In a network namespace, no
 job reaches them, not even other users of the machine.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Keeps processes from outliving the one that started them: no orphans, whatever is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
@@ -56,6 +54,12 @@ def run(command: Sequence[str], log: Path, **variables: str) -> int:
     """
     with log.open("w") as output:
         return start(command, variables, stdout=output, stderr=output).wait()
+
+
+def last_line(log: Path) -> str:
+    """Returns the last line that a process printed to a log, and where the log is."""
+    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it printed nothing'}; see {log}"
 
 
 def adopt_orphans() -> None:

@@ -8,8 +8,6 @@ It knows only processes, files and exit codes, and so serves every layout: a che
 depend on how many processes or stages wrote it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal
@@ -137,7 +135,7 @@ class Supervisor:
     def _stop(self, job: Job) -> End:
         """Has the ranks write a last checkpoint, and waits for it."""
         begin = self._stop_time
-        job.interrupt()
+        job.send_signal(signal.SIGTERM, *job.living())
         while time.monotonic() - begin < self.limits.grace and self._stop_time == begin:
             if job.has_ended():
                 return job.end()
@@ -154,7 +152,7 @@ class Supervisor:
         if not job.is_elastic or suspect is None:
             return False
         self.report(f"rank {suspect.rank} made no progress for {silence:.0f} s and is killed.")
-        job.evict(suspect)
+        job.send_signal(signal.SIGKILL, suspect)
         time.sleep(SETTLING_SECONDS)  # until the others have noticed
         return True
 

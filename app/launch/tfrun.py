@@ -10,8 +10,6 @@ All run the same command; TF_CONFIG says what each is. Only the chief writes hea
 code, as only it knows how the run goes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -7,12 +7,11 @@ The chief runs the training loop and reads the data, a ps holds weights, a worke
 gradients. It is TensorFlow's own format, which cluster managers write.
 """
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.errors import UsageError
 
@@ -69,6 +68,22 @@ def has_servers(environment: Mapping[str, str] = os.environ) -> bool:
     return '"ps"' in environment.get(VARIABLE, "")
 
 
+def check_addresses(addresses: Sequence[Any], source: str) -> None:
+    """Checks the addresses of servers.
+
+    Raises:
+        UsageError: one is not host:port, or is that of two.
+    """
+    for address in addresses:
+        host, _, port = str(address).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UsageError(
+                f"{source}: {address!r} must be host:port, with a port from 1 to 65535."
+            )
+        if addresses.count(address) > 1:
+            raise UsageError(f"{source} names {address} twice: give each server its own port.")
+
+
 def _parse(text: str) -> Cluster:
     try:
         config = json.loads(text)
@@ -85,15 +100,7 @@ def _parse(text: str) -> Cluster:
         raise UsageError(
             f"{VARIABLE} must name 1 chief, 1 ps or more and 1 worker or more, not {counted}."
         )
-    every = [address for addresses in tasks.values() for address in addresses]
-    for address in every:
-        host, _, port = str(address).rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UsageError(
-                f"{VARIABLE}: {address!r} must be host:port, with a port from 1 to 65535."
-            )
-        if every.count(address) > 1:
-            raise UsageError(f"{VARIABLE} names {address} twice: give each task its own port.")
+    check_addresses([address for some in tasks.values() for address in some], VARIABLE)
     if job not in tasks or not isinstance(index, int) or not 0 <= index < len(tasks[job]):
         raise UsageError(
             f"{VARIABLE}: task {job} {index} is not in the cluster: give a type of "

@@ -7,8 +7,6 @@ A step is begun once and applied once, whatever happens to the worker that compu
 staleness of an update is the number of others that were applied while it was computed.
 """
 
-from __future__ import annotations
-
 import itertools
 import threading
 from collections import Counter

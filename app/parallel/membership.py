@@ -6,8 +6,6 @@ A process enters, works, and leaves together with all others when the set change
 process that was removed when it tries to enter again.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 

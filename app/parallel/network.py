@@ -1,7 +1,5 @@
 """Looks at this process's network interfaces."""
 
-from __future__ import annotations
-
 import os
 
 import psutil

@@ -4,8 +4,6 @@ TensorFlow's `ParameterServerStrategy` knows the processes; its `ClusterCoordina
 whichever worker is free, and gives it out again if that worker is lost.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -9,8 +9,6 @@ stage    0      1      2      3        stage  0   1   2   3   0   1   2   3
 With tensor parallelism a stage is several devices, each with a shard of each of its blocks.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os
@@ -18,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import tensorflow as tf
 
@@ -46,7 +44,7 @@ class Placement:
     scope: Place | None = None
 
     @classmethod
-    def whole(cls, num_blocks: int) -> Placement:
+    def whole(cls, num_blocks: int) -> Self:
         """Places all blocks on one device of TensorFlow's choice."""
         return cls((("",),), (num_blocks,))
 

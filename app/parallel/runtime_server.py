@@ -5,8 +5,6 @@ starts only where no interface but loopback is up, in a private network as of `u
 unless a flag says that the surrounding network is trusted.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Mapping, Sequence

@@ -15,8 +15,6 @@ P = 4 stages, M = 8 micro-batches, time to the right, a backward as long as a fo
              P + s, 2 P + s, ...; micro-batches go round the stages C times in groups of P
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

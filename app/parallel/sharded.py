@@ -1,7 +1,5 @@
 """Makes several variables read and assign as one: a weight that is split over devices."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeAlias
 

@@ -3,8 +3,6 @@
 python -m app.parallel.straggler PID FACTOR      until the process that started it ends
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -8,8 +8,6 @@
 Runs are contiguous, so that a process owns whole subtrees of the exact sum (`tree.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +26,11 @@ def cores(available: Collection[int], parts: int, index: int, most: int = 0) -> 
     every = sorted(available)
     own = [every[i] for i in slice_of(len(every), parts, index)] or every
     return own[: most or None]
+
+
+def bus_bandwidth(processes: int, size: int, seconds: float) -> float:
+    """Returns the bytes a second that a ring of processes sends, to sum up `size` bytes of each."""
+    return 2 * (processes - 1) / processes * size / seconds
 
 
 def neighbours(environment: Mapping[str, str]) -> tuple[int, int]:

@@ -15,8 +15,6 @@ siblings that lie in two processes meet after an all-gather. Either way the same
 numbers are added, so the root has the same bits for every number of processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 

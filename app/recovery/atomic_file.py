@@ -4,8 +4,6 @@ Nothing waits for the disk: after a power failure a file may be lost. A checkpoi
 waits (`manifest.write`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -7,8 +7,6 @@ The folder is named by the environment; without it nothing is written. A beat is
 a file that is open already, some microseconds; a stopped or dead process writes none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import json

@@ -1,7 +1,5 @@
 """Locks a workdir for one job. The kernel releases the lock when its process ends, however."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -7,8 +7,6 @@
 A checkpoint that does not agree with its manifest, or cannot be read, is damaged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

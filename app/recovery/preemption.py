@@ -1,7 +1,5 @@
 """Turns SIGTERM and Ctrl-C into a request to save and stop; the ranks agree on the step."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType

@@ -1,7 +1,5 @@
 """Keeps off the terminal what libraries print to it without a log level."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -4,8 +4,6 @@ The counts go into every checkpoint and every commit to memory, and continue fro
 an attempt lost are counted once, when they are done again.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Reports a run's progress from rank 0: lines, a progress bar, metrics.jsonl, TensorBoard."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Summarizes a run for people: what runs where as it begins, its result as it ends."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import tensorflow as tf

@@ -4,8 +4,6 @@
 its answer; before it comes connection.py.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import json
@@ -24,14 +22,13 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.serving import codec, errors
+from app.serving import codec, errors, page
 from app.serving.batching import Batcher
 from app.serving.codec import Inputs
 from app.serving.connection import HEADERS, BodyReader, ErrorResponse, check_media_type
 from app.serving.errors import RequestError
 from app.serving.metrics import Metrics
 from app.serving.model import Model, Tensors
-from app.serving.page import Page
 from app.serving.tensors import InputCheck
 
 VERBS = ("predict", "classify", "regress")
@@ -67,7 +64,7 @@ class Service:
         self._model, self._batcher, self._check, self._bodies = model, batcher, check, bodies
         self._json_thread = ThreadPoolExecutor(1, "json")
         self._metrics = Metrics(batcher)
-        self._page = Page(model)
+        self._page = page.render(model)
         self._routes = self._make_routes()
         handlers: dict[Any, Any] = {
             RequestError: self._on_error,
@@ -191,7 +188,8 @@ class Service:
             raise errors.NO_SUCH_VERSION(name=served.name, served=served.number, version=version)
 
     async def _show_page(self, request: Request) -> Response:
-        return Response(self._page.text, 200, {**HEADERS, **self._page.headers}, "text/html")
+        text, headers = self._page
+        return Response(text, 200, {**HEADERS, **headers}, "text/html")
 
     async def _show_liveness(self, request: Request) -> Response:
         return _json_response('{"status":"lives"}')

@@ -8,8 +8,6 @@ workers compute, pieces gather by themselves, so a busy server waits for nothing
 All but `_compute` runs in the event loop's thread, so nothing needs a lock.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -50,9 +48,7 @@ class Piece:
     places: Sequence[int]
     size: int = 0
     since: float = field(default_factory=time.monotonic)
-    answer: asyncio.Future[Tensors] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    answer: asyncio.Future[Tensors] = field(default_factory=asyncio.Future)
 
     @property
     def weight(self) -> int:

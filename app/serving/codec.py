@@ -4,8 +4,6 @@ Whatever a client sends ends as tensors that fit a signature, or as a RequestErr
 https://www.tensorflow.org/tfx/serving/api_rest is the specification.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

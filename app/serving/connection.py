@@ -4,8 +4,6 @@ A client may send headers slowly, without end or not at all, never take its answ
 body that decompresses to a large one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

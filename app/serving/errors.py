@@ -3,13 +3,11 @@
 raise errors.BODY_TOO_LARGE(most=1000)
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 class RequestError(Exception):
@@ -33,9 +31,9 @@ class RequestError(Exception):
         text = json.dumps({"error": self.sentence}, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
 
-    def within(self, place: str) -> RequestError:
+    def within(self, place: str) -> Self:
         """Returns the error with the part of the request that it is about before it."""
-        return RequestError(self.status, f"{place}: {self.sentence}", self.headers)
+        return type(self)(self.status, f"{place}: {self.sentence}", self.headers)
 
 
 @contextlib.contextmanager

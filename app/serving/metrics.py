@@ -1,7 +1,5 @@
 """Counts requests and batches for Prometheus."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import prometheus_client as prometheus

@@ -1,12 +1,10 @@
 """Loads a SavedModel, describes its signatures, and runs them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -36,7 +34,7 @@ class Spec:
     shape: tuple[int | None, ...] | None
 
     @classmethod
-    def of(cls, info: Any) -> Spec:
+    def of(cls, info: Any) -> Self:
         """Reads a TensorInfo."""
         import tensorflow as tf
 
@@ -59,7 +57,7 @@ class Signature:
     outputs: Mapping[str, Spec]
 
     @classmethod
-    def of(cls, name: str, definition: Any) -> Signature:
+    def of(cls, name: str, definition: Any) -> Self:
         """Reads a SignatureDef."""
         inputs, outputs = (
             {key: Spec.of(info) for key, info in sorted(infos.items())}

@@ -7,8 +7,6 @@ The way of a request: connection.py (HTTP within bounds), api.py (its path, and 
 codec.py with tensors.py (JSON to tensors and back), batching.py, model.py.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

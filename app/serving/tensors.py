@@ -3,8 +3,6 @@
 Nothing is guessed: what a client sends must be of the type and shape that the model takes.
 """
 
-from __future__ import annotations
-
 import base64
 import itertools
 import math

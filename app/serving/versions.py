@@ -1,7 +1,5 @@
 """Finds the version of an exported model to serve, and checks it, without TensorFlow."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ stages      with --stages=P or --tensor=T: P x T devices against one, and start-
             micro-batches
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -24,8 +22,10 @@ import tensorflow as tf
 
 from app.config import MEASURED_MICRO_BATCHES, Experiment, Layout
 from app.parallel import replicas
-from app.parallel.topology import Topology, cores
+from app.parallel.topology import Topology, bus_bandwidth, cores
 from app.strategies import partition
+from app.tools import all_reduce, rounds
+from app.tools.peers.cases import RATE
 from app.training.batch_stream import training_batches
 from app.training.data import open_data
 from app.training.state import State
@@ -34,7 +34,6 @@ from app.training.step import SingleStageStep, make_step
 ROUNDS = 3  # a figure is the median of the rounds; figures that are compared take turns
 STEPS = 2  # timed in a round
 WARM_STEPS = 2  # before them
-RATE = 1e-6  # a learning rate so small that the weights stay ordinary numbers
 # Of a pipeline's step: a number that is timed, and a larger one that should be traced as fast.
 MICRO_BATCHES = (MEASURED_MICRO_BATCHES, 8 * MEASURED_MICRO_BATCHES)
 SIZES = [2**p for p in range(12, 28, 3)]  # bytes, 4 KiB to 128 MiB
@@ -75,8 +74,7 @@ def main(experiment: Experiment, layout: Layout, topology: Topology, data_dir: s
     totals = measure(kinds, experiment.micro_batch)
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     if not topology.is_chief:
-        all_reduce(topology)
-        return
+        return print_all_reduces(topology)
     print(
         f"{topology.size} processes x {threads} threads, micro-batch {experiment.micro_batch}, "
         f"input {tuple(data.input_spec.shape[1:])}, {experiment.precision}; "
@@ -89,7 +87,7 @@ def main(experiment: Experiment, layout: Layout, topology: Topology, data_dir: s
             continue
         ratios = [x / y for x, y in zip(totals[a], totals[b], strict=True)]
         print(f"{a} / {b:21} {statistics.median(ratios):8.3f}", flush=True)
-    all_reduce(topology)
+    print_all_reduces(topology)
 
 
 def pipeline(experiment: Experiment, layout: Layout, topology: Topology, data_dir: str) -> None:
@@ -115,12 +113,8 @@ def pipeline(experiment: Experiment, layout: Layout, topology: Topology, data_di
             placement = partition.place(wide, some, topology, data, costs)
             state = State.of(wide, data, placement)
             step = make_step(wide, some, state, mine, range(1))
-            begin = time.perf_counter()
-            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
-            first[name, count] = time.perf_counter() - begin
-            begin = time.perf_counter()
-            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
-            first[name, count] -= time.perf_counter() - begin
+            same = itertools.repeat(batch)
+            first[name, count] = take_steps(1, step, same) - take_steps(1, step, same)
             if count == MICRO_BATCHES[0]:
                 confined = functools.partial(on_cores, few if some.devices == 1 else own, step)
                 kinds[name] = (confined, functools.partial(itertools.repeat, batch))
@@ -158,36 +152,33 @@ def measure(kinds: Kinds, examples: int) -> dict[str, list[float]]:
         kinds: by name, a step and a function that returns its batches of a round.
         examples: of this process in a step.
     """
-    speeds: dict[str, list[float]] = {name: [] for name in kinds}
-    for name, (step, read) in itertools.chain.from_iterable([kinds.items()] * ROUNDS):
+
+    def speed(name: str, turn: int) -> float:
+        step, read = kinds[name]
         batches = read()
-        for _ in range(WARM_STEPS):  # the first of all compiles
-            step(0, batches, RATE)["loss"].numpy()
-        replicas.barrier()  # a barrier: all processes measure the same kind at the same time
-        begin = time.perf_counter()
-        for _ in range(STEPS):
-            step(0, batches, RATE)["loss"].numpy()
-        own = STEPS * examples / (time.perf_counter() - begin)
-        speeds[name].append(sum(replicas.all_gather_scalar(own)))
-    return speeds
+        take_steps(WARM_STEPS, step, batches)  # the first of all compiles
+        replicas.barrier()  # all processes measure the same kind at the same time
+        own = STEPS * examples / take_steps(STEPS, step, batches)
+        return sum(replicas.all_gather_scalar(own))
+
+    return rounds.by_turns(kinds, ROUNDS, speed)
 
 
-def all_reduce(topology: Topology) -> None:
-    """Prints the median time of an all-reduce; bus bandwidth is 2 (n - 1) / n x bytes / seconds."""
-    if topology.size == 1:
-        return
-    for size in SIZES:
-        tensor = tf.ones([size // 4])
-        seconds = []
-        for _ in range(11):
-            replicas.barrier()
-            begin = time.perf_counter()
-            replicas.all_reduce(tensor, f"benchmark{size}").numpy()
-            seconds.append(time.perf_counter() - begin)
-        middle = statistics.median(seconds[1:])
-        bandwidth = 2 * (topology.size - 1) / topology.size * size / middle
+def take_steps(count: int, step: Callable[..., Any], batches: Iterator[Any]) -> float:
+    """Takes steps; returns how many seconds they took."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        step(0, batches, RATE)["loss"].numpy()
+    return time.perf_counter() - begin
+
+
+def print_all_reduces(topology: Topology) -> None:
+    """Prints the median time of an all-reduce, and its bus bandwidth, by size."""
+    for size in SIZES if topology.size > 1 else []:
+        seconds, _ = all_reduce.measure(topology, size)
+        bandwidth = bus_bandwidth(topology.size, size, seconds)
         if topology.is_chief:
             print(
-                f"all-reduce {size / 2**10:9.0f} KiB {middle * 1e3:8.2f} ms {bandwidth / 1e9:8.3g} "
-                "GB/s bus"
+                f"all-reduce {size / 2**10:9.0f} KiB {seconds * 1e3:8.2f} ms "
+                f"{bandwidth / 1e9:8.3g} GB/s bus"
             )

@@ -9,8 +9,6 @@ a kill, + - a host more or less (elastic); r: the first new step. The moments, k
 a function of the seed.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

@@ -8,23 +8,18 @@ The runs have the same data and seed, and follow each other. One that is done is
 same command with --workdir continues, or adds a rule.
 """
 
-from __future__ import annotations
-
-import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from app.config import differences
+from app.cli import workdir
 from app.errors import DONE, UsageError
 from app.launch import private_network, processes
 from app.tools import comparison
-from app.tools.conditions import Conditions
-from app.tools.rules import Rule
+from app.tools.rules import Conditions, Rule
 
 
 def main(
@@ -42,18 +37,16 @@ def main(
     if conditions.mbit:
         check_link(conditions.mbit)
     folder.mkdir(parents=True, exist_ok=True)
-    check_conditions(folder, {"flags": list(flags), **conditions.of_runs})
+    path, about = folder / "conditions.json", {"flags": list(flags), **conditions.of_runs}
+    workdir.settle(path, about, "a comparison under other conditions", "--workdir")
     every = max(1, steps // conditions.evaluations)
     for rule in rules:
         begin = time.monotonic()
-        workdir = folder / comparison.folder_name(rule)
-        if not (workdir / "result.json").exists():
-            code = train(flags, rule, conditions, every, workdir)
+        run = folder / comparison.folder_name(rule)
+        if not (run / "result.json").exists():
+            code = train(flags, rule, conditions, every, run)
             if code != DONE:
-                print(
-                    f"{rule.name}: failed with exit code {code}; {workdir}.log says why.",
-                    flush=True,
-                )
+                print(f"{rule.name}: failed with exit code {code}; {run}.log says why.", flush=True)
                 return code
         figures = comparison.line(comparison.read(rule, folder))
         print(f"{rule.name:12} {figures} ({time.monotonic() - begin:.0f} s)", flush=True)
@@ -64,35 +57,18 @@ def main(
 
 
 def train(
-    flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, workdir: Path
+    flags: Sequence[str], rule: Rule, conditions: Conditions, every: int, folder: Path
 ) -> int:
     """Trains under one rule, with the output in a log beside its workdir; returns the exit code.
 
     The run is not restarted: its counters would be those of the last attempt only.
     """
-    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     settings = [f"--set={setting}" for setting in rule.settings]
     command = [sys.executable, "-m", "app", "launch", "train", *flags, *settings]
-    command += [f"--workdir={workdir}", f"--evaluate_every={every}", "--log_every=1"]
+    command += [f"--workdir={folder}", f"--evaluate_every={every}", "--log_every=1"]
     command += ["--max_restarts=0"]
-    return processes.run(command, Path(f"{workdir}.log"), **conditions.environment)
-
-
-def check_conditions(folder: Path, ours: dict[str, Any]) -> None:
-    """Checks that the runs of a folder have these conditions, and records them there.
-
-    Raises:
-        UsageError: runs in the folder have other conditions.
-    """
-    path = folder / "conditions.json"
-    theirs = json.loads(path.read_text()) if path.exists() else ours
-    lines = differences(ours, theirs)
-    if lines:
-        raise UsageError(
-            f"{folder} holds a comparison under other conditions: {'; '.join(lines)}. Give the "
-            "same, or another --workdir."
-        )
-    path.write_text(json.dumps(ours) + "\n")
+    return processes.run(command, Path(f"{folder}.log"), **conditions.environment)
 
 
 def check_link(mbit: float) -> None:

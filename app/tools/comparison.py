@@ -1,7 +1,5 @@
 """Draws and tabulates runs side by side, as pictures and as one HTML page."""
 
-from __future__ import annotations
-
 import io
 import json
 import statistics
@@ -12,10 +10,8 @@ from typing import Any
 
 import jinja2
 
-from app.tools.conditions import Conditions
-from app.tools.rules import Rule
+from app.tools.rules import Conditions, Rule
 
-Points = list[tuple[float, float]]
 POINTS_BEHIND = 0.02  # of accuracy; the page explains a rule that is further behind
 WARM_STEPS = 10  # not counted in the throughput: compiling, and a round's first mean
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2",
@@ -67,10 +63,6 @@ class Trained:
         """The number of updates by staleness; empty if the rule has none."""
         return {int(n): count for n, count in self.result.get("staleness", {}).items()}
 
-    def time_to(self, target: float) -> float | None:
-        """Returns the seconds of training before the first evaluation that reaches `target`."""
-        return next((e["seconds"] for e in self.evaluated if e["accuracy"] >= target), None)
-
 
 def folder_name(rule: Rule) -> str:
     """Returns the name of a rule's folder."""
@@ -119,8 +111,7 @@ def write(runs: Sequence[Trained], conditions: Conditions, folder: Path) -> None
             steps=first["steps"], split=next(iter(first["metrics"])),
             target=target_of(runs, conditions), curves=svg(picture), bars=svg(bars(runs)),
             behind=[row for row in rows if row["behind"] > POINTS_BEHIND], colors=COLORS,
-            findings=findings(rows), limit=POINTS_BEHIND, warm=WARM_STEPS,
-            versions=config["versions"],
+            limit=POINTS_BEHIND, warm=WARM_STEPS, versions=config["versions"],
         )
     )  # fmt: skip
 
@@ -134,7 +125,8 @@ def table(runs: Sequence[Trained], conditions: Conditions) -> list[dict[str, Any
     """Returns a row for each rule; the others are compared with the first."""
     base, target, rows = runs[0], target_of(runs, conditions), []
     for run in runs:
-        seconds = run.time_to(target)
+        # Of training before the first evaluation that reaches the target.
+        seconds = next((e["seconds"] for e in run.evaluated if e["accuracy"] >= target), None)
         hours = None if seconds is None else seconds / 3600 * conditions.workers
         updates = [n for n, count in run.staleness.items() for _ in range(count)]
         rows.append(
@@ -156,39 +148,6 @@ def table(runs: Sequence[Trained], conditions: Conditions) -> list[dict[str, Any
             }
         )
     return rows
-
-
-def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns in sentences what the table shows."""
-
-    def best(name: str, choose: Any) -> dict[str, Any] | None:
-        known = [row for row in rows if row[name] is not None]
-        return choose(known, key=lambda row: row[name]) if known else None
-
-    fastest, base = best("examples_per_second", max), rows[0]
-    assert fastest is not None
-    sentences = [
-        f"{fastest['rule']} has the highest throughput, {fastest['examples_per_second']:.1f} "
-        "examples a second"
-        + (f", {fastest['speed']:.2f} times that of {base['rule']}" if fastest != base else "")
-        + "."
-    ]
-    soonest = best("seconds_to_target", min)
-    sentences.append(
-        f"{soonest['rule']} reaches the target accuracy first, after "
-        f"{soonest['seconds_to_target']:.0f} s of training."
-        if soonest
-        else "No rule reaches the target accuracy."
-    )
-    least = best("bytes_per_step", min)
-    if least and base["bytes_per_step"]:
-        share = least["bytes_per_step"] / base["bytes_per_step"]
-        sentences.append(
-            f"{least['rule']} moves the fewest bytes, {least['bytes_per_step'] / 1e6:.2f} MB a step"
-            + (f", {share:.2f} of {base['rule']}'s" if least != base else "")
-            + "."
-        )
-    return sentences
 
 
 def curves(runs: Sequence[Trained]) -> Any:

@@ -6,18 +6,15 @@ The environment is that of training: NP processes (2 if not given), HOSTS. This 
 import TensorFlow, so that a TensorFlow that crashes is a finding too.
 """
 
-from __future__ import annotations
-
 import itertools
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from app.errors import UserError
 from app.launch.launcher import Start
-from app.tools.diagnosis import installed, machine, network, storage, trial
+from app.tools.diagnosis import installed, machine, network, trial
 from app.tools.diagnosis.finding import Finding, warning
 
 
@@ -28,9 +25,9 @@ def main(start: Start, workdir: Path, data_dir: Path) -> None:
         UserError: one of them is a problem.
     """
     if trial.is_rank():
-        from app.tools.diagnosis import rank
+        from app.tools import all_reduce
 
-        return rank.main()
+        return all_reduce.main()
     for number in (signal.SIGINT, signal.SIGTERM):  # ends what was started first
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     report(examine(start, workdir, data_dir))
@@ -47,7 +44,7 @@ def examine(start: Start, workdir: Path, data_dir: Path) -> Iterator[Finding]:
         yield machine.memory(local)
     yield machine.disk("disk, workdir", "--workdir", workdir)
     yield machine.disk("disk, data", "--data_dir", data_dir)
-    yield storage.workdir(workdir)
+    yield machine.workdir(workdir)
     yield network.loopback()
     yield network.isolation()
     is_sound = True
@@ -67,18 +64,15 @@ def report(findings: Iterable[Finding]) -> None:
     Raises:
         UserError: names the problems among them.
     """
-    counts: Counter[str] = Counter()
-    subjects: dict[str, None] = {}  # in order, each once
+    subjects: dict[str, list[str]] = {"ok": [], "warning": [], "problem": []}
     for finding in findings:
         print(finding, flush=True)
-        counts[finding.level] += 1
-        if finding.level == "problem":
-            subjects[finding.subject] = None
-    if subjects:
+        subjects[finding.level].append(finding.subject)
+    if problems := subjects["problem"]:
         raise UserError(
-            f"training needs a machine without a problem, and this one has {counts['problem']} "
-            f"({'; '.join(subjects)}): apply each fix, and run doctor again."
+            f"training needs a machine without a problem, and this one has {len(problems)} "
+            f"({'; '.join(dict.fromkeys(problems))}): apply each fix, and run doctor again."
         )
-    number = counts["warning"]
+    number = len(subjects["warning"])
     warnings = f", {number} warning{'s' * (number > 1)}" if number else ""
     print(f"no problem{warnings}: training can start on this machine")

@@ -1,7 +1,5 @@
 """Injects faults into a training run: kills, stops, damaged checkpoints, hosts that come and go."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

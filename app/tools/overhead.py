@@ -12,9 +12,8 @@ chunk ends when its checkpoint is on the disk, so that it has its whole cost. A 
 PERIOD * CHUNK steps is more than training writes (one every ten minutes).
 """
 
-from __future__ import annotations
-
 import dataclasses
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.clock import Clock
 from app.strategies.elastic import Commit
+from app.tools import rounds
 from app.training.agreement import vote
 from app.training.setup import open_run
 from app.training.trainer import Run, Trainer
@@ -55,15 +55,17 @@ def main(
     trainer = Trainer(setup, layout, topology, never, Clock())
     trainer.begin(0)
     commit = Commit(setup.state, trainer.clock)
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    done = CHUNK // 2  # so that a multiple of CHUNK is in the middle of a chunk
-    chunk(trainer, "watched", range(done))  # the first step compiles
-    for turn in range(ROUNDS * PERIOD):
+    # In steps of CHUNK, from where a multiple of it is in the middle of a chunk.
+    starts = itertools.count(CHUNK // 2, CHUNK)
+
+    def measure(kind: str, turn: int) -> float:
         trainer.run = never if turn % PERIOD else often
-        for kind in (KINDS * 2)[turn % len(KINDS) :][: len(KINDS)]:  # they take turns to be first
-            trainer.commit = commit.take if kind == "elastic" else None
-            seconds[kind].append(chunk(trainer, kind, range(done, done + CHUNK)))
-            done += CHUNK
+        trainer.commit = commit.take if kind == "elastic" else None
+        start = next(starts)
+        return chunk(trainer, kind, range(start, start + CHUNK))
+
+    chunk(trainer, "watched", range(CHUNK // 2))  # the first step compiles
+    seconds = rounds.by_turns(KINDS, ROUNDS * PERIOD, measure)
     trainer.close()
     if topology.is_chief:
         report(topology.size, {k: np.reshape(s, [ROUNDS, PERIOD]) for k, s in seconds.items()})
@@ -88,9 +90,9 @@ def chunk(trainer: Trainer, kind: str, steps: range) -> float:
 
 def report(processes: int, seconds: Mapping[str, np.ndarray]) -> None:
     """Prints a table of seconds, given by kind as [rounds, chunks of a period]."""
-    rounds = {kind: each.sum(axis=1) / (PERIOD * CHUNK) for kind, each in seconds.items()}
+    steps = {kind: each.sum(axis=1) / (PERIOD * CHUNK) for kind, each in seconds.items()}
     print(f"{processes} processes, medians of {ROUNDS} rounds of {PERIOD * CHUNK} steps of each")
     for kind in KINDS:
-        print(f"{kind:10} {np.median(rounds[kind]):8.4f} s a step")
+        print(f"{kind:10} {np.median(steps[kind]):8.4f} s a step")
     for kind in KINDS[1:]:
-        print(f"{kind} / bare {np.median(rounds[kind] / rounds['bare']):8.3f}")
+        print(f"{kind} / bare {np.median(steps[kind] / steps['bare']):8.3f}")

@@ -1,7 +1,5 @@
 """Follows a training run from outside, by its files: sessions, heartbeats, checkpoints."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -11,8 +11,6 @@ The first two stages must succeed; all tests are run. The copy has an environmen
 kept: its constraints.txt is the one to adopt, its logs say what broke. See docs/upgrading.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

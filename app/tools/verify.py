@@ -8,8 +8,6 @@ that a small one cannot hide among large ones. Layouts add in different orders, 
 rounding is required; with `--exact` the same bits.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -68,6 +68,11 @@ def test_data_that_are_there_are_taken_from_a_home_that_cannot_be_written(tmp_pa
     assert home.data_dir() == "~/tensorflow_datasets"
 
 
+def test_data_are_where_tensorflow_datasets_has_them(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/data")
+    assert home.data_dir() == "/data"
+
+
 def test_a_command_without_a_home(tmp_path):
     command = [sys.executable, "-m", "app", "list"]
     for variables in (["-uHOME"], ["HOME=/proc"]):

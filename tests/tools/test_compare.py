@@ -15,7 +15,7 @@ from app.cli.overrides import override
 from app.config import Layout
 from app.errors import UsageError
 from app.tools import compare as comparing
-from app.tools import rules
+from app.tools import comparison, rules
 
 
 @pytest.fixture
@@ -90,6 +90,37 @@ def test_a_link_that_cannot_be_shaped_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match=r"--link_mbit=100 needs .* is not allowed"):
         comparing.check_link(100)
+
+
+def trained(name, folder, seconds, accuracy, sent):
+    """A finished run of 20 steps, a step in so many seconds, with the accuracy at its end."""
+    (rule, _) = rules.parse([name, "ps"])
+    lines = [
+        {"event": "train", "step": s, "seconds": seconds * s, "loss": 1.0} for s in range(1, 21)
+    ]
+    lines.append({"event": "test", "step": 20, "accuracy": accuracy})
+    experiment = {"global_batch": 8, "model": {"type": "a.M"}, "data": {"type": "a.D"}}
+    result = {"metrics": {"test": {}}, "experiment": experiment, "steps": 20}
+    result |= {"network_bytes": sent, "bytes_sent_per_step": 0, "changes_numbers": []}
+    run = folder / name
+    run.mkdir()
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "config.json").write_text(json.dumps({"versions": {"tensorflow": "2.21"}}))
+    return comparison.read(rule, folder)
+
+
+def test_the_page_says_what_its_table_shows(tmp_path):
+    runs = [trained("sync", tmp_path, 1.0, 0.9, 40e6), trained("async", tmp_path, 0.5, 0.8, 80e6)]
+    comparison.write(runs, rules.Conditions(2), tmp_path)
+    said = " ".join((tmp_path / "compare.html").read_text().split())
+    assert "async has the highest throughput, 16.0 examples a second, 2.00 times that of" in said
+    assert "sync reaches the target accuracy first, after 20 s of training." in said
+    assert "<li>sync moves the fewest bytes, 2.00 MB a step.</li>" in said
+    assert "<b>async</b> ends 10.0 points below sync" in said
+    comparison.write(runs, rules.Conditions(2, target=0.95), tmp_path)
+    said = " ".join((tmp_path / "compare.html").read_text().split())
+    assert "No rule reaches the target accuracy." in said
 
 
 @pytest.mark.ranks

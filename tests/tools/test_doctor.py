@@ -21,7 +21,7 @@ from app import errors
 from app.launch import private_network
 from app.parallel.topology import Topology
 from app.tools import doctor
-from app.tools.diagnosis import finding, installed, machine, network, storage, trial
+from app.tools.diagnosis import finding, installed, machine, network, trial
 
 GB = machine.GB
 PINNED = installed.pinned()
@@ -220,13 +220,13 @@ def failing(number):
 
 def test_a_sound_workdir_is_left_as_it_was(tmp_path):
     for path in (tmp_path, tmp_path / "not" / "yet"):
-        assert storage.workdir(path).level == "ok"
+        assert machine.workdir(path).level == "ok"
         assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    assert "Not a directory" in only([storage.workdir(tmp_path / "file" / "run")], "problem").found
+    assert "Not a directory" in only([machine.workdir(tmp_path / "file" / "run")], "problem").found
 
 
 def test_a_workdir_without_permission():
@@ -237,7 +237,7 @@ def test_a_workdir_without_permission():
         if own == 0:
             os.seteuid(65534)
         try:
-            wrong = only([storage.workdir(Path(folder))], "problem")
+            wrong = only([machine.workdir(Path(folder))], "problem")
         finally:
             os.seteuid(own)
         assert "Permission denied" in wrong.found
@@ -254,19 +254,19 @@ def test_a_workdir_without_permission():
 )
 def test_a_workdir_that_lacks_something(tmp_path, monkeypatch, where, name, number, message):
     monkeypatch.setattr(where, name, failing(number))
-    wrong = only([storage.workdir(tmp_path)], "problem")
+    wrong = only([machine.workdir(tmp_path)], "problem")
     assert message in wrong.found and os.strerror(number) in wrong.found
     assert not list(tmp_path.iterdir())
 
 
 def test_locks_that_hold_nobody_off(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *arguments: None)
-    assert "two jobs" in only([storage.workdir(tmp_path)], "problem").found
+    assert "two jobs" in only([machine.workdir(tmp_path)], "problem").found
 
 
 def test_a_slow_disk_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SLOW", 0.0)
-    assert "fsync takes" in only([storage.workdir(tmp_path)], "warning").found
+    monkeypatch.setattr(machine, "SLOW", 0.0)
+    assert "fsync takes" in only([machine.workdir(tmp_path)], "warning").found
 
 
 # The network
@@ -355,17 +355,17 @@ def test_ranks_of_this_machine():
 
 
 def test_a_wrong_sum_is_counted(joined, monkeypatch):
-    from app.tools.diagnosis import rank
+    from app.tools import all_reduce
 
-    result = rank.reduce(Topology())
+    result = all_reduce.reduce(Topology())
     assert result["wrong"] == 0 and result["ranks"] == 1
-    right = rank.replicas.all_reduce
+    right = all_reduce.replicas.all_reduce
 
     def wrong(tensor, name, *others):
-        return right(tensor, name, *others) + (1 if name == "doctor4096" else 0)
+        return right(tensor, name, *others) + (1 if name == "timed4096" else 0)
 
-    monkeypatch.setattr(rank.replicas, "all_reduce", wrong)
-    assert rank.reduce(Topology())["wrong"] == 10 * 1024  # every number of every round
+    monkeypatch.setattr(all_reduce.replicas, "all_reduce", wrong)
+    assert all_reduce.reduce(Topology())["wrong"] == 11 * 1024  # every number of every round
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from ranks import ROOT
 from wheels import only_from, wheel
 
 from app.errors import UsageError
+from app.launch import processes
 from app.parallel.topology import Topology
-from app.tools.peers import benchmark, cases, environment, ours, report, turns
+from app.tools.peers import benchmark, cases, environment, ours
 from app.tools.peers.turns import SideError
 
 CASE = cases.case("minilm_float32", 1, 2)
@@ -106,24 +107,27 @@ def test_a_case_is_reported(tmp_path, monkeypatch, capsys):
     (row,) = json.loads((tmp_path / "peers.json").read_text())
     assert row["batch"] == 32 and row["inputs"] == [32, 40] and len(row["ratios"]) == 3
     printed = capsys.readouterr().out
-    assert report.line(row) in printed and report.line(row) in (tmp_path / "peers.txt").read_text()
+    assert (
+        benchmark.line(row) in printed
+        and benchmark.line(row) in (tmp_path / "peers.txt").read_text()
+    )
     assert "medians of 3 pairs" in printed and "X 1 (none) / X 1 (none)" in printed
 
 
 def test_a_line_has_medians_and_extremes():
     row = {"case": "c", "processes": 2, "threads": 1, "batch": 16,
            "speeds": {"ours": [12.0, 15.0, 9.0], "theirs": [10.0, 10.0, 10.0]},
-           "ratios": report.ratios([12.0, 15.0, 9.0], [10.0, 10.0, 10.0])}  # fmt: skip
-    words = report.line(row).split()
+           "ratios": [1.2, 1.5, 0.9]}  # fmt: skip
+    words = benchmark.line(row).split()
     assert words == ["c", "2", "x", "1", "16", "12.00", "10.00", "1.200", "[0.900", "to", "1.500]"]
 
 
 def test_the_processor_is_named(tmp_path):
     (tmp_path / "x86").write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 amx_bf16\n")
-    assert report.processor(tmp_path / "x86") == "Some CPU (avx2, amx_bf16)"
+    assert benchmark.processor(tmp_path / "x86") == "Some CPU (avx2, amx_bf16)"
     (tmp_path / "arm").write_text("Features\t: fp asimd bf16\n")
-    assert report.processor(tmp_path / "arm") == "processor (asimd, bf16)"
-    assert report.processor(tmp_path / "none") == "processor (features unknown)"
+    assert benchmark.processor(tmp_path / "arm") == "processor (asimd, bf16)"
+    assert benchmark.processor(tmp_path / "none") == "processor (features unknown)"
 
 
 def test_cases_are_of_all_cores_and_of_half():
@@ -175,4 +179,4 @@ def test_the_environment_is_made_once_from_what_pip_finds(tmp_path, monkeypatch)
 
 def test_the_last_line_of_a_log(tmp_path):
     (tmp_path / "log").write_text("one\ntwo  \n\n")
-    assert turns.last_line(tmp_path / "log") == f"two; see {tmp_path / 'log'}"
+    assert processes.last_line(tmp_path / "log") == f"two; see {tmp_path / 'log'}"

@@ -11,18 +11,21 @@ import pytest
 from app.errors import DONE, NUMBERS, DataError
 from app.serving import versions
 from app.tools.serving import benchmark, clients, report
-from app.tools.serving.benchmark import Load
 from app.tools.serving.clients import Answer
 from app.tools.serving.report import Setting
 from input import InputError
 from input.items import open_items
 
 
-def loaded(model, path, **given):
+def requests_of(model, path):
     found = versions.find(model)
-    items = open_items(str(path), found.about.kind, None, None)
-    given = {"clients": [3], "max_batch": 8, "seconds": 0.3, "flags": [f"--model={model}"]} | given
-    return Load(found=found, items=items, **given)
+    return benchmark.make_requests(found, open_items(str(path), found.about.kind, None, None))
+
+
+def measured(model, path, folder, *flags):
+    settings = benchmark.make_settings(8, [3])
+    flags = [f"--model={model}", *flags]
+    return benchmark.main(settings, requests_of(model, path), 0.3, flags, folder)
 
 
 @pytest.fixture
@@ -35,8 +38,7 @@ def test_a_server_is_measured(tmp_path, quick, capfd):
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "fine"}\n"odd"\n{"nothing": 1}\n' + json.dumps("x" * 2000) + "\n")
     model = exported.lengths(tmp_path / "model")
-    flags = [f"--model={model}", "--threads=2"]
-    assert benchmark.main(loaded(model, texts, flags=flags), tmp_path / "report") == DONE
+    assert measured(model, texts, tmp_path / "report", "--threads=2") == DONE
     single, batched = json.loads((tmp_path / "report" / "serving.json").read_text())
     assert (single["max_batch"], single["clients"]) == (1, 1)
     assert (batched["max_batch"], batched["clients"]) == (8, 3)
@@ -54,10 +56,9 @@ def test_a_server_that_does_not_start_is_named(tmp_path, quick):
     texts = tmp_path / "texts.txt"
     texts.write_text("fine\n")
     model = exported.lengths(tmp_path / "model")
-    given = loaded(model, texts)
     next(model.glob("*/saved_model.pb")).write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"did not start \(error: .*serve-0-1.log"):
-        benchmark.main(given, tmp_path / "report")
+    with pytest.raises(DataError, match=r"did not start: error: .*; see .*serve-0-1.log"):
+        measured(model, texts, tmp_path / "report")
 
 
 def test_a_number_of_clients_is_measured_once():
@@ -70,13 +71,13 @@ def test_input_without_readable_items_is_an_error(tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("{}\n")
     with pytest.raises(InputError, match="nothing that can be read"):
-        benchmark.make_requests(loaded(exported.lengths(tmp_path / "model"), texts))
+        requests_of(exported.lengths(tmp_path / "model"), texts)
 
 
 def test_items_are_taken_evenly(tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"text {i}\n" for i in range(2 * benchmark.MAX_REQUESTS + 1)))
-    requests = benchmark.make_requests(loaded(exported.lengths(tmp_path / "model"), texts))
+    requests = requests_of(exported.lengths(tmp_path / "model"), texts)
     assert len(requests) <= benchmark.MAX_REQUESTS and len(set(requests)) == len(requests)
     assert b"text 0" in requests[0]
     assert f"text {2 * benchmark.MAX_REQUESTS}".encode() not in requests[1]
@@ -114,8 +115,8 @@ def test_a_client_sends_in_order_and_reads_whole_answers():
 
 def test_the_error_of_a_closed_connection_names_the_log(tmp_path):
     port = served(http(200, b"1"))
-    fails = pytest.raises(DataError, match=r"stopped answering .* log in")
-    with fails, benchmark.naming_logs(tmp_path):
+    fails = pytest.raises(DataError, match=r"stopped answering .* closed .* log in")
+    with fails, benchmark.servers(set(), [], tmp_path):
         clients.send_for(port, [b"a"], 1, 60, 0)
 
 

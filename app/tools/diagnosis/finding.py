@@ -1,7 +1,5 @@
 """Represents a finding of the doctor: what was found, how bad it is, and how to fix it."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import textwrap

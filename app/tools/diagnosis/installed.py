@@ -3,8 +3,6 @@
 Horovod is imported by another process, so that an import that crashes or hangs is a finding.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

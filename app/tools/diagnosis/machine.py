@@ -1,20 +1,26 @@
-"""Examines whether cores, memory and disk suffice for the processes on this machine."""
+"""Examines whether cores, memory and disk suffice, and whether a workdir can be used."""
 
-from __future__ import annotations
-
+import contextlib
 import math
 import os
 import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
 
+from app.cli import workdir as workdirs
+from app.errors import UsageError
+from app.recovery import lock, manifest
 from app.tools.diagnosis.finding import Finding, ok, problem, warning
 
 GB = 10**9
 PROCESS = 0.5 * GB  # TensorFlow and Horovod, before any model, batch or data set
 TOO_LITTLE = 1 * GB  # a checkpoint of ResNet-50 with an optimizer's slots and averages: 0.3 GB
 LITTLE = 5 * GB
+SLOW = 1.0  # seconds until a few bytes are on the disk
+OTHER = "give another --workdir, on a disk of this machine"
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -62,7 +68,7 @@ def available_memory() -> float:
 def disk(subject: str, flag: str, path: Path) -> Finding:
     """Examines whether there is room where `path` is, or will be."""
     try:
-        free = shutil.disk_usage(existing(path)).free
+        free = shutil.disk_usage(workdirs.existing(path)).free
     except OSError as error:
         found = f"cannot examine {path}: {error.strerror}"
         return problem(subject, found, f"give another {flag}")
@@ -75,9 +81,43 @@ def disk(subject: str, flag: str, path: Path) -> Finding:
     return ok(subject, found)
 
 
-def existing(path: Path) -> Path:
-    """Returns the path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not os.path.lexists(path):
-        path = path.parent
-    return path
+def workdir(path: Path) -> Finding:
+    """Examines a workdir by doing what a run does there: write, fsync, rename and lock.
+
+    All is tried in a temporary folder. A workdir that does not exist yet is not made; the nearest
+    folder above it is tried.
+    """
+    action = "make a folder"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=workdirs.existing(path)) as name:
+            folder = Path(name)
+            action = "write"
+            partial, whole = folder / ".partial", folder / "whole"
+            partial.write_bytes(b"scaleproof")
+            action = "fsync"
+            begin = time.perf_counter()
+            manifest.sync(partial)
+            seconds = time.perf_counter() - begin
+            action = "rename"
+            partial.replace(whole)
+            manifest.sync(folder)
+            action = "read"
+            if whole.read_bytes() != b"scaleproof" or partial.exists():
+                return problem("workdir", f"{path} does not keep what is written there", OTHER)
+            action = "flock"
+            if not _excludes(folder):
+                found = f"{path} lets two jobs hold the same lock (flock)"
+                return problem("workdir", f"{found}, and so write the same checkpoints", OTHER)
+    except OSError as error:
+        fix = f"make it writable, or {OTHER}" if action in ("make a folder", "write") else OTHER
+        return problem("workdir", f"cannot {action} in {path}: {error.strerror or error}", fix)
+    if seconds > SLOW:
+        return warning("workdir", f"fsync takes {seconds:.1f} s in {path}", OTHER)
+    return ok("workdir", f"{path} can be written, fsynced ({seconds * 1e3:.1f} ms), locked")
+
+
+def _excludes(folder: Path) -> bool:
+    """Returns whether the lock of a folder cannot be taken twice."""
+    with lock.held(folder), contextlib.suppress(UsageError), lock.held(folder):
+        return False
+    return True

@@ -1,7 +1,5 @@
 """Examines whether ranks can connect: on this machine, and on those that HOSTS names."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import subprocess

@@ -3,8 +3,6 @@
 A rank runs `python -m app doctor` too, with an environment variable that makes it one (`RANK`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -20,6 +18,7 @@ from app.launch import processes
 from app.launch.job import Job
 from app.launch.launcher import Start, ranks
 from app.launch.supervisor import POLL_SECONDS
+from app.parallel.topology import bus_bandwidth
 from app.tools.diagnosis.finding import Finding, ok, problem, warning
 from app.tools.diagnosis.installed import REBUILD
 
@@ -75,7 +74,7 @@ def all_reduce(start: Start, command: Sequence[str] = COMMAND, limit: float = SE
 
 
 def examine(np: int, result: dict[str, float]) -> Finding:
-    """Examines what rank 0 measured (`rank.reduce`)."""
+    """Examines what rank 0 measured (`all_reduce.reduce`)."""
     if result["ranks"] != np:
         found = f"{result['ranks']:.0f} ranks connected, not {np}: each would train by itself"
         return problem("all-reduce", found, REBUILD)
@@ -83,7 +82,7 @@ def examine(np: int, result: dict[str, float]) -> Finding:
         found = f"wrong sums: {result['wrong']:.0f} numbers are not the sum over {np} ranks"
         return problem("all-reduce", found, REBUILD)
     small, large = 2**12, 2**24
-    bandwidth = 2 * (np - 1) / np * large / result[str(large)]
+    bandwidth = bus_bandwidth(np, large, result[str(large)])
     return ok(
         "all-reduce",
         f"{np} ranks, sums right: 4 KiB in {result[str(small)] * 1e3:.2f} ms, 16 MiB in "

@@ -6,8 +6,6 @@ stages      one, or --stages (2)                      each layout is a job (`cel
 batch       --batch_sizes
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 
 from app.errors import DONE
 from app.launch import processes
+from app.tools import rounds
 
 SETTINGS = "NP={processes} --threads={threads} --stages={stages} --batch_size={batch_size}"
 HEADING = "processes threads stages batch examples/s   p50 ms   p90 ms   p99 ms"
@@ -65,17 +64,15 @@ def main(flags: Sequence[str], cores: int, stages: int, folder: Path) -> int:
         log = folder / f"{cell.file}.log"
         code = measure(flags, cell, folder, log)
         if code != DONE:
-            print("\n".join(log.read_text().splitlines()[-1:]), file=sys.stderr)
-            print(f"{cell} failed with exit code {code}; see {log}.", file=sys.stderr, flush=True)
+            reason = processes.last_line(log)
+            print(f"{cell} failed with exit code {code}: {reason}.", file=sys.stderr, flush=True)
             return code
         found = cell.rows(folder)
         print("\n".join(map(ROW.format_map, found)), flush=True)
         rows += found
-    lines = [HEADING, *map(ROW.format_map, rows), "", *advice(rows)]
-    (folder / "inference.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "inference.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(advice(rows)))
-    print(f"report: {folder / 'inference.txt'}, inference.json")
+    lines = [HEADING, *map(ROW.format_map, rows), "", *advice(rows)]
+    rounds.write_report(folder, "inference", rows, lines)
     return DONE
 
 

@@ -4,8 +4,6 @@ It is timed from what clients have, in memory, to probabilities, as `predict` co
 process by itself, with as many batches at once as it has cores for each stage.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

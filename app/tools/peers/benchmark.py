@@ -8,9 +8,9 @@ Both train the same model on the same shapes by the same rule; a case whose weig
 or size is refused.
 """
 
-from __future__ import annotations
-
 import json
+import re
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,10 +19,17 @@ from typing import Any
 
 from app.errors import BUG, DONE
 from app.launch.launcher import Start, ranks
-from app.tools.peers import environment, report, turns
+from app.tools import rounds
+from app.tools.peers import environment, turns
 from app.tools.peers.cases import Case
 from app.tools.peers.turns import Side, SideError
 
+# Of a processor, that kernels are chosen by.
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+HEADING = (
+    f"{'case':18} {'processes x threads':>19} {'batch':>5} {'ours':>9} {'theirs':>9} "
+    f"{'ours / theirs':>13}"
+)
 WARM_STEPS = 2  # before anything is timed; the first compiles
 
 
@@ -41,19 +48,18 @@ def main(cases: Sequence[Case], pairs: int, seconds: float, folder: Path) -> int
     folder.mkdir(parents=True, exist_ok=True)
     theirs = environment.python(folder / "environment.log")
     rows: list[dict[str, Any]] = []
-    print(f"{report.processor()}\n{report.heading()}", flush=True)
+    print(f"{processor()}\n{HEADING}", flush=True)
     for case in cases:
         try:
             rows.append(measure(case, commands(case, theirs, folder), pairs, seconds))
         except SideError as error:
             print(f"error: {case.label}: {error}", file=sys.stderr, flush=True)
             return BUG
-        print(report.line(rows[-1]), flush=True)
-    notes = report.settings(rows)
-    lines = [report.processor(), report.heading(), *map(report.line, rows), "", *notes]
-    (folder / "peers.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "peers.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(["", *notes, f"report: {folder / 'peers.txt'}, peers.json"]))
+        print(line(rows[-1]), flush=True)
+    notes = ["", *settings(rows)]
+    print("\n".join(notes))
+    lines = [processor(), HEADING, *map(line, rows), *notes]
+    rounds.write_report(folder, "peers", rows, lines)
     return DONE
 
 
@@ -95,15 +101,15 @@ def measure(case: Case, sides: Mapping[str, Started], pairs: int, seconds: float
         }
         check(case, ready)
         steps = {name: warm_up(side, seconds) for name, side in ready.items()}
-        speeds: dict[str, list[float]] = {name: [] for name in ready}
-        for turn in range(pairs):
-            for name in list(ready) if turn % 2 == 0 else list(ready)[::-1]:
-                lasted = ready[name].run(steps[name])
-                speeds[name].append(steps[name] * case.experiment.global_batch / lasted)
+        examples = {name: n * case.experiment.global_batch for name, n in steps.items()}
+        speeds = rounds.by_turns(
+            ready, pairs, lambda name, turn: examples[name] / ready[name].run(steps[name])
+        )
     return {
         "case": case.name, "processes": case.processes, "threads": case.threads,
         "batch": case.experiment.micro_batch, "inputs": list(case.inputs), "steps": steps,
-        "speeds": speeds, "ratios": report.ratios(speeds["ours"], speeds["theirs"]),
+        "speeds": speeds,
+        "ratios": [a / b for a, b in zip(speeds["ours"], speeds["theirs"], strict=True)],
         "sides": {
             name: {key: side.facts[0][key] for key in ("version", "settings")}
             for name, side in ready.items()
@@ -136,3 +142,33 @@ def warm_up(side: Side, seconds: float) -> int:
     """Warms a side up; returns the number of steps that take about so long, at least one."""
     side.run(WARM_STEPS)
     return max(1, round(seconds / side.run(1)))
+
+
+def processor(path: Path = Path("/proc/cpuinfo")) -> str:
+    """Returns the name of this machine's processor, and those of its features that matter."""
+    text = path.read_text() if path.exists() else ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    found = set(flags[1].split()) if flags else set()
+    features = [feature for feature in FEATURES if feature in found]
+    return f"{name[1] if name else 'processor'} ({', '.join(features) or 'features unknown'})"
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Returns a row as a line: median examples a second, median and extremes of the ratios."""
+    ours, theirs = (statistics.median(row["speeds"][name]) for name in ("ours", "theirs"))
+    found = row["ratios"]
+    return (
+        f"{row['case']:18} {row['processes']:>15} x {row['threads']} {row['batch']:5} "
+        f"{ours:9.2f} {theirs:9.2f} {statistics.median(found):13.3f} "
+        f"[{min(found):.3f} to {max(found):.3f}]"
+    )
+
+
+def settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns notes on what was measured: versions, and the settings of each side."""
+    lines = [f"examples a second, medians of {len(rows[0]['ratios'])} pairs of turns"]
+    for row in rows:
+        each = (f"{side['version']} ({side['settings']})" for side in row["sides"].values())
+        lines.append(f"{row['case']}, {row['processes']} x {row['threads']}: {' / '.join(each)}")
+    return lines

@@ -1,7 +1,5 @@
 """Defines what both sides train: a step on one batch in memory. Needs no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple

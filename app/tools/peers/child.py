@@ -1,30 +1,27 @@
 """Takes a process's turns (`turns.py`). PyTorch's environment imports it too: no packages."""
 
-from __future__ import annotations
-
+import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Listener
 from typing import Any
 
 
-def serve(path: str, facts: Mapping[str, Any], run: Callable[[int], None]) -> None:
-    """Takes steps whenever the parent says how many, until it closes the socket.
+def serve(folder: str, facts: Mapping[str, Any], run: Callable[[int], None]) -> None:
+    """Takes steps whenever the parent says how many, until it closes the connection.
 
     Args:
-        path: of the parent's socket.
+        folder: of the sides' sockets; this process's has its rank as name.
         facts: about this process for the parent, its `rank` among them.
         run: takes a number of steps.
     """
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        with connection.makefile("rw") as lines:
-            lines.write(json.dumps({**facts, "pid": os.getpid()}) + "\n")
-            lines.flush()
-            while line := lines.readline():
+    with Listener(f"{folder}/{facts['rank']}") as listener, listener.accept() as parent:
+        parent.send_bytes(json.dumps({**facts, "pid": os.getpid()}).encode())
+        with contextlib.suppress(EOFError):
+            while True:
+                steps = json.loads(parent.recv_bytes())
                 begin = time.perf_counter()
-                run(int(line))
-                lines.write(f"{time.perf_counter() - begin}\n")
-                lines.flush()
+                run(steps)
+                parent.send_bytes(json.dumps(time.perf_counter() - begin).encode())

@@ -1,7 +1,5 @@
 """Makes the environment of the other side's packages, on demand and apart from the main one."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import tomllib

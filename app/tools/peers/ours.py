@@ -1,18 +1,17 @@
 """Runs our side: the compiled step of `app/training/step.py` on one batch in memory.
 
-python -m app.tools.peers.ours <case> <socket>       started as the ranks of a job
+python -m app.tools.peers.ours <case> <folder>       started as the ranks of a job
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 import itertools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from app.cli import loading
 from app.tools.peers import child
-from app.tools.peers.cases import RATE, Case, case
+from app.tools.peers.cases import Case, case
 from app.training import kernels
 
 kernels.choose()
@@ -22,12 +21,13 @@ import tensorflow as tf
 
 from app.config import Layout
 from app.parallel.topology import Topology
+from app.tools.benchmark import take_steps
 from app.training import setup
 from app.training.state import State
 from app.training.step import SingleStageStep
 
 
-def main(name: str, path: str) -> None:
+def main(name: str, folder: str) -> None:
     """Joins the job, builds the step of a case, and takes its turns."""
     topology, _ = setup.join(Layout())
     state, run = make(case(name, topology.size, 1), topology)
@@ -38,10 +38,10 @@ def main(name: str, path: str) -> None:
         "version": f"TensorFlow {importlib.metadata.version('tensorflow')}",
         "settings": f"kernels: {kernels.text(kernels.names())}",
     }
-    child.serve(path, facts, run)
+    child.serve(folder, facts, run)
 
 
-def make(given: Case, topology: Topology) -> tuple[State, Callable[[int], None]]:
+def make(given: Case, topology: Topology) -> tuple[State, Callable[[int], Any]]:
     """Returns the state, and a function that takes a number of steps."""
     experiment = given.experiment
     inputs = random_inputs(given)
@@ -51,12 +51,7 @@ def make(given: Case, topology: Topology) -> tuple[State, Callable[[int], None]]
     step = SingleStageStep(experiment, layout, state, mine)
     labels = tf.random.uniform(given.inputs[:1], maxval=given.classes, dtype=tf.int32)
     batch = (inputs, tf.one_hot(labels, given.classes), None)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            step(0, itertools.repeat(batch), RATE)["loss"].numpy()
-
-    return state, run
+    return state, lambda count: take_steps(count, step, itertools.repeat(batch))
 
 
 def random_inputs(given: Case) -> tf.Tensor:

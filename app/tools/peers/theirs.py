@@ -1,16 +1,13 @@
 """Runs PyTorch's side: eager, as its users would write it, in the fastest settings.
 
-    <environment of extra peers>/python -m app.tools.peers.theirs <task as JSON> <rank> <socket>
+    <environment of extra peers>/python -m app.tools.peers.theirs <task as JSON> <rank> <folder>
 
 Memory formats and implementations of the optimizer are tried before the first turn, and the best is
 kept. Several processes use DistributedDataParallel over Gloo. Its environment has none of this
 project's packages: what it imports of `app` and `models` needs only the standard library.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -122,13 +119,13 @@ def seconds(task: Mapping[str, Any], variant: Variant) -> float:
     return float(lasted)
 
 
-def main(text: str, rank: str, path: str) -> None:
+def main(text: str, rank: str, folder: str) -> None:
     """Joins the others, finds the fastest settings, and takes its turns."""
     task = json.loads(text)
     torch.set_num_threads(task["threads"])
     if task["processes"] > 1:
         distributed.init_process_group(
-            "gloo", init_method=f"file://{os.path.dirname(path)}/store", rank=int(rank),
+            "gloo", init_method=f"file://{folder}/store", rank=int(rank),
             world_size=task["processes"],
         )  # fmt: skip
     variant = fastest(task)
@@ -140,7 +137,7 @@ def main(text: str, rank: str, path: str) -> None:
         "version": f"PyTorch {torch.__version__}",
         "settings": f"{variant.memory_format}, {variant.optimizer} optimizer",
     }
-    child.serve(path, facts, trainer.run)
+    child.serve(folder, facts, trainer.run)
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

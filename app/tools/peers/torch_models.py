@@ -3,8 +3,6 @@
 B  examples     H, W  pixels     T  tokens     D  width     K  classes
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

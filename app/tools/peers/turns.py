@@ -4,23 +4,20 @@
     ours        10 steps, seconds |  stopped
     theirs      stopped           |  10 steps, seconds
 
-A side's processes are started once and stay warm. Each connects to a Unix socket, which a network
-namespace does not hide; `child.py` is their end of it.
+A side's processes are started once and stay warm. Each listens on a Unix socket, which a network
+namespace does not hide; `child.py` is its end of it.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any, TextIO
 
 from app.launch import processes
 
@@ -40,10 +37,10 @@ class Side:
     """
 
     def __init__(
-        self, lines: Sequence[TextIO], facts: Sequence[Mapping[str, Any]],
-        started: Sequence[subprocess.Popen[bytes]], log: Path,
-    ) -> None:  # fmt: skip
-        self.lines, self.facts, self.started, self.log = lines, facts, started, log
+        self, children: Sequence[Connection], started: Sequence[subprocess.Popen[bytes]], log: Path
+    ) -> None:
+        self.children, self.started, self.log = children, started, log
+        self.facts = [json.loads(child.recv_bytes()) for child in children]
         self.signal(signal.SIGSTOP)
 
     def run(self, steps: int) -> float:
@@ -54,15 +51,14 @@ class Side:
         """
         self.signal(signal.SIGCONT)
         try:
-            for lines in self.lines:
-                lines.write(f"{steps}\n")
-                lines.flush()
-            answers = [float(lines.readline()) for lines in self.lines]
-        except (OSError, ValueError):
+            for child in self.children:
+                child.send_bytes(json.dumps(steps).encode())
+            seconds = [json.loads(child.recv_bytes()) for child in self.children]
+        except (OSError, EOFError):
             _wait_for_any(self.started)  # its socket closes before it has printed why
-            raise SideError(last_line(self.log)) from None
+            raise SideError(processes.last_line(self.log)) from None
         self.signal(signal.SIGSTOP)
-        return max(answers)
+        return float(max(seconds))
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all processes of the side."""
@@ -78,8 +74,8 @@ def side(
     """Starts a side, and yields it when all its processes are ready; ends it afterwards.
 
     Args:
-        commands: to start; the path of the socket is appended to each.
-        size: number of processes that will connect.
+        commands: to start; the folder of the sockets is appended to each.
+        size: number of ranks that they start.
         variables: of their environment.
         log: for their output.
 
@@ -87,37 +83,27 @@ def side(
         SideError: a process ended before it was ready.
     """
     with contextlib.ExitStack() as stack:
-        path = f"{stack.enter_context(tempfile.TemporaryDirectory())}/turns"
-        server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.bind(path)
-        server.listen()
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         output = stack.enter_context(log.open("w"))
         started = [
-            processes.start([*command, path], variables, stdout=output, stderr=output)
+            processes.start([*command, folder], variables, stdout=output, stderr=output)
             for command in commands
         ]
         stack.callback(_end, started)
-        connections = [stack.enter_context(_accept(server, started, log)) for _ in range(size)]
-        lines = [stack.enter_context(c.makefile("rw")) for c in connections]
-        facts = [json.loads(each.readline()) for each in lines]
-        order = sorted(range(size), key=lambda i: facts[i]["rank"])
-        ready = Side([lines[i] for i in order], [facts[i] for i in order], started, log)
+        paths = [f"{folder}/{rank}" for rank in range(size)]
+        children = [stack.enter_context(_connect(path, started, log)) for path in paths]
+        ready = Side(children, started, log)
         # Called before the sockets are closed, so that all can exit.
         stack.callback(ready.signal, signal.SIGCONT)
         yield ready
 
 
-def _accept(
-    server: socket.socket, started: Sequence[subprocess.Popen[bytes]], log: Path
-) -> socket.socket:
-    server.settimeout(0.2)
-    while True:
-        with contextlib.suppress(TimeoutError):
-            connection, _ = server.accept()
-            connection.settimeout(None)
-            return connection
-        if any(process.poll() is not None for process in started):
-            raise SideError(last_line(log))
+def _connect(path: str, started: Sequence[subprocess.Popen[bytes]], log: Path) -> Connection:
+    while all(process.poll() is None for process in started):
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # not ready yet
+            return Client(path)
+        time.sleep(0.1)
+    raise SideError(processes.last_line(log))
 
 
 def _wait_for_any(started: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -136,9 +122,3 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def last_line(log: Path) -> str:
-    """Returns the last line of a log, and where it is."""
-    lines = [line for line in log.read_text().splitlines() if line.strip()]
-    return f"{lines[-1].strip() if lines else 'it printed nothing'}; see {log}"

@@ -7,20 +7,19 @@ All servers run from the start and are measured in turn, as machines change thei
 minutes. Every answer is compared with the one to the same request when it was the only one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.errors import DataError
 from app.launch import processes
 from app.serving import server
 from app.serving.versions import ModelVersion
+from app.tools import rounds
 from app.tools.serving import clients, report
 from app.tools.serving.clients import Answer
 from app.tools.serving.report import Setting
@@ -33,61 +32,47 @@ KERNELS = (False, True)  # oneDNN's?
 OWN = ("input", "format", "field", "clients", "seconds", "output", "max_batch")  # serve has others
 
 
-class Load(NamedTuple):
-    """What is to be measured.
-
-    Attributes:
-        found: the model.
-        items: images or texts, of which clients send one a request.
-        clients: of the servers that batch.
-        max_batch: of these.
-        seconds: of a round.
-        flags: of `serve`, for all servers.
-    """
-
-    found: ModelVersion
-    items: Items
-    clients: Sequence[int]
-    max_batch: int
-    seconds: float
-    flags: Sequence[str]
-
-
-def main(load: Load, folder: Path) -> int:
+def main(
+    settings: Sequence[Setting], requests: Sequence[bytes], seconds: float, flags: Sequence[str],
+    folder: Path,
+) -> int:  # fmt: skip
     """Measures every setting; prints and writes the report. Returns the exit code.
 
+    Args:
+        settings: `make_settings`.
+        requests: `make_requests`.
+        seconds: of a round.
+        flags: of `serve`, for all servers.
+        folder: of the report.
+
     Raises:
-        InputError: no item can be read, or none is answered.
+        InputError: none is answered.
         DataError: a server does not start, or stops.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    requests = make_requests(load)
-    settings = make_settings(load.max_batch, load.clients)
-    duration = len(settings) * (ROUNDS * load.seconds + 1)
+    duration = len(settings) * (ROUNDS * seconds + 1)
     print(f"{len(requests)} requests, {len(settings)} settings: about {duration:.0f} s", flush=True)
-    with servers({s.server for s in settings}, load.flags, folder) as ports, naming_logs(folder):
+    with servers({s.server for s in settings}, flags, folder) as ports:
         requests, expected = answered(ports[settings[0].server], requests)
-        answers = measure(settings, ports, requests, load.seconds)
-    rows = [report.summarize(s, answers[s], load.seconds, expected) for s in settings]
+        answers = measure(settings, ports, requests, seconds)
+    rows = [report.summarize(s, answers[s], seconds, expected) for s in settings]
     lines = [report.HEADING, *map(report.line, rows), "", *report.advice(rows)]
     print("\n".join(lines))
-    (folder / "serving.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "serving.txt").write_text("\n".join(lines) + "\n")
-    print(f"report: {folder / 'serving.txt'}, serving.json")
+    rounds.write_report(folder, "serving", rows, lines)
     return report.exit_code(rows)
 
 
-def make_requests(load: Load) -> list[bytes]:
+def make_requests(model: ModelVersion, items: Items) -> list[bytes]:
     """Returns the requests, at most MAX_REQUESTS, evenly from all items.
 
     Raises:
         InputError: no item can be read.
     """
-    items, requests = load.items, []
+    requests = []
     for i in range(0, len(items), -(-len(items) // MAX_REQUESTS)):
         with contextlib.suppress(ValueError, OSError):
             raw, _ = items.fetch(i)
-            requests.append(clients.encode(load.found.name, raw, str(load.found.about.kind)))
+            requests.append(clients.encode(model.name, raw, str(model.about.kind)))
     if not requests:
         raise InputError("--input holds nothing that can be read.")
     return requests
@@ -127,15 +112,13 @@ def measure(
     Raises:
         ConnectionError: a server closed a connection.
     """
-    answers: dict[Setting, list[list[Answer]]] = {setting: [] for setting in settings}
+
+    def send(setting: Setting, seconds: float, seed: int) -> list[Answer]:
+        return clients.send_for(ports[setting.server], requests, setting.clients, seconds, seed)
+
     for setting in settings:
-        clients.send_for(ports[setting.server], requests, setting.clients, min(1, seconds), -1)
-    for turn in range(ROUNDS):
-        for setting in settings if turn % 2 else settings[::-1]:
-            port = ports[setting.server]
-            found = clients.send_for(port, requests, setting.clients, seconds, turn)
-            answers[setting].append(found)
-    return answers
+        send(setting, min(1, seconds), -1)  # warms its server up
+    return rounds.by_turns(settings, ROUNDS, lambda setting, turn: send(setting, seconds, turn))
 
 
 @contextlib.contextmanager
@@ -145,7 +128,7 @@ def servers(
     """Runs a server for each pair of oneDNN's kernels and max_batch; yields their ports.
 
     Raises:
-        DataError: one does not start.
+        DataError: one does not start, or closes a connection while it is measured.
     """
     ports = {}
     with contextlib.ExitStack() as stack:
@@ -162,15 +145,9 @@ def servers(
             stack.callback(process.terminate)
             assert process.stdout
             if not process.stdout.readline():
-                reason = "\n".join(log.read_text().splitlines()[-1:])
-                raise DataError(f"the server did not start ({reason}): see {log}.")
-        yield ports
-
-
-@contextlib.contextmanager
-def naming_logs(folder: Path) -> Iterator[None]:
-    """Turns the error of a connection that a server closes into one that names its log."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise DataError(f"a server stopped answering ({error}): see its log in {folder}.") from None
+                raise DataError(f"the server did not start: {processes.last_line(log)}.")
+        try:
+            yield ports
+        except ConnectionError as error:
+            reason = f"a server stopped answering ({error}): see its log in {folder}"
+            raise DataError(f"{reason}.") from None

@@ -1,21 +1,20 @@
 """Clients of a server: each sends a request, waits for the answer, and sends the next.
 
-They share the machine with the server they measure, so they are as light as can be: one thread, and
-requests that were encoded before.
+They share the machine with the server they measure, so they are light: one thread, requests that
+were encoded before, and of the headers of an answer only its length is read.
 """
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 import json
 import random
+import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import httptools
-
+LENGTH = re.compile(rb"(?im)^content-length: *(\d+)")  # every answer of ours has one
 Choose = Callable[[int, float], int | None]  # (client, seconds): the next request; None: no more
 
 
@@ -64,61 +63,25 @@ def send_for(
 
 
 async def _send(port: int, requests: Sequence[bytes], clients: int, choose: Choose) -> list[Answer]:
-    begin, loop = time.perf_counter(), asyncio.get_running_loop()
-    protocols = [Client(i, requests, choose, begin) for i in range(clients)]
-    for protocol in protocols:
-        await loop.create_connection(lambda p=protocol: p, "127.0.0.1", port)  # type: ignore[misc]
-    await asyncio.gather(*[protocol.done for protocol in protocols])
-    return [answer for protocol in protocols for answer in protocol.answers]
+    begin = time.perf_counter()
+    every = [_send_one_by_one(port, requests, i, choose, begin) for i in range(clients)]
+    return [answer for answers in await asyncio.gather(*every) for answer in answers]
 
 
-class Client(asyncio.Protocol):
-    """A client on one connection, which is kept.
-
-    Args:
-        number: of the client.
-        requests: that can be sent.
-        choose: the next of them.
-        begin: of all clients.
-    """
-
-    def __init__(
-        self, number: int, requests: Sequence[bytes], choose: Choose, begin: float
-    ) -> None:
-        self._number, self._requests, self._choose, self._begin = number, requests, choose, begin
-        self.answers: list[Answer] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See base class."""
-        self._transport = transport
-        self._send_next(time.perf_counter() - self._begin)
-
-    def data_received(self, data: bytes) -> None:
-        """See base class."""
-        self._parser.feed_data(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See base class."""
-        if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("the server closed a connection"))
-
-    def on_body(self, body: bytes) -> None:
-        """Takes a part of an answer; called by the parser."""
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        """Takes note of a whole answer, and sends the next request; called by the parser."""
-        now, status = time.perf_counter() - self._begin, self._parser.get_status_code()
-        self.answers.append(Answer(self._request, self._sent_at, now, status, self._body))
-        self._send_next(now)
-
-    def _send_next(self, now: float) -> None:
-        request = self._choose(self._number, now)
-        if request is None:
-            self.done.set_result(None)
-            self._transport.close()
-            return
-        self._request, self._sent_at, self._body = request, now, b""
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(self._requests[request])
+async def _send_one_by_one(
+    port: int, requests: Sequence[bytes], client: int, choose: Choose, begin: float
+) -> list[Answer]:
+    """Sends the requests that a client chooses, on one connection; returns the answers."""
+    answers: list[Answer] = []
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.closing(writer):
+        while (request := choose(client, since := time.perf_counter() - begin)) is not None:
+            writer.write(requests[request])
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(int(LENGTH.findall(head)[0]))
+            except asyncio.IncompleteReadError:
+                raise ConnectionError("the server closed a connection") from None
+            end, status = time.perf_counter() - begin, int(head.split(maxsplit=2)[1])
+            answers.append(Answer(request, since, end, status, body))
+    return answers

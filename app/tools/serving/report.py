@@ -1,7 +1,5 @@
 """Reports on a server: whether all was answered, and rightly, how often and how soon."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys
