@@ -119,6 +119,24 @@ class Split(Items):
         return i
 
 
+class Numbered(Items):
+    """Examples of a data set that are known by their numbers only: it reads them itself."""
+
+    def __init__(self, count: int, digest: str) -> None:
+        self.count, self.digest = count, f"{count} {digest}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, i: int) -> tuple[bytes, int | None]:
+        """Is not called: `DataSet.evaluation` reads the example."""
+        raise NotImplementedError
+
+    def name(self, i: int) -> int:
+        """Returns the example's number."""
+        return i
+
+
 def open_items(text: str, kind: str, form: str | None, field: str | None) -> Items:
     """Opens a folder or a file.
 

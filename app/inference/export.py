@@ -23,11 +23,11 @@ import tensorflow as tf
 from app import config
 from app.config import Experiment
 from app.errors import UsageError
-from app.inference import checking, litert, saved_model
+from app.inference import checking, clients, litert, saved_model
 from app.inference.checking import Agreement
 from app.inference.saved_model import VARIANTS, Variant
 from app.parallel import replicas
-from app.training.trained import Trained, must_be_servable
+from app.training.trained import Trained
 from input import failures, paths
 from input.batches import DataSet
 from input.raw import Limits
@@ -57,28 +57,35 @@ def main(
         NumbersError: a variant does not agree with the checkpoint.
     """
     data = run.setup.data
-    must_be_servable(data)
+    clients.require(data, experiment.objective)
     folders = {name: new_folder(output, name, run.step) for name in names}
     with run.weights(which) as weights:
         values = {n: v.numpy() for n, v in run.setup.state.weights.items()}
         digest = run.setup.state.sha256()
-        reference, labels = checking.checkpoint_logits(run, data, limits)
+        reference = checking.checkpoint_outputs(run, data, limits)
+    targets = [some for _, some in clients.batches(data)]
+    own = checking.metrics(experiment.objective, reference, targets)
     about = {
         "name": output.resolve().name, "kind": data.kind, "classes": list(data.classes),
         "step": run.step, "weights": weights, "weights_sha256": digest,
-        "input": {"pixels": limits.pixels} if data.kind == "image" else {"bytes": limits.text},
+        "objective": type(experiment.objective).__name__,
+        "input": {"image": {"pixels": limits.pixels}, "text": {"bytes": limits.text}}.get(
+            data.kind, {}
+        ),
     }  # fmt: skip
     facts = {
         **about, "experiment": config.as_dict(experiment), "command": command,
-        "split": data.evaluation_split, "examples": len(labels), "train": data.num_train,
-        "own_accuracy": float(np.mean(np.argmax(reference, -1) == labels)),
+        "split": data.evaluation_split, "examples": data.num_evaluation, "train": data.num_train,
+        "metric": experiment.objective.best, "own": own[experiment.objective.best],
+        "fields": {n: f"{s.dtype.name} {s.shape.as_list()}" for n, s in
+                   clients.of(data, limits).fields.items()},
         "versions": replicas.versions(), "workdir": str(run.folder),
     }  # fmt: skip
     for name, folder in folders.items():
         partial = folder.with_name(f".writing-{folder.name}")
         shutil.rmtree(partial, ignore_errors=True)
-        logits = write(experiment, data, values, name, partial, limits, about)
-        agreement = checking.compare(logits, reference, labels, partial)
+        outputs = write(experiment, data, values, name, partial, limits, about, reference)
+        agreement = checking.compare(experiment.objective, outputs, reference, targets, partial)
         if VARIANTS.get(name) == Variant("float32", experiment.precision):
             checking.must_agree(agreement, reference, partial)
         (partial / CHECKED).write_text(json.dumps(dataclasses.asdict(agreement)) + "\n")
@@ -103,12 +110,12 @@ def new_folder(output: Path, variant: str, step: int) -> Path:
 
 def write(
     experiment: Experiment, data: DataSet, values: Mapping[str, np.ndarray], name: str,
-    folder: Path, limits: Limits, about: Mapping[str, Any],
-) -> np.ndarray:  # fmt: skip
+    folder: Path, limits: Limits, about: Mapping[str, Any], reference: checking.Outputs,
+) -> checking.Outputs:  # fmt: skip
     """Writes a variant, and runs it as its users will.
 
     Returns:
-        Its logits [N, K] on the evaluation split.
+        Its outputs on the evaluation split.
 
     Raises:
         UsageError: it cannot be written.
@@ -120,18 +127,32 @@ def write(
         folder.parent.mkdir(parents=True, exist_ok=True)
         if name not in LITERT:
             saved_model.save(model, data, limits, folder, {**about, "variant": name})
-            return checking.saved_model_logits(folder, data)
+            return checking.saved_model_outputs(folder, data, reference[0])
+        must_suit_litert(name, data, reference[0])
         litert.save(model, data, folder, LITERT[name])
     except (OSError, tf.errors.OpError) as error:
         reason = failures.sentence(error)
         raise UsageError(f"cannot write {folder} ({reason}): give another --output.") from None
-    return checking.litert_logits(folder, data, limits)
+    return checking.litert_outputs(folder, data, limits)
+
+
+def must_suit_litert(name: str, data: DataSet, outputs: Any) -> None:
+    """Checks that a model has one tensor as input and outputs [b, K].
+
+    Raises:
+        UsageError: it has others.
+    """
+    if tf.nest.is_nested(data.input_spec) or tf.nest.is_nested(outputs) or outputs.ndim != 2:
+        raise UsageError(
+            f"--variants={name} needs a model of one input tensor and one vector of outputs; this "
+            "has others: leave it out."
+        )
 
 
 def agreements(output: Path, step: int) -> dict[str, Agreement]:
     """Returns how each variant of this step agrees, whichever command wrote it."""
     found = {name: output / name / str(step) / CHECKED for name in (*VARIANTS, *LITERT)}
-    return {n: Agreement(**json.loads(p.read_text())) for n, p in found.items() if p.exists()}
+    return {n: Agreement.read(json.loads(p.read_text())) for n, p in found.items() if p.exists()}
 
 
 def model_card(facts: Mapping[str, Any], variants: Mapping[str, Agreement]) -> str:
@@ -145,6 +166,9 @@ def model_card(facts: Mapping[str, Any], variants: Mapping[str, Agreement]) -> s
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["fieldlist"] = lambda fields: ", ".join(
+        f"`{name}`, {spec.replace('None', 'b', 1)}" for name, spec in fields.items()
+    )
     template = environment.from_string(CARD.read_text())
     saved = next((name for name in variants if name in VARIANTS), "")  # a SavedModel, if any
     experiment = json.dumps(facts["experiment"], indent=1)

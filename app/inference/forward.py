@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from app.objectives import Objective
@@ -21,7 +20,7 @@ from input.raw import Limits
 from models import blocks
 
 Read = Callable[[int], Any]  # returns the inputs of a batch by its number; None if it has none
-Done = Callable[[int, np.ndarray | None], None]  # takes the scores [B, ...] of a batch
+Done = Callable[[int, Any], None]  # takes the scores [B, ...] of a batch
 
 
 class Forward:
@@ -70,7 +69,9 @@ def _compiled(part: Part, spec: Any, scores: Callable[[Any], Any] | None) -> Any
     def run(x: Any) -> Any:
         with tf.device(part.device):
             y = blocks.forward(part.blocks, x, False, tf.zeros([2], tf.int32), part.first)
-            return scores(tf.cast(y, tf.float32)) if scores else y
+            if scores is None:
+                return y
+            return scores(tf.nest.map_structure(lambda one: tf.cast(one, tf.float32), y))
 
     return tf.function(run, input_signature=[spec], autograph=False)
 
@@ -103,7 +104,8 @@ class _Work:
                 x = tf.nest.map_structure(tf.identity, x)  # to this device, once
             x = placement.to_host(part.device, self.model.functions[task.part](x))
         if task.part == len(self.model.parts) - 1:
-            self.done(task.micro_batch, None if x is None else x.numpy())
+            y = None if x is None else tf.nest.map_structure(lambda one: one.numpy(), x)
+            self.done(task.micro_batch, y)
             self.room.release()
         return x
 

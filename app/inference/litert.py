@@ -15,13 +15,17 @@ FILE = "model.tflite"
 
 
 def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
-    """Writes a model from inputs [1, ...] to logits [1, K], and the names of the classes.
+    """Writes a model from inputs [1, ...] to outputs [1, K], and the names of the classes.
 
     Decoding and tokenisation are left to the caller, as LiteRT has no operators for them. With
     `is_int8` weights are int8, and so are activations where an operator can (dynamic range).
     """
-    spec = tf.TensorSpec([1, *data.input_spec.shape[1:]], data.input_spec.dtype, "inputs")
-    function = tf.function(model.outputs, input_signature=[spec]).get_concrete_function()
+    (given,) = tf.nest.flatten(data.input_spec)
+    spec = tf.TensorSpec([1, *given.shape[1:]], given.dtype, "inputs")
+    function = tf.function(
+        lambda x: model.outputs(tf.nest.pack_sequence_as(data.input_spec, [x])),
+        input_signature=[spec],
+    ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if is_int8 else []
     with chatter.capture_native_stderr():
@@ -31,8 +35,8 @@ def save(model: Model, data: DataSet, folder: Path, is_int8: bool) -> None:
     (folder / "classes.txt").write_text("\n".join(data.classes) + "\n", encoding="utf-8")
 
 
-def logits(folder: Path, inputs: Iterable[np.ndarray]) -> np.ndarray:
-    """Runs a model that `save` wrote on inputs one by one; returns their logits, float32 [N, K]."""
+def outputs(folder: Path, inputs: Iterable[np.ndarray]) -> np.ndarray:
+    """Runs a model that `save` wrote on inputs one by one; returns the outputs, float32 [N, K]."""
     with warnings.catch_warnings(), chatter.capture_native_stderr():
         warnings.simplefilter("ignore")  # of its move to another package in a later TensorFlow
         model = tf.lite.Interpreter(model_content=(folder / FILE).read_bytes())

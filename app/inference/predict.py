@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from app.config import Experiment, Layout
 from app.errors import UsageError
-from app.inference import standard
+from app.inference import clients, standard
 from app.inference.forward import Forward
-from app.inference.predictor import Predictor, Reader
+from app.inference.predictor import Predictor, Reader, TensorReader
 from app.inference.shards import Shards
 from app.parallel import replicas
 from app.parallel.topology import Topology
@@ -80,14 +80,15 @@ def main(
     data = run.setup.data
     items = run_on_all_ranks(lambda: open_items(job, experiment, data, data_dir))
     require_same("input", {"digest": items.digest, "items": len(items)})
-    top = min(job.top, data.num_classes)
+    top = min(job.top, data.num_classes or 1)
     columns = ["index", "item", "label", "error"]
-    columns += [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")]
+    columns += experiment.objective.columns(top)
     shards = Shards(job.output, len(items), job.batch, columns)
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
         forward = Forward(run.setup.state, data.input_spec, lanes, experiment.objective)
-        reader = Reader(items, data, shards, job.limits)
+        kind = Reader if data.kind else TensorReader
+        reader = kind(items, data, shards, job.limits)
         run_on_all_ranks(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )
@@ -96,7 +97,7 @@ def main(
         mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
         with progress(topology, len(mine)) as bar:
-            predictor = Predictor(reader, data.classes, top, bar)
+            predictor = Predictor(reader, experiment.objective, data.classes, top, bar)
             run_on_all_ranks(lambda: predictor.run(forward, mine))
         # While the lock is held: another job would join what this one removes.
         counts = run_on_all_ranks(lambda: shards.join() if topology.is_chief else None)
@@ -115,7 +116,15 @@ def open_items(job: Job, experiment: Experiment, data: DataSet, data_dir: str) -
         InputError: it cannot be predicted.
         UsageError: the data are not of a kind that clients have.
     """
-    trained.must_be_servable(data)
+    clients.require(data, experiment.objective)
+    own = f"{SPLIT}{data.evaluation_split}"
+    if not data.kind:
+        if job.source != own:
+            raise UsageError(
+                f"--input={job.source}: clients of {type(data).__name__} send tensors, so only its "
+                f"own examples can be read here: give --input={own}."
+            )
+        return inputs.Numbered(data.num_evaluation, data.digest)
     if not job.source.startswith(SPLIT):
         field = job.field or getattr(experiment.data, "text_field", None)
         return inputs.open_items(job.source, data.kind, job.form, field)

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from app.inference.forward import Forward, preprocessor
 from app.inference.shards import Row, Shards
+from app.objectives import Objective
+from app.objectives.objective import rounded
 from input import failures
 from input.batches import DataSet
 from input.items import Items
@@ -32,14 +34,16 @@ class Batch(NamedTuple):
         inputs: of the items that can be read, padded to the size of all batches; None if there are
             none.
         errors: why an item cannot be read, by index.
-        labels: of the items that have one, by index.
+        labels: of the items that have one, by index, as JSON values.
+        lengths: tokens of the items that can be read, where inputs are rows of them.
     """
 
     shard: int
     indices: Sequence[int]
-    inputs: tf.Tensor | None
+    inputs: Any
     errors: dict[int, str]
-    labels: dict[int, int]
+    labels: dict[int, Any]
+    lengths: Sequence[int] | None = None
 
 
 class Reader:
@@ -53,8 +57,10 @@ class Reader:
     """
 
     def __init__(self, items: Items, data: DataSet, shards: Shards, limits: Limits) -> None:
-        self.items, self.kind, self.shards, self.limits = items, data.kind, shards, limits
-        self.preprocess = preprocessor(data, limits)
+        self.items, self.data, self.shards, self.limits = items, data, shards, limits
+        self.kind = data.kind
+        if data.kind:
+            self.preprocess = preprocessor(data, limits)
 
     def count(self, todo: Sequence[int]) -> int:
         """Returns the number of batches of these shards."""
@@ -82,7 +88,7 @@ class Reader:
                 continue
             raws[i] = raw
             if label is not None:
-                labels[i] = int(label)
+                labels[i] = self.shown(label)
         try:
             inputs = self._decode(list(raws.values()))
         except tf.errors.OpError:  # of one of them
@@ -93,7 +99,16 @@ class Reader:
                     errors[i] = f"it cannot be decoded: {failures.sentence(error)}"
                     del raws[i]
             inputs = self._decode(list(raws.values()))
-        return Batch(shard, indices, inputs, errors, labels)
+        lengths = None
+        if inputs is not None and self.kind == "text":
+            lengths = tf.reduce_sum(tf.cast(inputs != 0, tf.int32), -1).numpy()
+        return Batch(shard, indices, inputs, errors, labels, lengths)
+
+    def shown(self, label: Any) -> Any:
+        """Returns a label as a JSON value: a class by its name."""
+        label = np.asarray(label)
+        is_class = label.ndim == 0 and np.issubdtype(label.dtype, np.integer) and self.data.classes
+        return self.data.classes[int(label)] if is_class else rounded(label)
 
     def _decode(self, raws: list[bytes]) -> tf.Tensor | None:
         if not raws:
@@ -102,7 +117,7 @@ class Reader:
         padding = [[0, self.shards.batch - len(raws)]] + [[0, 0]] * (len(x.shape) - 1)
         return tf.pad(x, padding)
 
-    def _fetch(self, i: int) -> tuple[bytes | None, int | str | None]:
+    def _fetch(self, i: int) -> tuple[bytes | None, Any]:
         """Returns an item and its label, or None and what is wrong with it."""
         try:
             raw, label = self.items.fetch(i)
@@ -114,19 +129,39 @@ class Reader:
         return raw, label
 
 
+class TensorReader(Reader):
+    """Reads examples of a data set whose clients send tensors."""
+
+    def read(self, shard: int, indices: Sequence[int]) -> Batch:
+        """See base class; a damaged example ends the job, as it would end an evaluation."""
+        run = range(indices[0], indices[-1] + 1)
+        ((inputs, targets, _),) = self.data.evaluation(self.shards.batch, run)
+        labels: dict[int, Any] = {}
+        if not tf.nest.is_nested(targets):
+            rows = targets.numpy()
+            is_class = self.data.num_classes and rows.shape[1:] == (self.data.num_classes,)
+            if is_class and set(np.unique(rows)) <= {0.0, 1.0} and np.all(rows.sum(-1) == 1):
+                rows = rows.argmax(-1)
+            labels = {i: self.shown(row) for i, row in zip(indices, rows, strict=False)}
+        return Batch(shard, indices, inputs, {}, labels)
+
+
 class Predictor:
     """Turns the items of shards into rows.
 
     Args:
         reader: of the items.
+        objective: says what is written.
         classes: their names.
         top: classes written for an item.
         bar: shows progress, a step a shard.
     """
 
-    def __init__(self, reader: Reader, classes: Sequence[str], top: int, bar: Any) -> None:
+    def __init__(
+        self, reader: Reader, objective: Objective, classes: Sequence[str], top: int, bar: Any
+    ) -> None:
         self.reader, self.shards = reader, reader.shards
-        self.classes, self.top, self.bar = classes, top, bar
+        self.objective, self.classes, self.top, self.bar = objective, classes, top, bar
         self._rows: dict[int, dict[int, Row]] = {}  # of the shards that are not complete
         self._lock = threading.Lock()
 
@@ -154,18 +189,21 @@ class Predictor:
 
             forward(count, read, lambda m, y: self.collect(computing.pop(m), y))
 
-    def collect(self, batch: Batch, probabilities: np.ndarray | None) -> None:
+    def collect(self, batch: Batch, scores: Any) -> None:
         """Keeps the rows of a batch, and writes its shard if they were missing; thread-safe.
 
         Args:
             batch: that was computed.
-            probabilities: [B, K], of the items that could be read and of padding; None if none was.
+            scores: [B, ...], of the items that could be read and of padding; None if none was.
         """
-        predicted = iter(probabilities if probabilities is not None else ())
-        rows = {}
-        for i in batch.indices:
-            y = None if i in batch.errors else next(predicted)
-            rows[i] = self._row(i, batch, y)
+        readable = [i for i in batch.indices if i not in batch.errors]
+        rows = {i: self._row(i, batch, None) for i in batch.errors}
+        for place, i in enumerate(readable):
+            end = None
+            if self.objective.is_of_tokens and batch.lengths is not None:
+                end = int(batch.lengths[place])
+            each = tf.nest.map_structure(lambda y, p=place, e=end: y[p][:e] if e else y[p], scores)
+            rows[i] = self._row(i, batch, each)
         with self._lock:
             collected = self._rows.setdefault(batch.shard, {})
             collected.update(rows)
@@ -176,17 +214,12 @@ class Predictor:
             self.shards.write(batch.shard, [collected[i] for i in sorted(collected)])
             self.bar.update()
 
-    def _row(self, i: int, batch: Batch, y: np.ndarray | None) -> Row:
+    def _row(self, i: int, batch: Batch, y: Any) -> Row:
         row: dict[str, Any] = {"index": i, "item": self.reader.items.name(i)}
         label = batch.labels.get(i)
         if label is not None:
-            row["label"] = self.classes[label]
+            row["label"] = label
         if y is None:
             return {**row, "error": batch.errors[i]}
-        best = np.argsort(-y, kind="stable")[: self.top]  # of equals, the first class
-        scores = {self.classes[k]: float(str(y[k])) for k in best}
-        if self.shards.is_csv:
-            for k, (name, score) in enumerate(scores.items(), 1):
-                row |= {f"class_{k}": name, f"probability_{k}": score}
-            return row
-        return {**row, "class": next(iter(scores)), "probabilities": scores}
+        found = self.objective.row(y, self.classes, self.top)
+        return row | (self.objective.cells(found) if self.shards.is_csv else found)

@@ -24,10 +24,12 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Experiment
+from app.inference import clients
+from app.objectives import Classification
 from app.training.building import build
 from input import paths
 from input.batches import DataSet
-from input.raw import FIELDS, Limits
+from input.raw import Limits
 from models import blocks, shards
 
 FORMAT = 1  # of scaleproof.json
@@ -74,7 +76,7 @@ class Model(tf.Module):
         # One graph that all signatures call.
         self.compiled = tf.function(self.outputs, input_signature=[data.input_spec])
 
-    def outputs(self, inputs: Any) -> tf.Tensor:
+    def outputs(self, inputs: Any) -> Any:
         """Returns the model's outputs for a batch of inputs, float32 [b, ...]."""
         layers = self._blocks()
         variables = [v for block in layers for v in block.variables]
@@ -83,7 +85,7 @@ class Model(tf.Module):
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]
         with keras.StatelessScope(state_mapping=mapping):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))
-        return tf.cast(y, tf.float32)
+        return tf.nest.map_structure(lambda one: tf.cast(one, tf.float32), y)
 
     def answers(self, inputs: Any) -> dict[str, tf.Tensor]:
         """Returns what the objective answers for a batch of inputs, by name, each [b, ...]."""
@@ -93,47 +95,65 @@ class Model(tf.Module):
 def signatures(model: Model, data: DataSet, limits: Limits) -> dict[str, Any]:
     """Returns the signatures of a SavedModel, by name.
 
-    serving_default  a batch of what clients have: `image_bytes` or `text`, string [b]
-    single           one of it, a scalar
+    serving_default  a batch of what clients have: `image_bytes` or `text`, string [b], or tensors
+    single           one of it, without [b]
+    outputs          `outputs` of the model, and the objective's `scores`
+
+    Of images and texts, in classification:
+
     logits           `logits` and `probabilities` [b, K], in the order of the classes
     classify         serialised tf.Examples, string [b], for TensorFlow Serving's :classify
     arrays           decoded images, uint8 [b, H, W, 3]
     """
-    field = FIELDS[data.kind]
+    client = clients.of(data, limits)
 
-    def preprocess(raw: tf.Tensor) -> tf.Tensor:
-        return data.preprocess(raw, limits)
+    def answers(**sent: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.answers(client.to_inputs(sent))
 
-    def logits(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        y = model.compiled(preprocess(raw))
-        return {"logits": y, "probabilities": tf.nn.softmax(y)}
+    def single(**sent: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = answers(**{name: x[tf.newaxis] for name, x in sent.items()})
+        return {name: y[0] for name, y in found.items()}
 
-    def single(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {n: y[0] for n, y in model.answers(preprocess(raw[tf.newaxis])).items()}
+    def outputs(**sent: tf.Tensor) -> dict[str, tf.Tensor]:
+        y = model.compiled(client.to_inputs(sent))
+        scores = model.objective.scores(y)
+        return {**_numbered("outputs", y), **_numbered("scores", scores)}
 
-    def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = tf.io.parse_example(examples, {field: tf.io.FixedLenFeature([], tf.string)})
-        found = model.answers(preprocess(parsed[field]))
-        return {n: found[n] for n in ("classes", "scores")}
-
-    def signature(function: Answer, name: str, shape: list[int | None], dtype: tf.DType) -> Any:
-        return tf.function(function, input_signature=[tf.TensorSpec(shape, dtype, name)])
+    def signature(function: Answer, fields: Mapping[str, tf.TensorSpec], first: int = 0) -> Any:
+        specs = {n: tf.TensorSpec(s.shape[first:], s.dtype, n) for n, s in fields.items()}
+        return tf.function(function).get_concrete_function(**specs)
 
     found = {
-        "serving_default": signature(
-            lambda raw: model.answers(preprocess(raw)), field, [None], tf.string
-        ),
-        "single": signature(single, field, [], tf.string),
-        "logits": signature(logits, field, [None], tf.string),
-        "classify": signature(classify, "inputs", [None], tf.string),
+        "serving_default": signature(answers, client.fields),
+        "single": signature(single, client.fields, first=1),
+        "outputs": signature(outputs, client.fields),
     }
+    if not data.kind or not isinstance(model.objective, Classification):
+        return found
+    (field,) = client.fields
+
+    def logits(**sent: tf.Tensor) -> dict[str, tf.Tensor]:
+        y = model.compiled(client.to_inputs(sent))
+        return {"logits": y, "probabilities": tf.nn.softmax(y)}
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(inputs, {field: tf.io.FixedLenFeature([], tf.string)})
+        found = answers(**parsed)
+        return {n: found[n] for n in ("classes", "scores")}
+
+    found["logits"] = signature(logits, client.fields)
+    found["classify"] = signature(classify, {"inputs": tf.TensorSpec([None], tf.string)})
     preprocess_arrays = getattr(data, "preprocess_arrays", None)
     if preprocess_arrays:
-        found["arrays"] = signature(
-            lambda images: model.answers(preprocess_arrays(images)),
-            "images", [None, None, None, 3], tf.uint8,
-        )  # fmt: skip
+        images = {"images": tf.TensorSpec([None, None, None, 3], tf.uint8)}
+        found["arrays"] = signature(lambda images: model.answers(preprocess_arrays(images)), images)
     return found
+
+
+def _numbered(name: str, nest: Any) -> dict[str, tf.Tensor]:
+    """Returns the tensors of a nest: `name` if there is one, else `name_00`, `name_01` ..."""
+    flat = tf.nest.flatten(nest)
+    return {name: flat[0]} if len(flat) == 1 else {f"{name}_{i:02}": y for i, y in enumerate(flat)}
 
 
 def save(
@@ -141,11 +161,13 @@ def save(
 ) -> None:
     """Writes a SavedModel, with `about` as assets.extra/scaleproof.json for servers."""
     folder.mkdir()
+    found = signatures(model, data, limits)
     with paths.plain(folder) as name:
-        tf.saved_model.save(model, name, signatures(model, data, limits))
-        updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(name)
-        updater.replace_method_name("classify", "tensorflow/serving/classify")
-        updater.save()
+        tf.saved_model.save(model, name, found)
+        if "classify" in found:
+            updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(name)
+            updater.replace_method_name("classify", "tensorflow/serving/classify")
+            updater.save()
     (folder / "assets.extra").mkdir()
     text = json.dumps({"format": FORMAT, **about}, indent=1) + "\n"
     (folder / "assets.extra" / "scaleproof.json").write_text(text)

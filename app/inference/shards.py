@@ -124,8 +124,9 @@ class Shards:
 
 
 def count(rows: Sequence[Row]) -> list[int]:
-    """Returns how many rows there are, with errors, with labels, and with the right class."""
-    labelled = [row for row in rows if "label" in row and "error" not in row]
+    """Returns how many rows there are, with errors, with class and label, and where they agree."""
+    classified = [row for row in rows if "class" in row or "class_1" in row]
+    labelled = [row for row in classified if "label" in row]
     right = sum(row["label"] == row.get("class", row.get("class_1")) for row in labelled)
     return [len(rows), sum("error" in row for row in rows), len(labelled), right]
 

@@ -33,6 +33,7 @@ class Classification(Objective):
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
     best: ClassVar[str] = "accuracy"
     is_higher_better: ClassVar[bool] = True
+    names_classes: ClassVar[bool] = True
 
     label_smoothing: Fraction = 0.0
 
@@ -86,6 +87,11 @@ class Classification(Objective):
 
         return tf.nn.softmax(outputs)
 
+    def decisions(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Returns each example's class, [b]."""
+        found: np.ndarray = np.argmax(outputs, -1)
+        return found
+
     def answers(self, outputs: Outputs, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the likeliest classes: `class`, `probability` [b]; `classes`, `scores` [b, k]."""
         import tensorflow as tf
@@ -102,3 +108,15 @@ class Classification(Objective):
         best = np.argsort(-scores, kind="stable")[:top]  # of equals, the first class
         probabilities = {classes[k]: float(str(scores[k])) for k in best}
         return {"class": next(iter(probabilities)), "probabilities": probabilities}
+
+    def columns(self, top: int) -> list[str]:
+        """See base class: class and probability of the `top` likeliest."""
+        return [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")]
+
+    def cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """See base class."""
+        return {
+            column: value
+            for k, pair in enumerate(row["probabilities"].items(), 1)
+            for column, value in zip((f"class_{k}", f"probability_{k}"), pair, strict=True)
+        }

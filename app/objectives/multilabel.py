@@ -37,6 +37,8 @@ class MultiLabel(Objective):
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
     best: ClassVar[str] = "map"
     is_higher_better: ClassVar[bool] = True
+    names_classes: ClassVar[bool] = True
+    fields: ClassVar[tuple[str, ...]] = ("classes", "probabilities")
 
     positive_weight: Positive = 1.0
 
@@ -105,6 +107,11 @@ class MultiLabel(Objective):
         import tensorflow as tf
 
         return tf.sigmoid(outputs)
+
+    def decisions(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Returns which classes hold, [b, K]."""
+        found: np.ndarray = outputs > 0
+        return found
 
     def answers(self, outputs: Outputs, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns all `classes`, their `scores`, and whether each `holds`: [b, K]."""

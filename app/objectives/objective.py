@@ -25,6 +25,7 @@ TensorFlow is imported when a step is built, so that reading an experiment does 
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,12 +55,18 @@ class Objective(ABC):
         best: the metric of an evaluation by which the best checkpoint is chosen.
         is_higher_better: whether the best is the highest.
         is_weighted: whether `weights` returns any; else each example counts as one.
+        names_classes: whether answers name classes of the data.
+        is_of_tokens: whether outputs are of an example's tokens, [b, T, ...].
+        fields: of a prediction's row.
     """
 
     reported: ClassVar[tuple[str, ...]] = ()
     best: ClassVar[str] = "loss"
     is_higher_better: ClassVar[bool] = False
     is_weighted: ClassVar[bool] = False
+    names_classes: ClassVar[bool] = False
+    is_of_tokens: ClassVar[bool] = False
+    fields: ClassVar[tuple[str, ...]] = ("value",)
 
     def num_outputs(self, data: DataSet) -> int:
         """Returns the number of outputs of the model, which `model.blocks` is called with."""
@@ -117,6 +124,10 @@ class Objective(ABC):
         """Maps outputs to the numbers that a prediction states, such as probabilities."""
         return outputs
 
+    def decisions(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Returns what is decided from outputs, such as a class; None if nothing is."""
+        return None
+
     def answers(self, outputs: Outputs, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes what a served model answers, by name, each [b, ...]; part of its graph.
 
@@ -135,6 +146,14 @@ class Objective(ABC):
             top: how many of them to name at most.
         """
         return {"value": rounded(scores)}
+
+    def columns(self, top: int) -> list[str]:
+        """Returns the names of the columns of a row in a table."""
+        return list(self.fields)
+
+    def cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Maps what `row` returned to columns; lists and dictionaries become JSON."""
+        return {n: json.dumps(x) if isinstance(x, (list, dict)) else x for n, x in row.items()}
 
     def needs(self, data: DataSet, what: str) -> UsageError:
         """Returns the error of data that have no targets for this objective."""
@@ -162,7 +181,8 @@ def described(data: DataSet) -> str:
 
 
 def rounded(values: np.ndarray) -> Any:
-    """Returns float32 values as the shortest numbers that read as the same, in lists."""
+    """Returns values in lists; float32 ones as the shortest numbers that read as the same."""
     if values.ndim:
         return [rounded(value) for value in values]
-    return float(str(np.float32(values)))
+    is_whole = np.issubdtype(values.dtype, np.integer)
+    return int(values) if is_whole else float(str(np.float32(values)))

@@ -28,6 +28,7 @@ class TokenObjective(Objective):
 
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
     is_weighted: ClassVar[bool] = True
+    is_of_tokens: ClassVar[bool] = True
 
     def check(self, data: DataSet) -> None:
         """See base class."""
@@ -56,6 +57,11 @@ class TokenObjective(Objective):
         best = tf.argmax(outputs, -1, targets.dtype)
         return {"accuracy": tf.cast(tf.equal(best, targets), tf.float32)}
 
+    def decisions(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Returns each token's class, [b, T]."""
+        found: np.ndarray = np.argmax(outputs, -1)
+        return found
+
     def scores(self, outputs: Outputs) -> tf.Tensor:
         """Returns the probabilities, [b, T, K]."""
         import tensorflow as tf
@@ -72,6 +78,8 @@ class TokenClassification(TokenObjective):
 
     best: ClassVar[str] = "f1"
     is_higher_better: ClassVar[bool] = True
+    names_classes: ClassVar[bool] = True
+    fields: ClassVar[tuple[str, ...]] = ("classes", "probabilities")
 
     def sums(self, outputs: Outputs, targets: Targets, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """See base class; of each class how many tokens are, are named and are both, [K]."""

@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 
 from app import config
 from app.config import Experiment, Layout
-from app.errors import CheckpointError, UsageError
+from app.errors import CheckpointError
 from app.parallel.topology import Topology
 from app.recovery import manifest
 from app.training import data as run_data
 from app.training.checkpoint import Checkpoints
 from app.training.evaluation import Evaluator
 from app.training.setup import Setup, open_run
-from input.batches import DataSet
-from input.raw import FIELDS
 
 
 class Trained(NamedTuple):
@@ -47,21 +45,6 @@ class Trained(NamedTuple):
         else:
             with state.averaged():
                 yield "average"
-
-
-def must_be_servable(data: DataSet) -> None:
-    """Checks that the data describe the examples that a client would send.
-
-    Raises:
-        UsageError: they do not.
-    """
-    names = len(getattr(data, "classes", ()))
-    if getattr(data, "kind", "") not in FIELDS or names != data.num_classes:
-        raise UsageError(
-            f"{type(data).__name__} must describe the examples that a client sends: give it `kind` "
-            f"(one of {', '.join(FIELDS)}), `preprocess` and the names of its {data.num_classes} "
-            f"`classes`, not {names} (input/batches.py)."
-        )
 
 
 def restore(

@@ -56,11 +56,11 @@ def test_a_run_is_continued_exported_and_served_anywhere(train, joined, shallow,
 
     output = tmp_path / name / "exported"
     export.main(shallow, restored, output, "best", ["float32", "litert"], Limits(), "export")
-    assert "logits within" in (output / "README.md").read_text(encoding="utf-8")
+    assert "outputs within" in (output / "README.md").read_text(encoding="utf-8")
     model = load(versions.find(output / "float32"))
     answer = model.run("serving_default", {"image_bytes": np.array(raws, object)})
     assert [c.decode() for c in answer["class"]] == [row["class"] for row in rows]
-    assert litert.logits(output / "litert/4", np.zeros([1, 16, 16, 3], np.float32)).shape == (1, 7)
+    assert litert.outputs(output / "litert/4", np.zeros([1, 16, 16, 3], np.float32)).shape == (1, 7)
 
 
 def test_a_graph_may_read_its_assets_whenever_it_is_asked(tmp_path):

@@ -28,9 +28,9 @@ from shallow import Shallow
 from app.commands import export as command
 from app.config import Layout
 from app.errors import NumbersError, UsageError
-from app.inference import checking, export, litert, predict, saved_model
+from app.inference import checking, clients, export, litert, predict, saved_model
 from app.training import trained
-from input.raw import FIELDS, Limits
+from input.raw import Limits
 
 LIMITS = Limits(pixels=100_000, text=1000)
 SESSION = """
@@ -72,13 +72,13 @@ def signatures(folder):
 def in_this_process(monkeypatch):
     """Runs what is exported here: a process of its own takes its time to start."""
 
-    def logits(folder, data):
-        function = signatures(folder)["logits"]
-        name = FIELDS[data.kind]
-        batches = [function(**{name: tf.constant(raws)}) for raws, _ in checking.examples(data)]
-        return np.concatenate([batch["logits"] for batch in batches])
+    def outputs(folder, data, like):
+        function = signatures(folder)["outputs"]
+        every = [sent for sent, _ in clients.batches(data)]
+        given = [{name: tf.constant(x) for name, x in sent.items()} for sent in every]
+        return [function(**sent)["outputs"].numpy() for sent in given]
 
-    monkeypatch.setattr(checking, "saved_model_logits", logits)
+    monkeypatch.setattr(checking, "saved_model_outputs", outputs)
 
 
 def test_the_command_line_knows_the_variants():
@@ -99,7 +99,7 @@ def test_images(exported, shallow):
     raws, _ = run.setup.data.held_out.fetch(range(5))
     s = signatures(output / "float32" / step)
     batch = s["serving_default"](image_bytes=tf.constant(raws))
-    wanted = run.setup.state.logits(run.setup.data.preprocess(tf.constant(raws), LIMITS))
+    wanted = run.setup.state.outputs(run.setup.data.preprocess(tf.constant(raws), LIMITS))
     best = tf.argmax(wanted, -1).numpy()
     assert [int(name) for name in batch["class"].numpy()] == best.tolist()
     assert batch["classes"].shape == batch["scores"].shape == (5, 5)
@@ -124,7 +124,7 @@ def test_images(exported, shallow):
     assert sizes["float32"] < 1.2 * weights  # each once
     assert sizes["int8"] < 0.6 * sizes["float32"]
     inputs = run.setup.data.preprocess(tf.constant(raws), LIMITS)
-    lite = litert.logits(output / "litert" / step, inputs.numpy())
+    lite = litert.outputs(output / "litert" / step, inputs.numpy())
     assert np.allclose(lite, wanted, atol=1e-4)
 
     large = tf.io.encode_png(tf.zeros([400, 400, 3], tf.uint8)).numpy()
@@ -205,7 +205,7 @@ def test_texts(exported, words, in_this_process):
     output, step, run = exported(words, ("float32", "float16", "bfloat16"))
     texts = tf.constant(["a b c good", "größe", "j " * 100])
     with run.weights("best"):
-        wanted = run.setup.state.logits(run.setup.data.preprocess(texts, LIMITS))
+        wanted = run.setup.state.outputs(run.setup.data.preprocess(texts, LIMITS))
     near = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
     for name, most in near.items():
         s = signatures(output / name / step)
@@ -220,7 +220,7 @@ def test_texts(exported, words, in_this_process):
     output, step, _ = exported(words, which="trained")
     about = json.loads((output / "float32" / step / "assets.extra/scaleproof.json").read_text())
     assert about["weights"] == "trained"
-    wanted = run.setup.state.logits(run.setup.data.preprocess(texts, LIMITS))
+    wanted = run.setup.state.outputs(run.setup.data.preprocess(texts, LIMITS))
     found = signatures(output / "float32" / step)["logits"](text=texts)["logits"]
     assert np.allclose(found, wanted, atol=1e-5)
 
@@ -236,8 +236,8 @@ def test_a_model_that_needs_the_project_is_found_out(exported, shallow, monkeypa
 def test_a_model_that_computes_something_else_is_found_out(
     exported, shallow, tmp_path, monkeypatch, in_this_process
 ):
-    answers = saved_model.Model.logits
-    monkeypatch.setattr(saved_model.Model, "logits", lambda self, x: answers(self, x) * 1.01)
+    answers = saved_model.Model.outputs
+    monkeypatch.setattr(saved_model.Model, "outputs", lambda self, x: answers(self, x) * 1.01)
     with pytest.raises(NumbersError, match="more than rounding explains"):
         exported(shallow)
     assert not list((tmp_path / "exports/mine/float32").glob("[0-9]*"))

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.errors import UsageError
+from app.inference import clients
 from app.inference.forward import Forward, preprocessor
 from app.parallel import replicas
 from app.parallel.topology import Topology
-from app.training import trained
 from app.training.setup import Setup
 from input.raw import Limits
 
@@ -32,7 +33,12 @@ def main(setup: Setup, topology: Topology, lanes: int, sizes: Sequence[int], out
     Raises:
         UsageError: the data do not say what clients have.
     """
-    trained.must_be_servable(setup.data)
+    clients.require(setup.data, setup.experiment.objective)
+    if not setup.data.kind:
+        raise UsageError(
+            f"benchmark inference measures images and texts, not {type(setup.data).__name__}, "
+            "whose clients send tensors: use `app evaluate` on it."
+        )
     forward = Forward(setup.state, setup.data.input_spec, lanes, setup.experiment.objective)
     rows = [measure(setup, forward, topology, size) for size in sizes]
     if topology.is_chief:
