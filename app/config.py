@@ -183,12 +183,16 @@ def as_dict(config: Any) -> dict[str, Any]:
 
     The name is part of it: a ResNet and a user's model with equal fields are two models. An object
     of a field with `choices` is recorded as it is set: its name, and its fields beside that. A
-    field with `came_later` in its metadata is left out at its default, since older runs lack it.
+    field with `came_later` in its metadata is left out at its default, since older runs lack it;
+    `recorded` in it is a function that makes plain values of what the field holds.
     """
     values: dict[str, Any] = {"type": _type_name(config)}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if f.metadata.get("came_later") and value == f.default:
+            continue
+        if "recorded" in f.metadata:
+            values[f.name] = f.metadata["recorded"](value)
             continue
         if "choices" in f.metadata:
             values[f.name] = choice_name(value, f.metadata["choices"])

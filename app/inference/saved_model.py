@@ -79,7 +79,7 @@ class Model(tf.Module):
     def logits(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the logits of a batch of inputs, float32 [b, K]."""
         layers, values = self._blocks(), self._weights()
-        variables = [v for block in layers for v in block.variables]
+        variables = [v for block in layers for v in block.weights]
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]
         with keras.StatelessScope(state_mapping=mapping):
             y = blocks.forward(layers, inputs, False, tf.zeros([2], tf.int32))

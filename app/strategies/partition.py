@@ -121,13 +121,13 @@ def block_costs(experiment: Experiment, data: DataSet) -> Costs:
     times, sizes = [], []
     for place, block in enumerate(model):
         y = blocks.forward([block], x, True, tf.zeros([2], tf.int32), place)
-        shapes = [v.shape for v in block.variables]
+        shapes = [v.shape for v in block.weights]
         inside = tf.nest.map_structure(lambda t: t.shape, (x, y))
         kind = f"{type(block)} {shapes} {inside}"
         if kind not in known:
             known[kind] = _seconds(block, x)
         times.append(known[kind])
-        weights = [v.value for v in block.variables]
+        weights = [v.value for v in block.weights]
         sizes.append(sum(w.shape.num_elements() * w.dtype.size for w in weights))
         x = y
     return Costs(tuple(times), tuple(sizes))

@@ -109,9 +109,9 @@ def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
     """
     axes: dict[str, int] = {}
     pieces: dict[str, list[tf.Variable]] = {}
-    for variable in (v for block in split for v in block.variables):
+    for variable in (v for block in split for v in block.weights):
         pieces.setdefault(shards.whole_name(variable), []).append(variable.value)
-    for variable in (v for block in whole for v in block.variables):
+    for variable in (v for block in whole for v in block.weights):
         name = shards.whole_name(variable)
         first, *others = pieces[name]
         if not others:
