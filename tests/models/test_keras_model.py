@@ -19,6 +19,7 @@ from models.keras_model import KerasModel
 from models.stateful import move
 
 RATE, STEPS = 0.05, 3
+TINY = 1e-12  # as Keras adds epsilon elsewhere
 L = keras.layers
 BOTH = keras.regularizers.L1L2(0.03, 0.02)
 
@@ -55,8 +56,8 @@ def test_one_micro_batch_is_what_keras_trains(experiment):
     one = dataclasses.replace(experiment, model=KerasModel(undropped), micro_batch=24)
     for optimizer, own in (
         (keras.optimizers.SGD(RATE), SGD(momentum=0.0, weight_decay=0.0)),
-        (keras.optimizers.AdamW(RATE, weight_decay=0.01, epsilon=1e-6, beta_2=0.999),
-         AdamW(weight_decay=0.01, epsilon=1e-6, beta2=0.999)),
+        (keras.optimizers.AdamW(RATE, weight_decay=0.01, epsilon=TINY, beta_2=0.999),
+         AdamW(weight_decay=0.01, epsilon=TINY, beta2=0.999)),
     ):  # fmt: skip
         rule = dataclasses.replace(one.optimization, optimizer=own)
         ours = dataclasses.replace(one, optimization=rule)
