@@ -17,6 +17,7 @@ from app.bounds import Bound, Count, Fraction, Natural, NonNegative, Positive
 from app.optimizers import OPTIMIZERS, SGD, Optimizer
 from app.schedules import SCHEDULES, Cosine, Progress, Schedule
 from input.text import VOCABULARY, Text
+from models.keras_model import WEIGHT_FILES
 
 if TYPE_CHECKING:
     from input.batches import DataSet
@@ -128,6 +129,8 @@ class Experiment:
     seed: Seed = 0
     optimization: Optimization = field(default_factory=Optimization)
     update: Update = field(default_factory=Update)
+    # Patterns of names of weights that are not trained: `models/freezing.py`.
+    frozen: tuple[str, ...] = field(default=(), metadata={"came_later": True})
 
     @property
     def num_micro_batches(self) -> int:
@@ -175,6 +178,8 @@ def resolved(experiment: Experiment) -> Experiment:
     if not isinstance(data, Text) or data.vocabulary is not None:
         return experiment
     name = getattr(experiment.model, "init_from", None) or VOCABULARY
+    if name.endswith(WEIGHT_FILES):
+        name = VOCABULARY
     return dataclasses.replace(experiment, data=dataclasses.replace(data, vocabulary=name))
 
 

@@ -32,7 +32,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models import ModelError, losses, shards, stateful
+from models import ModelError, freezing, losses, shards, stateful
 from models.graph import Segment
 from models.shards import Place
 
@@ -132,6 +132,7 @@ def build(
     inputs: tf.Tensor,
     seed: int,
     places: Sequence[Sequence[Place]] | None = None,
+    frozen: Sequence[str] = (),
 ) -> list[Statistic]:
     """Creates every weight, each a function of (seed, its block's and its layer's name) only.
 
@@ -140,13 +141,14 @@ def build(
         inputs: one batch of inputs of any size.
         seed: the experiment's.
         places: for each block, the device of each of its shards; the first is the block's.
+        frozen: patterns of names of weights that are not trained (`freezing.py`).
 
     Returns:
         The statistics of the model, in the order in which its blocks record them.
 
     Raises:
-        ModelError: two weights of one name, a state that cannot be averaged, or losses that no
-            gradient would reach.
+        ModelError: two weights of one name, a state that cannot be averaged, losses that no
+            gradient would reach, or a pattern that matches nothing.
     """
     for block in blocks:
         _seed_initializers(block, seed)
@@ -163,15 +165,16 @@ def build(
         with devices[0]():
             for variable in block.weights:  # of a model that makes them when it is made
                 stateful.move(variable)
-            y, found = _first_call(block, x, key, place)
+            y, found = _first_call(block, x, key, place, frozen)
         statistics += found
         x = y
     _check_names(blocks)
+    freezing.check(blocks, frozen)
     return statistics
 
 
 def _first_call(
-    block: keras.Layer, x: Activations, key: tf.Tensor, place: int
+    block: keras.Layer, x: Activations, key: tf.Tensor, place: int, frozen: Sequence[str]
 ) -> tuple[Activations, list[Statistic]]:
     """Creates a block's variables by calling it; returns its output, and what it records."""
     y, found = x, list[Statistic]()
@@ -184,9 +187,10 @@ def _first_call(
             losses.attach(y, loss, recorded.loss_weight, block.name)  # or refuses: no gradient
         # Keras may have called layers inside the block on symbolic tensors first.
         found = [s for s in recorded.statistics if not tf.is_symbolic_tensor(s.value)]
+    freezing.freeze(block, frozen)
     own = {id(s.variable) for s in found}
     is_known = all(id(v) in own for v in block.non_trainable_weights)
-    if is_complete or not is_known or stateful.seed_states(block):
+    if is_complete or frozen or not is_known or stateful.seed_states(block):
         with recording() as recorded:  # as in a step: what does a call assign?
             y = forward([block], x, True, key, place)
         found = recorded.statistics

@@ -90,12 +90,16 @@ def graph_of(model: keras.Model) -> Graph:
     return Graph(tuple(steps), inputs, outputs)
 
 
+def unwrapped(model: Any) -> Any:
+    """Returns the functional model of a built sequential one; others as they are."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
 def _trace(
     model: Any, inputs: Sequence[int], numbers: Iterator[int], steps: list[Step]
 ) -> tuple[int, ...]:
     """Adds a model's steps to a list; returns the numbers of its outputs."""
-    if isinstance(model, keras.Sequential):
-        model = model._functional
+    model = unwrapped(model)
     known = dict(zip(map(id, model.inputs), inputs, strict=True))
     by_depth = model._nodes_by_depth  # the largest depth is farthest from the outputs
     for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
@@ -123,7 +127,7 @@ def _inputs_of_nested(node: Any) -> list[Any] | None:
     kwargs = {name for name, value in arguments.kwargs.items() if value is not None}
     if not is_functional(model) or len(arguments.args) != 1 or kwargs - {"training"}:
         return None
-    given, wanted = arguments.args[0], model.input
+    given, wanted = arguments.args[0], unwrapped(model).input
     if isinstance(given, dict) or isinstance(wanted, dict):
         if (
             not (isinstance(given, dict) and isinstance(wanted, dict))

@@ -13,10 +13,14 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import keras
+
+
+WEIGHT_FILES = (".keras",)
 
 
 @runtime_checkable
@@ -47,11 +51,25 @@ class KerasModel:
         build: a function that returns the model; if it has a parameter without a default, it is
             given the number of outputs. Or a model, of which a copy with fresh weights is made.
             Either way initial weights are a function of the experiment's seed.
+        init_from: a `.keras` file, from which weights are taken by their names.
+        fresh: patterns of names (`freezing.py`) of weights that are not taken from it, such as
+            those of a new head.
+        allow_code: read a file whose configuration holds code, such as a Lambda layer, or names
+            classes that are not Keras' own. Such a file can do anything: only if you trust it.
     """
 
     build: Build = field(metadata={"recorded": recorded})
+    init_from: str | None = None
+    fresh: tuple[str, ...] = ()
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
+        if self.init_from is not None and not self.init_from.endswith(WEIGHT_FILES):
+            raise ValueError(
+                f"init_from must be a {' or '.join(WEIGHT_FILES)} file, not {self.init_from!r}"
+            )
+        if (self.fresh or self.allow_code) and self.init_from is None:
+            raise ValueError("fresh and allow_code are of init_from, which is none: set it")
         if not callable(self.build) or isinstance(self.build, type):
             raise ValueError(
                 f"build must be a function that returns a Keras model, or one, not {self.build!r}"
@@ -68,6 +86,20 @@ class KerasModel:
         from models import whole  # TensorFlow, only when a model is built
 
         return whole.blocks_of(whole.made(self.build, num_outputs, takes_number(self.build)))
+
+    def load(self, blocks: Sequence[keras.Layer], path: Path) -> None:
+        """Loads the weights of the file `init_from` into built blocks.
+
+        Args:
+            blocks: of this model.
+            path: of the file.
+
+        Raises:
+            ModelError: the file is damaged or holds code, or a weight is missing or does not fit.
+        """
+        from models import keras_file
+
+        keras_file.load(blocks, path, self.fresh, self.allow_code)
 
 
 def takes_number(build: Any) -> bool:

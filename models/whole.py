@@ -42,7 +42,8 @@ def blocks_of(model: keras.Model) -> list[keras.Layer]:
             "cut into stages: make it functional, keras.Model(inputs, outputs), or list its layers "
             "in the `blocks` of a model of your own (docs/models.md)."
         )
-    return graph.segments(model, Entry(model), Leave(model))
+    functional = graph.unwrapped(model)
+    return graph.segments(functional, Entry(functional), Leave(functional))
 
 
 def _unbuilt(model: keras.Sequential) -> list[keras.Layer]:

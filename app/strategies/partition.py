@@ -116,7 +116,7 @@ def block_costs(experiment: Experiment, data: DataSet) -> Costs:
     x = zeros(data.input_spec, experiment.micro_batch, length)
     with keras_defaults(experiment):
         model = list(experiment.model.blocks(data.num_classes))
-        blocks.build(model, x, experiment.seed)
+        blocks.build(model, x, experiment.seed, frozen=experiment.frozen)
     known: dict[str, float] = {}
     times, sizes = [], []
     for place, block in enumerate(model):

@@ -55,7 +55,9 @@ def build(
     with keras_defaults(experiment):
         split = list(experiment.model.blocks(num_classes, shards=placement.num_shards))  # type: ignore[call-arg]
         places = placement.each_block()
-        statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
+        statistics = blocks.build(
+            split, zeros(input_spec), experiment.seed, places, experiment.frozen
+        )
     for block in split:
         shards.refuse_losses(block)
     return BuiltModel(split, statistics, _fill(split, source.blocks))
@@ -95,7 +97,9 @@ def _build_whole(
     with keras_defaults(experiment):
         whole = list(model.blocks(num_classes))
         places = placement.each_block() if placement else None
-        statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
+        statistics = blocks.build(
+            whole, zeros(input_spec), experiment.seed, places, experiment.frozen
+        )
         if pretrained:
             model.load(whole, pretrained)  # type: ignore[attr-defined]
     return BuiltModel(whole, statistics, {})
