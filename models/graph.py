@@ -197,6 +197,10 @@ class Segment(keras.layers.Layer):
         writes: numbers of the tensors that go out.
         entry: of the first segment: makes the model's input tensors of the data's inputs.
         leave: of the last segment: makes the model's outputs of its output tensors.
+        name: of the block.
+
+    Attributes:
+        kind: names of the operations' types; blocks of one kind and shape cost the same.
     """
 
     def __init__(
@@ -213,6 +217,7 @@ class Segment(keras.layers.Layer):
         self._entry, self._leave = entry, leave
         layers = [step.operation for step in steps if isinstance(step.operation, keras.Layer)]
         self.nested = list({id(layer): layer for layer in layers}.values())
+        self.kind = " ".join(type(step.operation).__name__ for step in steps)
         self.built = True
 
     def call(self, x: Any, training: bool = False) -> Any:

@@ -123,7 +123,7 @@ def block_costs(experiment: Experiment, data: DataSet) -> Costs:
         y = blocks.forward([block], x, True, tf.zeros([2], tf.int32), place)
         shapes = [v.shape for v in block.weights]
         inside = tf.nest.map_structure(lambda t: t.shape, (x, y))
-        kind = f"{type(block)} {shapes} {inside}"
+        kind = f"{getattr(block, 'kind', type(block))} {shapes} {inside}"
         if kind not in known:
             known[kind] = _seconds(block, x)
         times.append(known[kind])

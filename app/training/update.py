@@ -91,6 +91,8 @@ def move(
     part.constrain()
     follow(part, values[end : end + len(part.statistics)], experiment.num_micro_batches)
     for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):
+        if not variable.dtype.is_floating:  # a constant, such as a table of indices
+            continue
         with tf.device(variable.device):
             average.assign_sub((1 - o.ema_decay) * (average - variable))
 

@@ -82,6 +82,15 @@ def test_any_layout_trains_the_same(experiment):
     assert len(digests) == 1
 
 
+def test_local_steps_exchange_nothing_that_is_frozen(experiment):
+    rule = dataclasses.replace(experiment.update, kind="local_sgd", local_steps=2)
+    frozen = dataclasses.replace(experiment, frozen=("convolution/*", "own/*"), update=rule)
+    state, step, _ = made(frozen, Layout(processes=2), range(3))
+    own = {id(v): name for name, v in state.weights.items()}
+    found = [own[id(v)] for v in step._averaged() if id(v) in own]
+    assert found == [n for n in state.weights if not n.startswith(("convolution/", "own/"))]
+
+
 def test_averages_stand_still_only_with_the_whole_layer(experiment):
     partly = dataclasses.replace(experiment, frozen=("stock/gamma", "own/beta"))
     _, _, moved = trained(partly)

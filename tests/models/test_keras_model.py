@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ranks import forked, succeeded
 from steps import made
 
 from app import config
@@ -132,6 +134,51 @@ def test_a_model_is_copied_with_fresh_weights(experiment):
     assert state.weights.keys() == built.weights.keys()
     assert all(np.array_equal(a, b) for a, b in zip(kept, model.weights, strict=True))
     assert made(copied)[0].sha256() == made(copied)[0].sha256()
+
+
+def constrained(num_outputs):
+    x = keras.Input((16, 16, 3))
+    y = L.Conv2D(4, 3, strides=4, kernel_constraint=keras.constraints.MaxNorm(0.3), name="stem")(x)
+    y = L.GlobalAveragePooling2D(name="pool")(y)
+    return keras.Model(x, L.Dense(num_outputs, kernel_constraint="non_neg", name="head")(y))
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(stages=2, cut=(1, 2))], ids=str)
+def test_constraints_are_applied(experiment, layout):
+    state, _ = trained(dataclasses.replace(experiment, model=KerasModel(constrained)), layout)
+    norms = np.linalg.norm(np.reshape(state.weights["stem/kernel"], [-1, 4]), axis=0)
+    head = np.asarray(state.weights["head/kernel"])
+    by_axis = np.linalg.norm(state.weights["stem/kernel"], axis=0)
+    assert by_axis.max() <= 0.3 + 1e-6 and norms.min() > 0.1
+    assert head.min() == 0 and head.max() > 0.1
+
+
+OWN = """
+import keras
+from app.config import Experiment, Optimization
+from input.images import Images
+from models.keras_model import KerasModel
+from tests.models.test_keras_model import residual
+
+def tiny():
+    return Experiment(
+        model=KerasModel(residual), global_batch=24, micro_batch=4, steps=3,
+        data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7),
+        optimization=Optimization(warmup_epochs=0),
+    )
+"""
+
+
+@pytest.mark.ranks
+def test_ranks_and_stages_train_the_same_bits(tmp_path):
+    (tmp_path / "whole.py").write_text(OWN)
+    found = {}
+    for ranks, stages, *flags in ((1, 1), (2, 1), (1, 2), (3, 2, "--recompute")):
+        run = f"{ranks}x{stages}"
+        options = ["--experiment=whole.py:tiny", f"--workdir={run}", f"--stages={stages}"]
+        succeeded(forked(ranks, tmp_path, "train", "--exact", *options, *flags))
+        found[run] = json.loads((tmp_path / run / "result.json").read_text())["weights_sha256"]
+    assert len(set(found.values())) == 1, found
 
 
 # --- The graph -----------------------------------------------------------------------------------

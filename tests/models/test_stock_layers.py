@@ -189,6 +189,42 @@ def test_a_constant_is_a_weight_that_stays(experiment):
     assert len(state.parts[0].statistics) == 4
 
 
+class Ordered(keras.layers.Layer):
+    """Puts features into an order that is a weight of integers."""
+
+    def build(self, shape):
+        def descending(shape, dtype):
+            return tf.range(shape[0])[::-1]
+
+        self.order = self.add_weight(
+            name="order", shape=(shape[-1],), dtype="int32", trainable=False, initializer=descending
+        )
+
+    def call(self, x):
+        return tf.gather(x, self.order.value, axis=-1)
+
+
+@dataclass(frozen=True)
+class Reversed:
+    def blocks(self, num_classes):
+        ordered = Ordered(name="ordered")
+        return [
+            keras.layers.GlobalAveragePooling2D(name="pool"),
+            ordered,
+            keras.layers.Dense(num_classes, name="head"),
+        ]
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(stages=2, cut=(2, 1), exact=True)], ids=str)
+def test_a_table_of_integers_is_a_weight_beside_averages(experiment, layout):
+    rule = dataclasses.replace(experiment.optimization, ema_decay=0.5)
+    tables = dataclasses.replace(experiment, model=Reversed(), optimization=rule)
+    state, _ = trained(tables, layout)
+    assert np.array_equal(state.weights["ordered/order"], [2, 1, 0])
+    with state.averaged():
+        assert np.array_equal(state.weights["ordered/order"], [2, 1, 0])
+
+
 def test_with_momentum_0_an_infinite_old_value_is_forgotten(experiment):
     state, _, _ = made(experiment)
     mean = state.weights["normalization/moving_mean"]
