@@ -77,7 +77,7 @@ def lambdas(num_outputs):
 
 def test_a_file_with_code_is_refused_unless_allowed(tmp_path):
     lambdas(4).save(tmp_path / "lambda.keras")
-    with pytest.raises(ModelError, match="holds code \\(Lambda.*allow_code=true"):
+    with pytest.raises(ModelError, match=r"holds code \(Lambda.*allow_code=true"):
         load(tmp_path / "lambda.keras", 4, build=lambdas)
     load(tmp_path / "lambda.keras", 4, build=lambdas, allow_code=True)
 
@@ -93,7 +93,7 @@ def test_a_class_that_is_not_of_keras_is_code(saved, tmp_path):
                 found["config"]["layers"][1]["class_name"] = "system"
                 content = json.dumps(found).encode()
             new.writestr(name, content)
-    with pytest.raises(ModelError, match="holds code \\(os.system\\)"):
+    with pytest.raises(ModelError, match=r"holds code \(os\.system\)"):
         load(changed)
 
 
@@ -108,13 +108,13 @@ def damaged(content, how):
 @pytest.mark.parametrize("how", ["empty", "cut", "text", "zeros", "hole"])
 def test_a_damaged_file_is_one_sentence(saved, how):
     saved[0].write_bytes(damaged(saved[0].read_bytes(), how))
-    with pytest.raises(ModelError, match="is damaged, or not what|cannot be read") as caught:
+    with pytest.raises(ModelError, match=r"is damaged, or not what|cannot be read") as caught:
         load(saved[0])
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ModelError, match="no file .*gone.keras"):
+    with pytest.raises(ModelError, match=r"no file .*gone\.keras"):
         load(tmp_path / "gone.keras")
 
 
