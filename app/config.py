@@ -18,6 +18,7 @@ from app.objectives import Classification, Objective
 from app.optimizers import OPTIMIZERS, SGD, Optimizer
 from app.schedules import SCHEDULES, Cosine, Progress, Schedule
 from input.text import VOCABULARY, Text
+from models.keras_model import WEIGHT_FILES
 
 if TYPE_CHECKING:
     from input.batches import DataSet
@@ -132,6 +133,8 @@ class Experiment:
     objective: Objective = field(default=Classification(), metadata={"came_later": True})
     optimization: Optimization = field(default_factory=Optimization)
     update: Update = field(default_factory=Update)
+    # Patterns of names of weights that are not trained: `models/freezing.py`.
+    frozen: tuple[str, ...] = field(default=(), metadata={"came_later": True})
 
     @property
     def num_micro_batches(self) -> int:
@@ -179,6 +182,8 @@ def resolved(experiment: Experiment) -> Experiment:
     if not isinstance(data, Text) or data.vocabulary is not None:
         return experiment
     name = getattr(experiment.model, "init_from", None) or VOCABULARY
+    if name.endswith(WEIGHT_FILES):
+        name = VOCABULARY
     return dataclasses.replace(experiment, data=dataclasses.replace(data, vocabulary=name))
 
 
@@ -187,12 +192,16 @@ def as_dict(config: Any) -> dict[str, Any]:
 
     The name is part of it: a ResNet and a user's model with equal fields are two models. An object
     of a field with `choices` is recorded as it is set: its name, and its fields beside that. A
-    field with `came_later` in its metadata is left out at its default, since older runs lack it.
+    field with `came_later` in its metadata is left out at its default, since older runs lack it;
+    `recorded` in it is a function that makes plain values of what the field holds.
     """
     values: dict[str, Any] = {"type": _type_name(config)}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if f.metadata.get("came_later") and value == f.default:
+            continue
+        if "recorded" in f.metadata:
+            values[f.name] = f.metadata["recorded"](value)
             continue
         if "choices" in f.metadata:
             values[f.name] = choice_name(value, f.metadata["choices"])

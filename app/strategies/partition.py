@@ -118,18 +118,18 @@ def block_costs(experiment: Experiment, data: DataSet) -> Costs:
     x = zeros(data.input_spec, experiment.micro_batch, length)
     with keras_defaults(experiment):
         model = list(experiment.model.blocks(experiment.objective.num_outputs(data)))
-        blocks.build(model, x, experiment.seed)
+        blocks.build(model, x, experiment.seed, frozen=experiment.frozen)
     known: dict[str, float] = {}
     times, sizes = [], []
     for place, block in enumerate(model):
         y = blocks.forward([block], x, True, tf.zeros([2], tf.int32), place)
-        shapes = [v.shape for v in block.variables]
+        shapes = [v.shape for v in block.weights]
         inside = tf.nest.map_structure(lambda t: t.shape, (x, y))
-        kind = f"{type(block)} {shapes} {inside}"
+        kind = f"{getattr(block, 'kind', type(block))} {shapes} {inside}"
         if kind not in known:
             known[kind] = _seconds(block, x)
         times.append(known[kind])
-        weights = [v.value for v in block.variables]
+        weights = [v.value for v in block.weights]
         sizes.append(sum(w.shape.num_elements() * w.dtype.size for w in weights))
         x = y
     return Costs(tuple(times), tuple(sizes))

@@ -55,7 +55,9 @@ def build(
     with keras_defaults(experiment):
         split = list(experiment.model.blocks(num_outputs, shards=placement.num_shards))  # type: ignore[call-arg]
         places = placement.each_block()
-        statistics = blocks.build(split, zeros(input_spec), experiment.seed, places)
+        statistics = blocks.build(
+            split, zeros(input_spec), experiment.seed, places, experiment.frozen
+        )
     for block in split:
         shards.refuse_losses(block)
     return BuiltModel(split, statistics, _fill(split, source.blocks))
@@ -102,7 +104,9 @@ def _build_whole(
     with keras_defaults(experiment):
         whole = list(model.blocks(num_outputs))
         places = placement.each_block() if placement else None
-        statistics = blocks.build(whole, zeros(input_spec), experiment.seed, places)
+        statistics = blocks.build(
+            whole, zeros(input_spec), experiment.seed, places, experiment.frozen
+        )
         if pretrained:
             model.load(whole, pretrained)  # type: ignore[attr-defined]
     return BuiltModel(whole, statistics, {})
@@ -116,9 +120,9 @@ def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:
     """
     axes: dict[str, int] = {}
     pieces: dict[str, list[tf.Variable]] = {}
-    for variable in (v for block in split for v in block.variables):
+    for variable in (v for block in split for v in block.weights):
         pieces.setdefault(shards.whole_name(variable), []).append(variable.value)
-    for variable in (v for block in whole for v in block.variables):
+    for variable in (v for block in whole for v in block.weights):
         name = shards.whole_name(variable)
         first, *others = pieces[name]
         if not others:

@@ -18,8 +18,9 @@ from app.config import Experiment
 from app.errors import CheckpointError
 from app.recovery import heartbeat
 from app.training import agreement
-from input import packages
+from input import packages, paths
 from input.batches import DataSet
+from models.keras_model import WEIGHT_FILES
 
 MAX_NAMES = 20  # of classes in a message
 
@@ -56,7 +57,7 @@ def facts(data: DataSet) -> dict[str, Any]:
 
 
 def pretrained_weights(experiment: Experiment, data: DataSet, data_dir: str) -> Path | None:
-    """Returns the folder of the weights that training starts from, if it does not start anew.
+    """Returns the folder or file of the weights that training starts from; None: it starts anew.
 
     Raises:
         InputError: there is no such folder, or its weights were trained with other words.
@@ -64,6 +65,8 @@ def pretrained_weights(experiment: Experiment, data: DataSet, data_dir: str) -> 
     name = getattr(experiment.model, "init_from", None)
     if not name:
         return None
+    if name.endswith(WEIGHT_FILES):
+        return paths.expand_user(name)
     folder = packages.pretrained(name, data_dir)
     if hasattr(data, "must_suit"):
         data.must_suit(folder)

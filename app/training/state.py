@@ -50,7 +50,7 @@ class Part:
         self.blocks, self.first, self.device = built.blocks[run.start : run.stop], run.start, device
         self._axes = built.axes
         trainable = [v for block in self.blocks for v in block.trainable_variables]
-        variables = [v for block in self.blocks for v in block.variables]
+        variables = [v for block in self.blocks for v in block.weights]
         own = {v.path for v in variables}
         self.statistics = [
             (s.variable.value, s.momentum) for s in built.statistics if s.variable.path in own

@@ -34,7 +34,7 @@ def norms(part: Part, values: Sums) -> tf.Tensor:
         gradient.set_shape(variable.shape)
         with tf.device(variable.device):
             each.append(ordered.norm(gradient))
-    return tf.stack(each)
+    return tf.stack(each) if each else tf.zeros([0])
 
 
 def move(
@@ -75,6 +75,8 @@ def move(
     part.constrain()
     follow(part, values[end : end + len(part.statistics)], experiment.num_micro_batches)
     for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):
+        if not variable.dtype.is_floating:  # a constant, such as a table of indices
+            continue
         with tf.device(variable.device):
             average.assign_sub((1 - o.ema_decay) * (average - variable))
 
@@ -96,7 +98,9 @@ def follow(part: Part, totals: Sums, count: int) -> None:
         joined = Joined([v.shape for v in variables], [True] * len(variables))
         old = joined.join(variables)
         means = [total / count for total in joined.join(sums)]
-        new = [momentum * a + (1 - momentum) * b for a, b in zip(old, means, strict=True)]
+        new = means  # with momentum 0 whatever the old one is, as 0 * infinity is not 0
+        if momentum:
+            new = [momentum * a + (1 - momentum) * b for a, b in zip(old, means, strict=True)]
         for variable, value in zip(variables, joined.split(new), strict=True):
             variable.assign(value)
 
