@@ -78,9 +78,19 @@ def require_matches(optimization: Optimization, names: Sequence[str]) -> None:
     for field, pattern in ((field, p) for field, each in patterns.items() for p in each):
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        near = difflib.get_close_matches(pattern.replace("*", ""), names, n=1, cutoff=0.0)
-        hint = f" (nearest: {near[0]})" if near else ""
         raise UsageError(
-            f"optimization.{field}: no trained weight has a name like {pattern!r}{hint}: give a "
-            "pattern that matches one, or leave it out."
+            f"optimization.{field}: no trained weight has a name like {pattern!r} (nearest: "
+            f"{nearest(pattern, names)}): give a pattern that matches one, or leave it out."
         )
+
+
+def nearest(pattern: str, names: Sequence[str]) -> str:
+    """Returns the name whose beginning, of as many parts, is most like a pattern."""
+    fixed = pattern.rstrip("*").rstrip("/")
+    parts = fixed.count("/") + 1
+
+    def likeness(name: str) -> float:
+        start = "/".join(name.split("/")[:parts])
+        return difflib.SequenceMatcher(None, start, fixed).ratio()
+
+    return max(names, key=likeness, default="none")
