@@ -42,6 +42,9 @@ def violation(value: Any, wanted: Any) -> tuple[Any, str] | None:
         bounds = [extra for extra in arguments[1:] if isinstance(extra, Bound)]
         broken = next((bound for bound in bounds if not bound.allows(value)), None)
         return (value, broken.rule) if broken else violation(value, arguments[0])
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        pairs = zip(value, arguments, strict=True)
+        return next(filter(None, (violation(item, kind) for item, kind in pairs)), None)
     if origin is tuple:
         return next(filter(None, (violation(item, arguments[0]) for item in value)), None)
     if origin in (Union, types.UnionType) and value is not None:

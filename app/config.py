@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Share = Annotated[float, Bound("in (0, 1]", lambda x: 0 < x <= 1)]
 Seed = Annotated[int, Bound("in [0, 2147483648)", lambda n: 0 <= n < 2**31)]
 Staleness = Annotated[int, Bound("at least 0 (0: synchronous; none: any)", lambda n: n >= 0)]
+RateFactor = Annotated[
+    float,
+    Bound(
+        "above 0 and finite (to keep weights as they are, freeze them)", lambda x: 0 < x < math.inf
+    ),
+]
 MEASURED_MICRO_BATCHES = 8  # of a process in a step, where stages are benchmarked
 
 
@@ -79,6 +85,13 @@ class Optimization:
     warmup_epochs: NonNegative = 5.0
     clip_norm: NonNegative = 0.0  # most the norm of all gradients together may be; 0: any
     ema_decay: Fraction = 0.0  # of the moving average of the weights, a step; 0: none
+    # Patterns of names of weights (`fnmatch`), as "embeddings/*". Biases and normalisation do not
+    # decay in any case.
+    no_decay: tuple[str, ...] = field(default=(), metadata={"came_later": True})
+    # Of the learning rate, by pattern; the first that matches a weight counts.
+    rate_factors: tuple[tuple[str, RateFactor], ...] = field(
+        default=(), metadata={"came_later": True}
+    )
 
     def rate_at(self, step: int, global_batch: int, num_examples: int, total_steps: int) -> float:
         """Returns the learning rate of step `step`, from the examples seen before it.

@@ -147,7 +147,7 @@ def reached(module: str, found: set[str] | None = None) -> set[str]:
 def test_training_reaches_no_other_room(module):
     """Not even by an import inside a function; strategies are imported by name."""
     rooms = {name.split(".")[1] for name in reached(f"app.training.{module}") if "app." in name}
-    experiment = {"bounds", "config", "errors", "optimizers", "schedules"}
+    experiment = {"bounds", "config", "errors", "schedules"}
     assert rooms == {"cli", "parallel", "recovery", "reporting", "training", *experiment}
 
 

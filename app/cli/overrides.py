@@ -83,7 +83,8 @@ def _chosen(owner: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         if name not in choices:
             raise UsageError(f"{prefix}{f.name}={name}: must be one of {', '.join(choices)}.")
         kept = set(field_names(found[f.name])) & set(field_names(choices[name]))
-        found[f.name] = choices[name](**{field: getattr(found[f.name], field) for field in kept})
+        values = {field: getattr(found[f.name], field) for field in kept}
+        found[f.name] = choices[name](**{n: v for n, v in values.items() if v is not None})
     return found
 
 
@@ -139,9 +140,21 @@ def parse(text: str, wanted: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if text.lower() == "none" and type(None) in arguments:
             return None
-        return parse(text, next(a for a in arguments if a is not type(None)))
+        kinds = [a for a in arguments if a is not type(None)]
+        if len(kinds) == 1:
+            return parse(text, kinds[0])
+        for kind in kinds:
+            with contextlib.suppress(ValueError):
+                return parse(text, kind)
+        raise ValueError(must(wanted))
+    if origin is tuple and arguments[-1] is not Ellipsis:  # the first may have colons of its own
+        items = text.rsplit(":", len(arguments) - 1)
+        if len(items) < len(arguments):
+            raise ValueError(f"must have {len(arguments)} parts with a colon between, not {text!r}")
+        return tuple(parse(*pair) for pair in zip(items, arguments, strict=True))
     if origin is tuple:
-        items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
+        inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+        items = [item.strip() for item in inner.split(",") if item.strip()]
         return tuple(parse(item, arguments[0]) for item in items)
     if wanted is str:
         return text
@@ -164,6 +177,9 @@ def is_of(value: Any, wanted: Any) -> bool:
         return value in arguments
     if origin in (typing.Union, types.UnionType):
         return any(is_of(value, a) for a in arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        is_pair = isinstance(value, (tuple, list)) and len(value) == len(arguments)
+        return is_pair and all(map(is_of, value, arguments))
     if origin is tuple:
         return isinstance(value, (tuple, list)) and all(is_of(v, arguments[0]) for v in value)
     if wanted in (int, float):

@@ -96,6 +96,11 @@ def validate_optimization(optimization: Optimization) -> None:
                     f"{name}: give the field of {kind} another name."
                 )
             taken[name] = kind
+    if optimization.no_decay and "weight_decay" not in taken:
+        raise UsageError(
+            "optimization.no_decay names weights that do not decay, but "
+            f"{type(optimization.optimizer).__name__} has no weight_decay: leave no_decay out."
+        )
     slots = optimization.optimizer.slots
     for slot in slots:
         if slots.count(slot) > 1 or slot in RESERVED_SLOTS:

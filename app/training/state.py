@@ -19,7 +19,7 @@ import tensorflow as tf
 from app.config import Experiment
 from app.parallel.placement import Placement, host_device
 from app.parallel.sharded import Sharded, Weight
-from app.training import step_sums
+from app.training import per_weight, step_sums
 from app.training.building import BuiltModel, build
 from input.batches import DataSet
 from models import blocks, shards
@@ -61,8 +61,8 @@ class Part:
         self.names = [shards.whole_name(v) for v in trainable]
         self._all_names = [shards.whole_name(v) for v in variables]
         self.slots = [
-            [variable_like(v, tf.zeros(v.shape, v.dtype)) for v in self.trainable]
-            for _ in o.optimizer.slots
+            [variable_like(v, o.optimizer.initial(slot, v)) for v in self.trainable]
+            for slot in o.optimizer.slots
         ]
         self.averages = [variable_like(v, v.read_value()) for v in self.variables if o.ema_decay]
         has_outer = rule.outer_momentum > 0 or rule.outer_rate != 1
@@ -129,6 +129,7 @@ class State:
         self.parts = [
             Part(built, run, devices[0], experiment) for run, devices in self.placement.runs()
         ]
+        per_weight.require_matches(o, [name for part in self.parts for name in part.names])
         initial = 2.0**15 if experiment.precision == "float16" else 1.0
         self.loss_scale = tf.Variable(initial, trainable=False)
         self.good_steps = tf.Variable(0, trainable=False)

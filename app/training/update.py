@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from app.config import Experiment
-from app.training import ordered
+from app.training import ordered, per_weight
 from app.training.joined import Joined
 from app.training.state import Part, State
 
@@ -65,13 +65,14 @@ def move(
         factor = 1 / scale if factor is None else factor / scale
     if factor is not None:
         each = each * factor
-    ratios = o.optimizer.trust_ratios(part.trainable, each)
-    moved = zip(part.trainable, values[:end], ratios, *part.slots, strict=True)
-    for variable, gradient, ratio, *slots in moved:
+    rules = per_weight.rules(o, part.names)
+    ratios = per_weight.trust_ratios(rules, part.trainable, each)
+    moved = zip(part.trainable, values[:end], rules, ratios, *part.slots, strict=True)
+    for variable, gradient, rule, ratio, *slots in moved:
         with tf.device(variable.device):
             if factor is not None:
                 gradient = gradient * factor
-            o.optimizer.update(variable, gradient, slots, rate, count, ratio)
+            rule.optimizer.update(variable, gradient, slots, rule.rate(rate), count, ratio)
     part.constrain()
     follow(part, values[end : end + len(part.statistics)], experiment.num_micro_batches)
     for average, variable in zip(part.averages, part.variables, strict=bool(part.averages)):

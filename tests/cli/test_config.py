@@ -8,7 +8,7 @@ from app.cli import validation, workdir
 from app.cli.overrides import override
 from app.config import Layout, Optimization
 from app.errors import DataError, UsageError
-from app.optimizers import LARS, OPTIMIZERS, SGD, AdamW
+from app.optimizers import LARS, SGD, AdamW
 from app.schedules import SCHEDULES, Linear, Steps
 
 pytestmark = pytest.mark.fast
@@ -57,7 +57,7 @@ OLD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])  # those that there were
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_run_that_recorded_the_fields_of_all_optimizers_goes_on(
     tiny, optimizer, schedule, tmp_path
@@ -107,8 +107,8 @@ def test_the_length_given_last_wins(tiny):
         ("optimization=3", "optimization.*"),
         (
             "optimization.beta2=0.99",
-            "optimization.beta2 is a field of optimizer=adamw, but the optimizer is sgd: set "
-            "optimization.optimizer=adamw, or leave optimization.beta2 out.",
+            "optimization.beta2 is a field of optimizer=adamw or lamb, but the optimizer is "
+            "sgd: set optimization.optimizer=adamw or lamb, or leave optimization.beta2 out.",
         ),
         ("optimization.decay_factor=2", "is a field of schedule=steps, but the schedule is const"),
         ("optimization.beta3=1", "valid: optimization.optimizer, optimization.schedule, "),

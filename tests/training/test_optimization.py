@@ -150,8 +150,8 @@ def test_custom_fields_are_set_and_checked(tmp_path):
         "optimization.strength=0": "optimization.strength must be above 0 and finite, not 0.0.",
         "optimization.strength=x": "optimization.strength=x: must be a finite number.",
         "optimization.strenght=1": "nearest: optimization.strength",
-        "optimization.momentum=0.9": "is a field of optimizer=sgd or lars or adamw, but the "
-        "optimizer is experiment_mine.Plain",
+        "optimization.momentum=0.9": "is a field of optimizer=sgd or lars or adamw or lamb, but "
+        "the optimizer is experiment_mine.Plain",
     }.items():
         with pytest.raises(UsageError) as caught:
             validation.validate(override(mine, [setting]), Layout())
@@ -187,7 +187,7 @@ def test_a_name_has_one_meaning(tiny, optimizer, message):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_needs_whole_weights_is_not_split(sentences, name):
     experiment = override(sentences, [f"optimization.optimizer={name}"])
-    if name != "lars":
+    if name not in ("lars", "lamb"):
         return validation.validate(experiment, Layout(tensor=2))
-    with pytest.raises(UsageError, match="optimizer=lars needs the norms of whole weights"):
+    with pytest.raises(UsageError, match=f"optimizer={name} needs the norms of whole weights"):
         validation.validate(experiment, Layout(tensor=2))
