@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from input import InputError, Source, paths
+from input import InputError, paths
+from input.source import Source
 
 CHUNK = 1024  # examples read at once to count their labels
 FEW = 5  # training examples: classes with fewer are named

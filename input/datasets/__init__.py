@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from input import InputError, Source, failures, labels, paths
+from input import InputError, failures, labels, paths
+from input.source import Encoded, Ids, Source
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -125,7 +126,7 @@ def _errors(name: str) -> Iterator[None]:
         ) from None
 
 
-class Split:
+class Split(Encoded):
     """A split of a prepared TFDS set, whose records are read by index."""
 
     def __init__(
@@ -153,7 +154,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.records)
 
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], list[int]]:
         """Reads records; images stay encoded."""
         records = self.records.__getitems__([int(i) for i in ids])
         return [r[self.input] for r in records], [int(r[self.label]) for r in records]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from input import rows
 
 if TYPE_CHECKING:
-    from input import Source
+    from input.source import Source
     from input.text.text_set import TextSet
 
 VOCABULARY = "minilm"  # the default

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, Source, labels
+from input import InputError, labels
 from input.indexed import IndexedDataSet
 from input.raw import Limits
+from input.source import Source
 from input.text import lengths
 from input.text.wordpiece import WordPiece
 
@@ -42,15 +43,14 @@ class TextSet(IndexedDataSet):
         has_baseline: whether `baseline` trains one.
     """
 
-    input_spec = tf.TensorSpec([None, None], tf.int32)
     kind = "text"
-    decodes_batches = True
 
     def __init__(
         self, training: Source, held_out: Source, evaluation_split: str, wordpiece: WordPiece,
         about: Sequence[str], data_dir: str, has_baseline: bool,
     ) -> None:  # fmt: skip
         super().__init__(training, held_out, evaluation_split)
+        self.input_spec = tf.TensorSpec([None, None], tf.int32)
         self.wordpiece, self.has_baseline = wordpiece, has_baseline
         self.limits = {"vocabulary": wordpiece.size, "positions": wordpiece.max_length}
         self.meaning = {"vocabulary": wordpiece.digest}
