@@ -9,8 +9,10 @@ image_set.py             micro-batch number -> inputs, targets (with indexed.py,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from input import remote
 
 if TYPE_CHECKING:
     from input.images.image_set import ImageSet
@@ -25,9 +27,11 @@ class Images:
     """A data set of images, and how they are preprocessed.
 
     Attributes:
-        dataset: `digits`, `fashion_mnist`, `synthetic`, any TFDS image classification set
-            (`cifar10`, `imagenet2012`, ...), or a folder (a name with a `/`) of images
-            `train/<class>/*.jpg`, `val/<class>/*.jpg` (JPEG or PNG, also in folders below).
+        dataset: `digits`, `digits_attributes`, `fashion_mnist`, `synthetic`, any TFDS image
+            classification set (`cifar10`, `imagenet2012`, ...), a folder (a name with a `/`) of
+            images `train/<class>/*.jpg`, `val/<class>/*.jpg` (JPEG or PNG, also in folders below),
+            or a table with images in it: .parquet or .tar files, also as a pattern or an s3:// URL,
+            or a folder that `datasets.save_to_disk` wrote.
         size: pixels of a side of the model's input.
         augmentation: of training images. `shift`: shifted by up to an eighth of the size;
             `shift_flip`: also mirrored at random; `imagenet`: a random crop of 8 % to 100 % of the
@@ -39,6 +43,10 @@ class Images:
         mean, std: of each channel, of values in [0, 1], to normalise with.
         on_bad_image: what `prepare` does about an image of a folder that cannot be decoded.
         bad_image_budget: the most images that `on_bad_image=skip` may leave out.
+        image_field, label_field: of a table, its columns; of tar files also endings as `jpg`.
+        evaluation_dataset: of a table, as `dataset`; None: its split `test`, `validation` or `val`,
+            or else every fifth row, which is then not trained on.
+        classes: of a table, in the order of their numbers; empty: its labels, sorted.
         synthetic_examples: number of examples in each split of dataset=synthetic.
         synthetic_classes: number of classes of dataset=synthetic.
     """
@@ -55,6 +63,10 @@ class Images:
     bad_image_budget: int = 100
     synthetic_examples: int = 1024
     synthetic_classes: int = 1000
+    image_field: str = field(default="image", metadata={"came_later": True})
+    label_field: str = field(default="label", metadata={"came_later": True})
+    evaluation_dataset: str | None = field(default=None, metadata={"came_later": True})
+    classes: tuple[str, ...] = field(default=(), metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         least = {"size": 1, "mixup": 0, "bad_image_budget": 0}
@@ -68,6 +80,13 @@ class Images:
             raise ValueError("mean and std must be finite")
         if not self.dataset or not self.train_split:
             raise ValueError("dataset and train_split must not be empty")
+        for name in (self.dataset, self.evaluation_dataset or ""):
+            remote.require_no_credentials(name)
+        if not self._is_table and (self.evaluation_dataset or self.classes):
+            raise ValueError(
+                f"evaluation_dataset and classes apply to tables, not to {self.dataset!r}: leave "
+                "them out"
+            )
         if not self._is_tfds and (self.train_split != "train" or self.evaluation_split):
             raise ValueError(
                 f"train_split and evaluation_split apply to TFDS sets, not to {self.dataset!r}: "
@@ -76,11 +95,15 @@ class Images:
 
     @property
     def _is_folder(self) -> bool:
-        return "/" in self.dataset
+        return "/" in self.dataset and not self._is_table
+
+    @property
+    def _is_table(self) -> bool:
+        return remote.is_table(self.dataset)
 
     @property
     def _is_tfds(self) -> bool:
-        return self.dataset != "synthetic" and not self._is_folder
+        return self.dataset != "synthetic" and "/" not in self.dataset and not self._is_table
 
     def prepare(self, data_dir: str) -> str:
         """Writes the data set below `data_dir` unless it is there; returns a report.
@@ -96,6 +119,11 @@ class Images:
             return folders.prepare(
                 self.dataset, data_dir, self.on_bad_image == "skip", self.bad_image_budget
             )
+        if self._is_table:
+            from input import survey
+
+            self._table_splits(data_dir, prepares=True)
+            return survey.report(self.dataset, self.open(data_dir))
         from input import datasets, labels
 
         line = datasets.prepare(self.dataset, data_dir)
@@ -130,6 +158,16 @@ class Images:
 
             skips = self.on_bad_image == "skip"
             return folders.open_splits(self.dataset, data_dir, skips, self.bad_image_budget)
+        if self._is_table:
+            return self._table_splits(data_dir, prepares=False)
         from input import datasets
 
         return datasets.open_splits(self.dataset, data_dir, self.train_split, self.evaluation_split)
+
+    def _table_splits(self, data_dir: str, prepares: bool) -> tuple[Source, Source, str]:
+        from input.tables import sources
+
+        columns = (self.image_field, self.label_field)
+        return sources.open_splits(
+            self.dataset, self.evaluation_dataset, data_dir, columns, self.classes, prepares
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from input import rows
+from input import remote, rows
 
 if TYPE_CHECKING:
     from input.source import Source
@@ -27,7 +27,8 @@ class Text:
         dataset: `movie_sentences`, any TFDS text classification set (`imdb_reviews`,
             `glue/sst2`, `yelp_polarity_reviews`, ...), or a file: `.tsv` or `.csv` with a line
             of column names, `.jsonl` or `.json` with an object a line or a list of them; it may
-            be compressed (`.gz`), in UTF-16, or separated by semicolons.
+            be compressed (`.gz`), in UTF-16, or separated by semicolons. Also a table as of
+            `Images`: .parquet or .tar files, an s3:// URL, a folder of `datasets.save_to_disk`.
         vocabulary: `minilm`, or a folder with the `vocab.txt` or `tokenizer.json` of a BERT; None:
             that of the weights that the model starts from, or `minilm` (`config.resolved`).
         max_length: the most tokens of a text, with `[CLS]` and `[SEP]`; longer texts are cut.
@@ -35,8 +36,9 @@ class Text:
         train_split: of a TFDS set.
         evaluation_split: of a TFDS set; None: the first of `test`, `validation` and `val` that
             has labels.
-        evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests.
-        classes: of a file, in the order of their numbers; empty: the sorted labels of `dataset`.
+        evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests. Of a
+            table None is its split `test`, `validation` or `val`, or else every fifth row.
+        classes: of a file or table, in the order of their numbers; empty: its labels, sorted.
         has_baseline: whether to compare with TF-IDF and logistic regression after training.
     """
 
@@ -63,12 +65,14 @@ class Text:
             raise ValueError(f"text_field and label_field must differ, not be {self.text_field!r}")
         if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
             raise ValueError(f"classes must be 2 or more, all different, not {self.classes}")
-        if self.is_file and (self.train_split != "train" or self.evaluation_split):
+        for name in (self.dataset, self.evaluation_file or ""):
+            remote.require_no_credentials(name)
+        if self._is_in_files and (self.train_split != "train" or self.evaluation_split):
             raise ValueError(
                 "train_split and evaluation_split apply to TFDS sets: for a file, set "
                 "data.evaluation_file"
             )
-        if not self.is_file and (self.evaluation_file or self.classes):
+        if not self._is_in_files and (self.evaluation_file or self.classes):
             raise ValueError(
                 "evaluation_file and classes apply to files: for a TFDS set, set "
                 "data.evaluation_split"
@@ -77,7 +81,15 @@ class Text:
     @property
     def is_file(self) -> bool:
         """Whether `dataset` is a file."""
-        return rows.is_file_name(self.dataset)
+        return rows.is_file_name(self.dataset) and not self._is_table
+
+    @property
+    def _is_table(self) -> bool:
+        return remote.is_table(self.dataset)
+
+    @property
+    def _is_in_files(self) -> bool:
+        return self.is_file or self._is_table
 
     @property
     def limits(self) -> dict[str, int]:
@@ -96,7 +108,9 @@ class Text:
         from input import datasets, labels, packages
 
         lines = [packages.prepare_pretrained(self.vocabulary or VOCABULARY, data_dir)]
-        if not self.is_file:
+        if self._is_table:
+            self._table_splits(data_dir, prepares=True)
+        elif not self.is_file:
             lines.append(datasets.prepare(self.dataset, data_dir))
         data = self.open(data_dir)
         lines += [*data.store_lengths(), f"{data.num_classes} classes"]
@@ -124,6 +138,8 @@ class Text:
         Raises:
             InputError: the data are not prepared; of a file, names the line that cannot be used.
         """
+        if self._is_table:
+            return self._table_splits(data_dir, prepares=False)
         fields = (self.text_field, self.label_field)
         if self.is_file:
             from input.text import files
@@ -133,4 +149,12 @@ class Text:
 
         return datasets.open_splits(
             self.dataset, data_dir, self.train_split, self.evaluation_split, fields
+        )
+
+    def _table_splits(self, data_dir: str, prepares: bool) -> tuple[Source, Source, str]:
+        from input.tables import sources
+
+        columns = (self.text_field, self.label_field)
+        return sources.open_splits(
+            self.dataset, self.evaluation_file, data_dir, columns, self.classes, prepares
         )
