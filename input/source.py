@@ -86,4 +86,4 @@ class Source:
 class Encoded(Source):
     """A split of encoded images, or of texts in UTF-8, with the class of each."""
 
-    specs: tuple[Any, Any] | None = (ENCODED, CLASS)
+    specs: tuple[Any, Any] = (ENCODED, CLASS)

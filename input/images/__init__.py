@@ -124,10 +124,13 @@ class Images:
 
             self._table_splits(data_dir, prepares=True)
             return survey.report(self.dataset, self.open(data_dir))
-        from input import datasets, labels
+        from input import datasets, labels, survey
+        from input.source import Encoded
 
         line = datasets.prepare(self.dataset, data_dir)
         *splits, name = self.open_splits(data_dir)
+        if splits[0].specs != Encoded.specs:  # no classes, but labels of which several may hold
+            return f"{line}\n{survey.report(self.dataset, self.open(data_dir))}"
         counts = {
             split: labels.cached_count(source, data_dir)
             for split, source in zip((self.train_split, name), splits, strict=True)

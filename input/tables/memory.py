@@ -36,6 +36,7 @@ class Delimited(Columns):
         if reads_all:
             self.rows = Rows(path, self.rows.form, every)
         self.names = self.rows.fields
+        self.state = self.rows.digest(self.names)
 
     def __len__(self) -> int:
         return len(self.rows)

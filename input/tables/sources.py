@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from input import InputError, labels
-from input.source import Encoded, Ids, Source
+from input.nests import Spec
+from input.source import CLASS, ENCODED, Encoded, Ids, Source
 from input.tables import columns
 from input.tables.columns import plain
 from input.tables.opening import Part, parts
@@ -43,43 +44,21 @@ class Numbers(Source):
         rows = self.part.rows[np.asarray(ids, np.int64)]
         found: dict[str, Any] = {name: self.part.columns.values(rows, name) for name in self.raw}
         if self.inputs:
-            found["numbers"] = self._numbers(rows, self.inputs)
+            found["numbers"] = numbers(self.part, rows, self.inputs)
         inputs: Sequence[Any] = found.get("numbers", [])
         if self.raw:
             inputs = [{key: found[key][k] for key in found} for k in range(len(rows))]
         if self.predicts == "class":
             return inputs, class_numbers(self.part, rows, self.targets[0], self.classes)
-        return inputs, self._numbers(rows, self.targets)
+        return inputs, numbers(self.part, rows, self.targets)
 
     def name(self, example: int) -> str:
         """Returns where the row is, for messages."""
         return self.part.columns.name(int(self.part.rows[example]))
 
-    def _numbers(self, rows: np.ndarray, names: Sequence[str]) -> Sequence[np.ndarray]:
-        parts = [
-            [self._number(value, name, row) for value, row in zip(values, rows, strict=True)]
-            for name in names
-            for values in [self.part.columns.values(rows, name)]
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return [np.concatenate([x.ravel() for x in row]) for row in zip(*parts, strict=True)]
-
-    def _number(self, value: Any, name: str, row: int) -> np.ndarray:
-        try:
-            array = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{self.part.columns.name(int(row))}: column {name!r} is {value!r}, no number: "
-                "correct it, or name the column in `raw` to leave it as it is."
-            ) from None
-        if np.isnan(array).any():
-            raise InputError(columns.empty(self.part.columns.name(int(row)), name))
-        return array if array.ndim else array[np.newaxis]
-
 
 class Examples(Encoded):
-    """Rows with a column of encoded images or texts, and a column of classes.
+    """Rows with a column of encoded images or texts, and a column of classes or numbers.
 
     Attributes:
         digest: of what the examples depend on.
@@ -87,6 +66,7 @@ class Examples(Encoded):
 
     def __init__(self, part: Part, field: str, label: str, classes: tuple[str, ...]) -> None:
         self.part, self.field, self.label, self.classes = part, field, label, classes
+        self.specs = ENCODED, CLASS if classes else Spec((1,), "float32")
         table = part.columns
         about = [table.path, table.state, field, part.rows.tolist()]
         self.digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -94,7 +74,7 @@ class Examples(Encoded):
     def __len__(self) -> int:
         return len(self.part.rows)
 
-    def fetch(self, ids: Ids) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], Sequence[Any]]:
         """Reads rows."""
         rows = self.part.rows[np.asarray(ids, np.int64)]
         found = self.part.columns.values(rows, self.field)
@@ -103,6 +83,8 @@ class Examples(Encoded):
             if not isinstance(raw, bytes):
                 where = self.part.columns.name(int(row))
                 raise InputError(f"{where}: column {self.field!r} is no text or image.")
+        if not self.classes:
+            return raws, numbers(self.part, rows, [self.label])
         return raws, class_numbers(self.part, rows, self.label, self.classes)
 
     def name(self, example: int) -> str:
@@ -112,7 +94,7 @@ class Examples(Encoded):
 
 def open_splits(
     dataset: str, evaluation: str | None, data_dir: str, fields: tuple[str, str],
-    classes: tuple[str, ...], prepares: bool,
+    classes: tuple[str, ...], prepares: bool, are_numbers: bool = False,
 ) -> tuple[Examples, Examples, str]:  # fmt: skip
     """Returns training split, evaluation split and the latter's name; see `opening.parts`.
 
@@ -123,9 +105,10 @@ def open_splits(
         fields: columns of the image or text, and of the label.
         classes: names; empty: the column's.
         prepares: whether to write copies and indices that are not there.
+        are_numbers: whether the labels are numbers to predict, not classes.
     """
     *both, split = parts(dataset, evaluation, data_dir, fields, prepares=prepares)
-    classes = classes_of(both[0], fields[1], classes)
+    classes = () if are_numbers else classes_of(both[0], fields[1], classes)
     train, held_out = (Examples(part, *fields, classes) for part in both)
     return train, held_out, split
 
@@ -166,3 +149,32 @@ def class_numbers(part: Part, rows: np.ndarray, name: str, classes: tuple[str, .
             )
         found.append(number[label])
     return found
+
+
+def numbers(part: Part, rows: np.ndarray, names: Sequence[str]) -> Sequence[np.ndarray]:
+    """Returns the numbers of columns: of one as they are, of several joined to a vector a row.
+
+    Raises:
+        InputError: names the row that has none.
+    """
+    parts = [
+        [_number(part, value, name, row) for value, row in zip(values, rows, strict=True)]
+        for name in names
+        for values in [part.columns.values(rows, name)]
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return [np.concatenate([x.ravel() for x in row]) for row in zip(*parts, strict=True)]
+
+
+def _number(part: Part, value: Any, name: str, row: int) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{part.columns.name(int(row))}: column {name!r} is {value!r}, no number: "
+            "correct it, or name the column in `raw` to leave it as it is."
+        ) from None
+    if np.isnan(array).any():
+        raise InputError(columns.empty(part.columns.name(int(row)), name))
+    return array if array.ndim else array[np.newaxis]

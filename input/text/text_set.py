@@ -106,7 +106,8 @@ class TextSet(IndexedDataSet):
             for i, text, label in zip(ids, texts, found, strict=True):
                 try:
                     self.check(text)
-                    labels.check_label(label, self.num_classes)
+                    if self.targets.meaning == "class":
+                        labels.check_label(label, self.num_classes)
                 except ValueError as error:
                     raise InputError(f"{source.name(i)}: {error}.") from None
             yield self.wordpiece.lengths(tf.constant(texts)).numpy()
@@ -130,7 +131,8 @@ class TextSet(IndexedDataSet):
 
     def baseline(self) -> dict[str, Any] | None:
         """See `DataSet`: TF-IDF and logistic regression."""
-        return tf_idf(self.training, self.held_out) if self.has_baseline else None
+        is_wanted = self.has_baseline and self.targets.meaning == "class"
+        return tf_idf(self.training, self.held_out) if is_wanted else None
 
 
 def tf_idf(train: Source, test: Source) -> dict[str, Any]:

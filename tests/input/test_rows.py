@@ -141,7 +141,9 @@ def test_a_label_of_none_of_the_classes_is_named(tmp_path):
         Text(str(tmp_path / "x.tsv"), classes=("bad", "good")).open_splits("")
 
 
-@pytest.mark.parametrize("name", ["two.csv", "number.jsonl", "again.csv", "parquet.csv", "cut.json"])
+@pytest.mark.parametrize(
+    "name", ["two.csv", "number.jsonl", "again.csv", "parquet.csv", "cut.json"]
+)
 def test_prediction_refuses_the_same(tmp_path, name):
     (tmp_path / name).write_bytes(REFUSED[name][0])
     with pytest.raises((InputError, ValueError)):
