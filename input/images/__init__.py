@@ -8,16 +8,20 @@ image_set.py             micro-batch number -> inputs, targets (with indexed.py,
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from input import remote
+from input.images.augmentations import Augmentation
 
 if TYPE_CHECKING:
     from input.images.image_set import ImageSet
     from input.source import Source
 
+Name = Literal["none", "shift", "shift_flip", "imagenet"]  # of an augmentation
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,6 +40,8 @@ class Images:
         augmentation: of training images. `shift`: shifted by up to an eighth of the size;
             `shift_flip`: also mirrored at random; `imagenet`: a random crop of 8 % to 100 % of the
             area, mirrored at random (arXiv:1409.4842); only the crop is decoded.
+            Or a tuple of these and of objects (`input.images.augmentations`: `RandAugment`,
+            `RandomErasing`, or your own), a name at the first place only.
         mixup: alpha of mixup (arXiv:1710.09412), within a micro-batch; 0: none.
         train_split: of a TFDS set; `train[:80%]` leaves a fifth for tuning.
         evaluation_split: of a TFDS set, as `train[80%:]`; None: the first of `test`,
@@ -53,7 +59,7 @@ class Images:
 
     dataset: str = "digits"
     size: int = 32
-    augmentation: Literal["none", "shift", "shift_flip", "imagenet"] = "none"
+    augmentation: Name | tuple[Name | Augmentation, ...] = "none"
     mixup: float = 0.0
     train_split: str = "train"
     evaluation_split: str | None = None
@@ -80,6 +86,7 @@ class Images:
             raise ValueError("mean and std must be finite")
         if not self.dataset or not self.train_split:
             raise ValueError("dataset and train_split must not be empty")
+        self._check_augmentation()
         for name in (self.dataset, self.evaluation_dataset or ""):
             remote.require_no_credentials(name)
         if not self._is_table and (self.evaluation_dataset or self.classes):
@@ -92,6 +99,25 @@ class Images:
                 f"train_split and evaluation_split apply to TFDS sets, not to {self.dataset!r}: "
                 "leave them out"
             )
+
+    @property
+    def _augmentations(self) -> tuple[Any, ...]:
+        """The name of the first, and objects."""
+        one = self.augmentation
+        given: tuple[Any, ...] = one if isinstance(one, tuple) else (one,)
+        return given if given and isinstance(given[0], str) else ("none", *given)
+
+    def _check_augmentation(self) -> None:
+        name, *more = self._augmentations
+        if name not in typing.get_args(Name):
+            raise ValueError(f"augmentation {name!r} is none of {', '.join(typing.get_args(Name))}")
+        for given in more:
+            is_object = dataclasses.is_dataclass(given) and not isinstance(given, type)
+            if not is_object or not callable(given):
+                raise ValueError(
+                    f"augmentation {given!r} must be a dataclass with __call__(image, key); a name "
+                    "stands first"
+                )
 
     @property
     def _is_folder(self) -> bool:
@@ -142,7 +168,8 @@ class Images:
         from input.images.image_set import ImageSet
         from input.images.preprocessing import Preprocessing
 
-        preprocessing = Preprocessing(self.size, self.augmentation, self.mean, self.std)
+        name, *more = self._augmentations
+        preprocessing = Preprocessing(self.size, name, self.mean, self.std, tuple(more))
         return ImageSet(*self.open_splits(data_dir), preprocessing, self.mixup)
 
     def open_splits(self, data_dir: str) -> tuple[Source, Source, str]:
