@@ -26,6 +26,8 @@ def report(owner: str, data: IndexedDataSet) -> str:
     sizes = {"train": data.num_train, data.evaluation_split: data.num_evaluation}
     counts = ", ".join(f"{split} {n:,}" for split, n in sizes.items())
     inputs, targets = (_shapes(specs) for specs in data.specs)
+    if data.targets.meaning == "class":
+        targets = f"one of {data.num_classes} classes"
     lines = [f"{owner} ({counts}): inputs {inputs}; targets {targets}"]
     if data.targets.meaning == "class":
         every = {split: np.concatenate(parts) for split, parts in found.items()}
