@@ -12,20 +12,22 @@ import tensorflow as tf
 from input import InputError, failures
 from input.raw import Limits
 
-Batch = tuple[Any, Any, tf.Tensor]  # (inputs, targets, ids of examples or their weights)
+Batch = tuple[Any, Any, tf.Tensor]  # inputs, targets, ids or weights; nests of [b, ...]
 
 
 class DataSet(Protocol):
     """What a configuration of data opens.
 
     Attributes:
-        num_classes: of the targets.
+        num_classes: of the targets; 0: they are no classes.
         num_train: training examples.
         num_evaluation: examples of the evaluation split.
         evaluation_split: name of the evaluation split, for reports.
-        input_spec: of a batch of inputs, a nest of tf.TensorSpec; dimensions that differ from batch
-            to batch are None.
-        target_spec: likewise, of targets.
+        input_spec: of a batch of inputs, a tensor or a nest of them (dictionaries, tuples), each
+            [b, ...]; None where sizes differ from batch to batch.
+        target_spec: likewise, of targets. Classes: float32 [b, K], a distribution. Several labels
+            of an example: float32 [b, K], 0 or 1. Numbers: float32 [b, D]. Of tokens: int32 [b, T],
+            -1 where none is counted.
         limits: lower bounds of fields of the model, by name.
         digest: of what the order of examples depends on beside seed and count.
         classes: names of the targets.
@@ -60,7 +62,7 @@ class DataSet(Protocol):
     def train(
         self, seed: int, micro_batch: int, numbers: Callable[[Any], Any], count: int
     ) -> Iterable[Batch]:
-        """Returns training micro-batches: inputs, targets [b, classes], ids of the examples [b].
+        """Returns training micro-batches: inputs, targets, ids of the examples [b].
 
         Args:
             seed: the experiment's.
@@ -71,7 +73,7 @@ class DataSet(Protocol):
         ...
 
     def evaluation(self, micro_batch: int, examples: range) -> Iterable[Batch]:
-        """Returns batches of the evaluation split: inputs, targets [b, classes], weights [b].
+        """Returns batches of the evaluation split: inputs, targets, weights [b].
 
         Args:
             micro_batch: examples in each; the last is filled up with examples of weight 0.
@@ -132,14 +134,16 @@ class Batches:
                 yield batch
                 count += 1
         except tf.errors.OpError:
-            self._raise_for_damaged(self._ids(count))
+            raise_for_damaged(self._ids(count), self._diagnose, self._name)
             raise
 
-    def _raise_for_damaged(self, ids: Iterable[int]) -> None:
-        for example in map(int, ids):
-            try:
-                self._diagnose(example)
-            except (tf.errors.OpError, OSError, ValueError) as error:
-                raise InputError(
-                    f"cannot read {self._name(example)}: {failures.sentence(error)}."
-                ) from None
+
+def raise_for_damaged(
+    ids: Iterable[int], diagnose: Callable[[int], Any], name: Callable[[int], str]
+) -> None:
+    """Raises InputError for the first of some examples that is damaged; see `Batches`."""
+    for example in map(int, ids):
+        try:
+            diagnose(example)
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            raise InputError(f"cannot read {name(example)}: {failures.sentence(error)}.") from None

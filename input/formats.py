@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 import io
 import json
 from codecs import BOM_UTF8
@@ -70,6 +71,10 @@ class Lines:
         """
         return [_decode(content).removesuffix("\n")]
 
+    def columns_of(self, first: bytes) -> list[str]:
+        """Returns the names of all columns; `first` is the first row."""
+        return list(self.fields)
+
     def _is_row(self, line: str) -> bool:
         return True
 
@@ -100,6 +105,11 @@ class Json(Lines):
         if not isinstance(value, dict):
             raise ValueError("the line is not a JSON object")
         return [value.get(field) for field in self.fields]
+
+    def columns_of(self, first: bytes) -> list[str]:
+        """See the base class: the keys of the first object."""
+        value = json.loads(_decode(first))
+        return list(value) if isinstance(value, dict) else super().columns_of(first)
 
     def _is_row(self, line: str) -> bool:
         return bool(line.strip())
@@ -171,8 +181,15 @@ class Table(Lines):
             )
         return [row[self.columns.index(field)] for field in self.fields]
 
+    def columns_of(self, first: bytes) -> list[str]:
+        """See the base class: the first line."""
+        return self.columns
+
     def _check_columns(self) -> None:
         names = ", ".join(map(paths.shown, self.columns)) or "none"
+        for field in set(self.fields) - set(self.columns):
+            if near := difflib.get_close_matches(field, self.columns, 1):
+                names += f" (did you mean {near[0]!r}?)"
         for field in self.fields:
             if field not in self.columns:
                 raise InputError(

@@ -4,24 +4,30 @@
     evaluation    range of ids, filled up               -> examples -> inputs, targets, weights
 
 Everything is a function of the micro-batch's number and the seed, so any process can make any
-micro-batch. A kind of data (`images.image_set`, `text.text_set`) says how an example is decoded.
+micro-batch. An example is made in two halves: its `Source` reads, decodes and collates in NumPy;
+then `decode` and `mix` run in the graph. Data of your own need the first half only, images
+(`images.image_set`) and texts (`text.text_set`) mostly have the second.
 """
 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input import Source, labels
-from input.batches import Batch, Batches, DataSet
-from input.order import Order
+from input import InputError, failures, labels, nests
+from input.batches import Batch, Batches, DataSet, raise_for_damaged
+from input.order import Order, generator
+from input.raw import Limits
+from input.source import CLASS, Ids, Source
+from input.targets import Targets
 
 MAX_PARALLEL_CALLS = 16  # of a map, as many as TensorFlow uses where it does not tune
+AUGMENTATION = 2  # third part of the key of `Source.example`: 0 and 1 order the examples
+CHUNK = 256  # examples read at once to check them
 
 
 class IndexedDataSet(DataSet):
@@ -35,50 +41,83 @@ class IndexedDataSet(DataSet):
     Attributes:
         decodes_batches: whether `decode` takes the examples of a micro-batch together.
         lengths: of the training examples, to group them by; None: they are not grouped.
+        specs: of what the splits give, before `decode`: inputs and targets, nests of `Spec`.
+        targets: what the targets are.
+
+    Raises:
+        InputError: the first example cannot be read, or the classes do not fit the targets.
     """
 
-    decodes_batches = False
+    decodes_batches = True
 
-    def __init__(self, training: Source, held_out: Source, evaluation_split: str) -> None:
+    def __init__(self, training: Source, held_out: Source, evaluation_split: str = "test") -> None:
         self.training, self.held_out = training, held_out
         self.evaluation_split = evaluation_split
-        self.classes, self.num_classes = training.classes, len(training.classes)
+        self.classes, self.num_classes = tuple(training.classes), len(training.classes)
         self.num_train, self.num_evaluation = len(training), len(held_out)
-        self.target_spec = tf.TensorSpec([None, self.num_classes])
+        self.specs = training.specs or _inferred(training)
+        self.targets = Targets(self.specs[1], self.classes)
+        try:
+            self.targets.require(type(training).__name__)
+        except ValueError as error:
+            raise InputError(f"{error}.") from None
+        self.input_spec = _batched(self.specs[0])
+        self.target_spec = _batched(self.specs[1])
+        if self.targets.meaning == "class":
+            self.target_spec = tf.TensorSpec([None, self.num_classes], tf.float32)
 
-    @abstractmethod
-    def decode(self, raw: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:
-        """Maps an example, string [], to an input; of `decodes_batches`, string [b] to inputs.
+    def decode(self, raw: Any, key: tf.Tensor | None) -> Any:
+        """Maps an example as its split gives it to an input; of `decodes_batches`, [b, ...] of all.
 
         Args:
-            raw: the example as it is stored.
+            raw: the example's inputs, as in `specs`.
             key: what augmentation may depend on, (seed, place in the training sequence), int64
                 [2] or [b, 2]; None in evaluation.
         """
+        return raw
 
-    def mix(
-        self, inputs: tf.Tensor, targets: tf.Tensor, key: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def mix(self, inputs: Any, targets: Any, key: tf.Tensor) -> tuple[Any, Any]:
         """Augments a training micro-batch as a whole; the key is (seed, its number), int64 [2]."""
         return inputs, targets
 
-    def check(self, raw: bytes) -> None:
-        """Checks each example as it is read; raises ValueError for one that cannot be used."""
+    def check(self, raw: Any) -> None:
+        """Checks each example's inputs as they are read; raises ValueError for unusable ones."""
         return None
 
-    def diagnose(self, raw: bytes) -> None:
+    def diagnose(self, raw: Any) -> None:
         """Raises ValueError for an example that `decode` fails for."""
         return None
+
+    def preprocess(self, raw: Any, limits: Limits) -> Any:
+        """See `DataSet`: clients send inputs."""
+        return raw
 
     @property
     def lengths(self) -> np.ndarray | None:
         """See the class."""
-        return None
+        return self.training.lengths
 
     def ready(self) -> Iterator[None]:
         """See `DataSet`."""
-        labels.require_labels(self.held_out, self.evaluation_split)
+        if self.targets.meaning == "class":
+            labels.require_labels(self.held_out, self.evaluation_split)
         return iter(())
+
+    def survey(self) -> Iterator[tuple[str, Any]]:
+        """Reads every example of both splits once; yields a split's name and some of its targets.
+
+        Raises:
+            InputError: names the example that cannot be used.
+        """
+        for split, source in (("train", self.training), (self.evaluation_split, self.held_out)):
+            for start in range(0, len(source), CHUNK):
+                ids = np.arange(start, min(start + CHUNK, len(source)))
+                try:
+                    leaves = self._read(source, ids)
+                except (OSError, ValueError):
+                    raise_for_damaged(ids, self._diagnose(source), source.name)
+                    raise
+                yield split, nests.pack(self.specs, iter(leaves))[1]
 
     @tf.autograph.experimental.do_not_convert  # nothing needs it, and its search is slow
     def train(
@@ -88,22 +127,21 @@ class IndexedDataSet(DataSet):
         order = Order(seed, self.num_train, micro_batch, self.lengths)
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            ids = order.examples(int(number))
-            return *self._fetch(self.training, ids), ids, order.places(int(number))
+            ids, places = order.examples(int(number)), order.places(int(number))
+            return *self._read(self.training, ids, seed, places), ids, places
 
         def keys(at: tf.Tensor) -> tf.Tensor:
             return tf.stack([tf.fill(tf.shape(at), tf.cast(seed, tf.int64)), at], -1)
 
-        def decode(raw: tf.Tensor, label: tf.Tensor, i: tf.Tensor, place: tf.Tensor) -> Any:
-            return self.decode(raw, keys(place)), label, i, place
+        def decode(raw: Any, targets: Any, i: tf.Tensor, place: tf.Tensor) -> Any:
+            return self.decode(raw, keys(place)), targets, i, place
 
-        def finish(x: tf.Tensor, label: tf.Tensor, ids: tf.Tensor, places: tf.Tensor) -> Batch:
-            targets = tf.one_hot(label, self.num_classes)
+        def finish(x: Any, targets: Any, ids: tf.Tensor, places: tf.Tensor) -> Batch:
+            targets = self._as_targets(targets)
             return *self.mix(x, targets, keys(places[0] // micro_batch)), ids
 
-        types = [tf.string, tf.int64, tf.int64, tf.int64]
         dataset = tf.data.Dataset.range(count).map(
-            lambda k: numpy_function(read, numbers(k), types, micro_batch), **parallel()
+            lambda k: self._call(read, numbers(k), micro_batch, 2), **parallel()
         )
         dataset = self._decoded(dataset, decode, micro_batch).map(finish)
         return self._batches(dataset, self.training, lambda k: order.examples(int(numbers(k))))
@@ -114,22 +152,25 @@ class IndexedDataSet(DataSet):
         ids, weights = padded(examples, micro_batch)
 
         def read(some: np.ndarray) -> tuple[np.ndarray, ...]:
-            return self._fetch(self.held_out, some)
+            return tuple(self._read(self.held_out, some))
 
-        def decode(raw: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> Batch:
-            return self.decode(raw, None), tf.one_hot(label, self.num_classes), weight
+        def decode(raw: Any, targets: Any, weight: tf.Tensor) -> Batch:
+            return self.decode(raw, None), self._as_targets(targets), weight
 
-        types = [tf.string, tf.int64]
         dataset = (
             tf.data.Dataset.from_tensor_slices((ids, weights))
             .batch(micro_batch, drop_remainder=True)
-            .map(lambda i, w: (*numpy_function(read, i, types, micro_batch), w), **parallel())
+            .map(lambda i, w: (*self._call(read, i, micro_batch, 0), w), **parallel())
         )
         return self._batches(
             self._decoded(dataset, decode, micro_batch),
             self.held_out,
             lambda k: ids[k * micro_batch : (k + 1) * micro_batch],
         )
+
+    def _as_targets(self, targets: Any) -> Any:
+        is_class = self.targets.meaning == "class"
+        return tf.one_hot(targets, self.num_classes) if is_class else targets
 
     def _decoded(
         self, dataset: tf.data.Dataset, decode: Callable[..., Any], micro_batch: int
@@ -139,21 +180,74 @@ class IndexedDataSet(DataSet):
         dataset = dataset.unbatch().map(decode, **parallel())
         return dataset.batch(micro_batch, drop_remainder=True)
 
-    def _fetch(self, source: Source, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        raws, found = source.fetch(ids)
-        for raw, label in zip(raws, found, strict=True):
-            self.check(raw)
-            labels.check_label(label, self.num_classes)
-        return np.array(raws, object), np.array(found, np.int64)
+    def _call(
+        self, read: Callable[..., Any], argument: tf.Tensor, length: int, more: int
+    ) -> tuple[Any, ...]:
+        """Calls `read` from the graph; returns inputs, targets, and `more` of int64 [length]."""
+        specs = [spec for _, spec in nests.flatten(self.specs)] + [CLASS] * more
+        outputs = numpy_function(read, argument, [(s.dtype, [length, *s.shape]) for s in specs])
+        at = len(outputs) - more
+        return *nests.pack(self.specs, iter(outputs[:at])), *outputs[at:]
+
+    def _read(
+        self, source: Source, ids: Ids, seed: int = 0,
+        places: np.ndarray | None = None,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """Reads, checks and collates examples; returns the leaves of inputs and targets.
+
+        Args:
+            source: the split.
+            ids: of the examples.
+            seed: the experiment's.
+            places: in the training sequence; None in evaluation.
+        """
+        inputs, targets = source.fetch(ids)
+        examples = []
+        augments = type(source).example is not Source.example
+        for k, (x, y) in enumerate(zip(inputs, targets, strict=True)):
+            if augments:
+                random = None if places is None else generator(seed, int(places[k]), AUGMENTATION)
+                x, y = source.example(x, y, random)
+            self.check(x)
+            parts = [nests.fit(x, self.specs[0], "inputs"), nests.fit(y, self.specs[1], "targets")]
+            self.targets.check(parts[1])
+            examples.append([*parts[0], *parts[1]])
+        return source.collate(examples, self.specs)
+
+    def _diagnose(self, source: Source) -> Callable[[int], None]:
+        def diagnose(example: int) -> None:
+            self._read(source, np.array([example]))
+            self.diagnose(source.fetch(np.array([example]))[0][0])
+
+        return diagnose
 
     def _batches(
-        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], Iterable[int]]
+        self, dataset: tf.data.Dataset, source: Source, ids: Callable[[int], np.ndarray]
     ) -> Batches:
-        def diagnose(example: int) -> None:
-            (raw,), _ = self._fetch(source, [example])
-            self.diagnose(raw)
+        return Batches(dataset.prefetch(2), ids, self._diagnose(source), source.name)
 
-        return Batches(dataset.prefetch(2), ids, diagnose, source.name)
+
+def _inferred(source: Source) -> tuple[Any, Any]:
+    """Returns the specs of a split's first example."""
+    if not len(source):
+        raise InputError(f"the training split ({type(source).__name__}) has no examples.")
+    try:
+        (inputs,), (targets,) = source.fetch(np.array([0]))
+        inputs, targets = source.example(inputs, targets, None)
+        found = nests.infer(inputs, "inputs"), nests.infer(targets, "targets")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {source.name(0)}: {failures.sentence(error)}.") from None
+    if isinstance(found[1], nests.Spec) and not found[1].shape:
+        # A bare number: a class, or what a regression predicts.
+        is_class = found[1].dtype != "float32"
+        return found[0], CLASS if is_class else nests.Spec((1,), "float32")
+    return found
+
+
+def _batched(specs: Any) -> Any:
+    """Returns the nest of TensorSpec of a micro-batch."""
+    leaves = (tf.TensorSpec([None, *s.shape], s.dtype) for _, s in nests.flatten(specs))
+    return nests.pack(specs, leaves)
 
 
 def parallel() -> dict[str, Any]:
@@ -174,9 +268,11 @@ def padded(examples: range, micro_batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numpy_function(
-    read: Callable[..., tuple[np.ndarray, ...]], argument: tf.Tensor, types: list[Any], length: int
-) -> tuple[tf.Tensor, ...]:
-    """Calls Python from the graph; every output is [length]."""
+    read: Callable[..., Sequence[np.ndarray]], argument: tf.Tensor,
+    specs: Sequence[tuple[str, Sequence[int | None]]],
+) -> list[tf.Tensor]:  # fmt: skip
+    """Calls Python from the graph; outputs have these types and shapes."""
     # Declared stateless, or op determinism would run the reads one after the other.
+    types = [tf.as_dtype(dtype) for dtype, _ in specs]
     outputs = tf.numpy_function(read, [argument], types, stateful=False)
-    return tuple(tf.ensure_shape(x, [length]) for x in outputs)
+    return [tf.ensure_shape(x, shape) for x, (_, shape) in zip(outputs, specs, strict=True)]

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Protocol
 
-from input import InputError, Source, paths, rows
+from input import InputError, paths, rows
 from input.rows import Rows
+from input.source import Source
 
 
 class Items(Protocol):
@@ -112,7 +113,8 @@ class Split(Items):
     def fetch(self, i: int) -> tuple[bytes, int | None]:
         """Reads the example; the label is None in splits without labels, as glue's tests."""
         (example,), (label,) = self.source.fetch([i])
-        return example, label if 0 <= label < len(self.source.classes) else None
+        is_class = isinstance(label, int) and 0 <= label < len(self.source.classes)
+        return example, label if is_class else None
 
     def name(self, i: int) -> int:
         """Returns the example's number."""

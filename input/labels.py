@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from input import InputError, Source, paths
+from input import InputError, paths
+from input.source import Source
 
 CHUNK = 1024  # examples read at once to count their labels
 FEW = 5  # training examples: classes with fewer are named
@@ -27,10 +28,12 @@ def check_label(label: int, num_classes: int) -> None:
         ValueError: there is no such class.
     """
     if not 0 <= label < num_classes:
+        fault = f"label {label} is not in [0, {num_classes})"
+        if label >= 0:
+            raise ValueError(f"{fault}: correct it, or name all classes")
         raise ValueError(
-            f"label {label} is not in [0, {num_classes}): a split without labels (as glue's test) "
-            "can be predicted, but not train or be evaluated; set data.train_split or "
-            "data.evaluation_split to one with labels"
+            f"{fault}: a split without labels (as glue's test) can be predicted, but not train or "
+            "be evaluated; set data.train_split or data.evaluation_split to one with labels"
         )
 
 

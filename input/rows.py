@@ -84,10 +84,17 @@ class Rows:
             ValueError: says what is wrong with the row, without a full stop.
             InputError: the file changed since it was opened.
         """
-        content = os.pread(self.file.fileno(), self.ends[i] - self.starts[i], self.starts[i])
+        content = self._content(i)
         if paths.state(self.file.fileno()) != self._state:
             raise InputError(f"{self.path} changed while it was read: start again.")
         return self._format.values(content)
+
+    def columns(self) -> list[str]:
+        """Returns the names of all columns, of a jsonl the keys of the first object."""
+        return self._format.columns_of(self._content(0))
+
+    def _content(self, i: int) -> bytes:
+        return os.pread(self.file.fileno(), self.ends[i] - self.starts[i], self.starts[i])
 
     def digest(self, kind: Any) -> str:
         """Returns a digest of the content and of `kind`, a JSON value that says what is read."""

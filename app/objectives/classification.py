@@ -39,7 +39,8 @@ class Classification(Objective):
 
     def check(self, data: DataSet) -> None:
         """See base class."""
-        if not data.num_classes:
+        targets = getattr(data, "targets", None)
+        if not data.num_classes or (targets and targets.meaning == "labels"):
             raise self.needs(data, "a class for each example")
 
     def losses(self, outputs: Outputs, targets: Targets) -> tf.Tensor:

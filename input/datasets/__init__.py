@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from input import InputError, Source, failures, labels, paths
+import numpy as np
+
+from input import InputError, failures, labels, paths
+from input.nests import Spec
+from input.source import CLASS, ENCODED, Encoded, Ids, Source
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -18,13 +22,13 @@ if TYPE_CHECKING:
 EVALUATION_SPLITS = ("test", "validation", "val")
 
 
-def prepare(name: str, data_dir: str) -> str:
+def prepare(name: str, data_dir: str, fields: tuple[str, str] | None = None) -> str:
     """Writes a set below `data_dir` unless it is there; returns a line on it."""
     import tensorflow_datasets as tfds
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    builder = _builder(name, data_dir)
+    builder = _builder(name, data_dir, fields)
     with _errors(name):
         builder.download_and_prepare()
     counts = ", ".join(f"{n} {s.num_examples:,}" for n, s in builder.info.splits.items())
@@ -43,11 +47,12 @@ def open_splits(
         train_split: name or slice.
         evaluation_split: name or slice; None: the first of EVALUATION_SPLITS that has labels.
         fields: features of input and label; None: those of an image set, whose images stay encoded.
+            A label is a class, a dictionary of features that hold or not, or numbers.
 
     Raises:
         InputError: the set is not prepared, or has no such split, or none with labels.
     """
-    builder = _builder(name, data_dir)
+    builder = _builder(name, data_dir, fields)
     if not builder.is_prepared():
         raise InputError(
             f"data set {name!r} is not prepared in {builder.data_path}: run "
@@ -67,7 +72,7 @@ def open_splits(
             return train, Split(builder, evaluation_split, fields), evaluation_split
         for split in there:
             found = Split(builder, split, fields)
-            if labels.has_labels(found):
+            if found.specs[1] != CLASS or labels.has_labels(found):
                 return train, found, split
     why = f"no labels in {', '.join(there)}" if there else f"only {', '.join(splits)}"
     raise InputError(
@@ -77,16 +82,21 @@ def open_splits(
     )
 
 
-def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _builder(
+    name: str, data_dir: str, fields: tuple[str, str] | None = None
+) -> tfds.core.DatasetBuilder:
     import tensorflow_datasets as tfds
 
     from input.datasets import digits, fashion_mnist, movie_sentences
 
     own = {
         "digits": digits.ScaleproofDigits,
+        "digits_attributes": digits.ScaleproofDigitsAttributes,
         "fashion_mnist": fashion_mnist.ScaleproofFashionMnist,
         "movie_sentences": movie_sentences.ScaleproofMovieSentences,
     }
+    if name == "movie_sentences" and fields and fields[1] == movie_sentences.RATING:
+        own[name] = movie_sentences.ScaleproofMovieRatings
     make = own.get(name) or (lambda **kwargs: tfds.builder(name, **kwargs))
     if "[" in data_dir or paths.shown(data_dir) != data_dir:
         raise InputError(
@@ -125,7 +135,7 @@ def _errors(name: str) -> Iterator[None]:
         ) from None
 
 
-class Split:
+class Split(Encoded):
     """A split of a prepared TFDS set, whose records are read by index."""
 
     def __init__(
@@ -142,10 +152,16 @@ class Split:
                     f"{info.name} has no feature {key!r}, only {', '.join(info.features)}."
                 )
         label = info.features[self.label]
-        if not hasattr(label, "num_classes"):
-            raise InputError(f"{info.name}: {self.label!r} is {label}, no class label.")
-        self.classes = tuple(label.names)
-        labels.require_classes(self.classes, info.name)
+        if hasattr(label, "num_classes"):
+            self.classes, target = tuple(label.names), CLASS
+            labels.require_classes(self.classes, info.name)
+        elif isinstance(label, tfds.features.FeaturesDict) and len(label):
+            self.classes, target = tuple(label), Spec((len(label),), "float32")
+        elif label.np_dtype is not None and np.dtype(label.np_dtype).kind in "fiu":
+            target = Spec(tuple(label.shape) or (1,), "float32")
+        else:
+            raise InputError(f"{info.name}: {self.label!r} is {label}, no class label or number.")
+        self.specs = ENCODED, target
         self.path = f"{builder.data_path}, split {split}"
         decoders = None if fields else {self.input: tfds.decode.SkipDecoding()}
         self.records: Any = builder.as_data_source(split=split, decoders=decoders)
@@ -153,10 +169,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.records)
 
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], list[Any]]:
         """Reads records; images stay encoded."""
         records = self.records.__getitems__([int(i) for i in ids])
-        return [r[self.input] for r in records], [int(r[self.label]) for r in records]
+        return [r[self.input] for r in records], [self._target(r[self.label]) for r in records]
+
+    def _target(self, value: Any) -> Any:
+        if self.specs[1] == CLASS:
+            return int(value)
+        if isinstance(value, dict):
+            return np.array([float(value[name]) for name in self.classes], np.float32)
+        return np.asarray(value, np.float32)
 
     def name(self, example: int) -> str:
         """Returns where the record is, for messages."""

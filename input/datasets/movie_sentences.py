@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from input.order import split_of
@@ -24,6 +25,7 @@ PACKAGE = Package(
     is_source=True,
 )
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
+RATING = "rating"  # the feature
 RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 
@@ -41,10 +43,10 @@ class ScaleproofMovieSentences(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "text": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=["negative", "positive"]),
+                    **self._target(),
                 }
             ),
-            supervised_keys=("text", "label"),
+            supervised_keys=("text", *self._target()),
             homepage="https://github.com/cjhutto/vaderSentiment",
         )
 
@@ -60,5 +62,24 @@ class ScaleproofMovieSentences(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, lines: list[str], split: str) -> Iterator[tuple[int, Any]]:
         for i, line in enumerate(lines):
             _, rating, text = line.split("\t", 2)
-            if split_of(text) == split and float(rating):
-                yield i, {"text": text.strip(), "label": int(float(rating) > 0)}
+            target = self._target_of(float(rating))
+            if split_of(text) == split and target is not None:
+                yield i, {"text": text.strip()} | target
+
+    def _target(self) -> dict[str, Any]:
+        return {"label": tfds.features.ClassLabel(names=["negative", "positive"])}
+
+    def _target_of(self, rating: float) -> dict[str, Any] | None:
+        return {"label": int(rating > 0)} if rating else None
+
+
+class ScaleproofMovieRatings(ScaleproofMovieSentences):
+    """All the sentences in the same splits, with their mean rating, -4 to 4."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _target(self) -> dict[str, Any]:
+        return {RATING: np.float32}
+
+    def _target_of(self, rating: float) -> dict[str, Any] | None:
+        return {RATING: np.float32(rating)}

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from input import InputError, labels, paths, raw
 from input.images import decoding
+from input.source import Encoded, Ids
 
 FORMAT = 2  # of an index
 SUFFIXES = {".jpg", ".jpeg", ".png"}  # files that must be images; others are images by content
@@ -27,7 +28,7 @@ HEAD = 1200  # bytes, enough to know what a file is
 SOME = 3  # examples of what was left out
 
 
-class Folder:
+class Folder(Encoded):
     """A split of an indexed folder: one file an image."""
 
     def __init__(self, index: dict[str, Any], split: str) -> None:
@@ -38,7 +39,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], list[int]]:
         """Reads files."""
         files = [self.files[i] for i in ids]
         return [(self.root / path).read_bytes() for path, _ in files], [c for _, c in files]

@@ -8,16 +8,14 @@ weights  float32 [b], in evaluation: 0 where a batch is filled up
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import tensorflow as tf
 
-from input import Source
 from input.images import decoding
 from input.images.preprocessing import Preprocessing
 from input.indexed import IndexedDataSet
 from input.raw import Limits
+from input.source import Encoded, Ids, Source
 
 
 class ImageSet(IndexedDataSet):
@@ -32,6 +30,7 @@ class ImageSet(IndexedDataSet):
     """
 
     kind = "image"
+    decodes_batches = False
 
     def __init__(
         self, training: Source, held_out: Source, evaluation_split: str,
@@ -77,7 +76,7 @@ class ImageSet(IndexedDataSet):
         return tf.TensorSpec(self.input_spec.shape[1:])
 
 
-class Synthetic:
+class Synthetic(Encoded):
     """A split of a few random JPEG images, repeated: no files, but the cost of real decoding."""
 
     def __init__(self, num_examples: int, num_classes: int) -> None:
@@ -90,7 +89,7 @@ class Synthetic:
     def __len__(self) -> int:
         return self.num_examples
 
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], list[int]]:
         """Returns examples: example i is image i mod 16, of class i mod num_classes."""
         return [self.images[i % 16] for i in ids], [int(i) % len(self.classes) for i in ids]
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from input.images import decoding
+from input.images.augmentations import Augmentation
+
+FIRST = 16  # folded into the seed for the first of `more`: smaller numbers are of what has a name
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Preprocessing:
         size: pixels of a side of the input.
         augmentation: of training images; see `input.images.Images`.
         mean, std: of each channel, of values in [0, 1].
+        more: what else is done to training images, in order, before they are normalised.
     """
 
     size: int
     augmentation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    more: tuple[Augmentation, ...] = ()
 
     def training(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns an augmented training input, float32 [size, size, 3]; seed is int64 [2]."""
@@ -39,6 +44,10 @@ class Preprocessing:
         if self.augmentation in ("shift_flip", "imagenet"):
             flip_seed = tf.random.experimental.stateless_fold_in(seed, 1)
             image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+        for place, augmentation in enumerate(self.more):
+            key = tf.random.experimental.stateless_fold_in(seed, FIRST + place)
+            changed = tf.convert_to_tensor(augmentation(image, key), tf.float32)
+            image = tf.ensure_shape(changed, [self.size, self.size, 3])
         return self.normalise(image)
 
     def evaluation(self, encoded: tf.Tensor, max_pixels: int | None = None) -> tf.Tensor:

@@ -7,13 +7,13 @@ text_set.py, lengths.py      micro-batch number -> inputs, targets (with indexed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from input import rows
+from input import remote, rows
 
 if TYPE_CHECKING:
-    from input import Source
+    from input.source import Source
     from input.text.text_set import TextSet
 
 VOCABULARY = "minilm"  # the default
@@ -27,16 +27,20 @@ class Text:
         dataset: `movie_sentences`, any TFDS text classification set (`imdb_reviews`,
             `glue/sst2`, `yelp_polarity_reviews`, ...), or a file: `.tsv` or `.csv` with a line
             of column names, `.jsonl` or `.json` with an object a line or a list of them; it may
-            be compressed (`.gz`), in UTF-16, or separated by semicolons.
+            be compressed (`.gz`), in UTF-16, or separated by semicolons. Also a table as of
+            `Images`: .parquet or .tar files, an s3:// URL, a folder of `datasets.save_to_disk`.
         vocabulary: `minilm`, or a folder with the `vocab.txt` or `tokenizer.json` of a BERT; None:
             that of the weights that the model starts from, or `minilm` (`config.resolved`).
         max_length: the most tokens of a text, with `[CLS]` and `[SEP]`; longer texts are cut.
         text_field, label_field: names of the columns or features.
+        target: name of a column or feature of numbers to predict, in place of the classes of
+            `label_field`: float32 [b, 1]. `movie_sentences` has `rating`, -4 to 4.
         train_split: of a TFDS set.
         evaluation_split: of a TFDS set; None: the first of `test`, `validation` and `val` that
             has labels.
-        evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests.
-        classes: of a file, in the order of their numbers; empty: the sorted labels of `dataset`.
+        evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests. Of a
+            table None is its split `test`, `validation` or `val`, or else every fifth row.
+        classes: of a file or table, in the order of their numbers; empty: its labels, sorted.
         has_baseline: whether to compare with TF-IDF and logistic regression after training.
     """
 
@@ -50,25 +54,31 @@ class Text:
     evaluation_file: str | None = None
     classes: tuple[str, ...] = ()
     has_baseline: bool = True
+    target: str | None = field(default=None, metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
             raise ValueError(
                 f"max_length must be at least 3, [CLS], [SEP] and a token, not {self.max_length}"
             )
-        for name in ("dataset", "vocabulary", "text_field", "label_field", "train_split"):
+        for name in ("dataset", "vocabulary", "text_field", "label_field", "train_split", "target"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty")
-        if self.text_field == self.label_field:
-            raise ValueError(f"text_field and label_field must differ, not be {self.text_field!r}")
+        if self.text_field in (self.label_field, self.target):
+            name = "label_field" if self.text_field == self.label_field else "target"
+            raise ValueError(f"text_field and {name} must differ, not be {self.text_field!r}")
+        if self.target and self.classes:
+            raise ValueError(f"a target of numbers ({self.target}) has no classes: leave one out")
         if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
             raise ValueError(f"classes must be 2 or more, all different, not {self.classes}")
-        if self.is_file and (self.train_split != "train" or self.evaluation_split):
+        for name in (self.dataset, self.evaluation_file or ""):
+            remote.require_no_credentials(name)
+        if self._is_in_files and (self.train_split != "train" or self.evaluation_split):
             raise ValueError(
                 "train_split and evaluation_split apply to TFDS sets: for a file, set "
                 "data.evaluation_file"
             )
-        if not self.is_file and (self.evaluation_file or self.classes):
+        if not self._is_in_files and (self.evaluation_file or self.classes):
             raise ValueError(
                 "evaluation_file and classes apply to files: for a TFDS set, set "
                 "data.evaluation_split"
@@ -77,7 +87,24 @@ class Text:
     @property
     def is_file(self) -> bool:
         """Whether `dataset` is a file."""
+        return self._is_text_file and not self._is_table
+
+    @property
+    def _is_text_file(self) -> bool:
+        """Whether `dataset` is a file by its name."""
         return rows.is_file_name(self.dataset)
+
+    @property
+    def _is_table(self) -> bool:
+        return remote.is_table(self.dataset) or bool(self.target and self._is_text_file)
+
+    @property
+    def _fields(self) -> tuple[str, str]:
+        return self.text_field, self.target or self.label_field
+
+    @property
+    def _is_in_files(self) -> bool:
+        return self.is_file or self._is_table
 
     @property
     def limits(self) -> dict[str, int]:
@@ -93,13 +120,18 @@ class Text:
         Raises:
             InputError: the data cannot be had or used; names the text.
         """
-        from input import datasets, labels, packages
+        from input import datasets, labels, packages, survey
 
         lines = [packages.prepare_pretrained(self.vocabulary or VOCABULARY, data_dir)]
-        if not self.is_file:
-            lines.append(datasets.prepare(self.dataset, data_dir))
+        if self._is_table:
+            self._table_splits(data_dir, prepares=True)
+        elif not self.is_file:
+            lines.append(datasets.prepare(self.dataset, data_dir, self._fields))
         data = self.open(data_dir)
-        lines += [*data.store_lengths(), f"{data.num_classes} classes"]
+        lines += data.store_lengths()
+        if data.targets.meaning != "class":
+            return "\n".join([*lines, survey.report(self.dataset, data)])
+        lines.append(f"{data.num_classes} classes")
         splits = {self.train_split: data.training, data.evaluation_split: data.held_out}
         counts = {name: labels.count(source) for name, source in splits.items()}
         return "\n".join([*lines, *labels.report(data.classes, counts)])
@@ -124,7 +156,9 @@ class Text:
         Raises:
             InputError: the data are not prepared; of a file, names the line that cannot be used.
         """
-        fields = (self.text_field, self.label_field)
+        if self._is_table:
+            return self._table_splits(data_dir, prepares=False)
+        fields = self._fields
         if self.is_file:
             from input.text import files
 
@@ -133,4 +167,17 @@ class Text:
 
         return datasets.open_splits(
             self.dataset, data_dir, self.train_split, self.evaluation_split, fields
+        )
+
+    def _table_splits(self, data_dir: str, prepares: bool) -> tuple[Source, Source, str]:
+        from input.tables import sources
+
+        return sources.open_splits(
+            self.dataset,
+            self.evaluation_file,
+            data_dir,
+            self._fields,
+            self.classes,
+            prepares,
+            are_numbers=bool(self.target),
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from input import InputError, paths, rows
 from input.order import split_of
 from input.rows import Rows
+from input.source import Encoded, Ids
 
 
 def open_splits(
@@ -96,7 +97,7 @@ class _Labelled:
         return TextFile(self.rows, array("q", places), labels, tuple(classes), digest)
 
 
-class TextFile:
+class TextFile(Encoded):
     """A split: rows of a file, in its order.
 
     Attributes:
@@ -113,7 +114,7 @@ class TextFile:
     def __len__(self) -> int:
         return len(self.places)
 
-    def fetch(self, ids: Iterable[int]) -> tuple[list[bytes], list[int]]:
+    def fetch(self, ids: Ids) -> tuple[list[bytes], list[int]]:
         """Reads texts in UTF-8, and labels."""
         ids = [int(i) for i in ids]
         texts = [labelled(self.rows, self.places[i])[0].encode() for i in ids]

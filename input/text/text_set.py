@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, Source, labels
+from input import InputError, labels
 from input.indexed import IndexedDataSet
 from input.raw import Limits
+from input.source import Source
 from input.text import lengths
 from input.text.wordpiece import WordPiece
 
@@ -42,15 +43,14 @@ class TextSet(IndexedDataSet):
         has_baseline: whether `baseline` trains one.
     """
 
-    input_spec = tf.TensorSpec([None, None], tf.int32)
     kind = "text"
-    decodes_batches = True
 
     def __init__(
         self, training: Source, held_out: Source, evaluation_split: str, wordpiece: WordPiece,
         about: Sequence[str], data_dir: str, has_baseline: bool,
     ) -> None:  # fmt: skip
         super().__init__(training, held_out, evaluation_split)
+        self.input_spec = tf.TensorSpec([None, None], tf.int32)
         self.wordpiece, self.has_baseline = wordpiece, has_baseline
         self.limits = {"vocabulary": wordpiece.size, "positions": wordpiece.max_length}
         self.meaning = {"vocabulary": wordpiece.digest}
@@ -106,7 +106,8 @@ class TextSet(IndexedDataSet):
             for i, text, label in zip(ids, texts, found, strict=True):
                 try:
                     self.check(text)
-                    labels.check_label(label, self.num_classes)
+                    if self.targets.meaning == "class":
+                        labels.check_label(label, self.num_classes)
                 except ValueError as error:
                     raise InputError(f"{source.name(i)}: {error}.") from None
             yield self.wordpiece.lengths(tf.constant(texts)).numpy()
@@ -130,7 +131,8 @@ class TextSet(IndexedDataSet):
 
     def baseline(self) -> dict[str, Any] | None:
         """See `DataSet`: TF-IDF and logistic regression."""
-        return tf_idf(self.training, self.held_out) if self.has_baseline else None
+        is_wanted = self.has_baseline and self.targets.meaning == "class"
+        return tf_idf(self.training, self.held_out) if is_wanted else None
 
 
 def tf_idf(train: Source, test: Source) -> dict[str, Any]:

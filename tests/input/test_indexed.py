@@ -7,11 +7,12 @@ import tensorflow as tf
 from input import InputError
 from input.indexed import IndexedDataSet
 from input.order import Order
+from input.source import Encoded
 
 pytestmark = pytest.mark.fast
 
 
-class Numbers:
+class Numbers(Encoded):
     """Examples whose bytes are their ids, one of them damaged."""
 
     classes = ("even", "odd")
@@ -32,6 +33,8 @@ class Numbers:
 
 class Keyed(IndexedDataSet):
     """Inputs are (id, seed, place), and in training the micro-batch's number."""
+
+    decodes_batches = False
 
     def decode(self, raw, key):
         columns = tf.strings.to_number(raw, tf.int64)[..., tf.newaxis]

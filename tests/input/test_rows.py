@@ -105,7 +105,7 @@ REFUSED = {
     "comma.json": (b'[{"text": "a"} {"text": "b"}]', "is missing after the record of line 1"),
     "one.json": (b'{"data": [\n {"text": "a"}]}', "line 1: the line is not JSON"),
     "x.xlsx": (b"PK\x03\x04" + bytes(40), "ZIP archive, as spreadsheets are: save its table"),
-    "x.parquet": (b"PAR1" + bytes(40), "a Parquet file: save its table as .csv"),
+    "parquet.csv": (b"PAR1" + bytes(40), "a Parquet file: save its table as .csv"),
     "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs left"),
     "cut.csv.gz": (gzip.compress(TABLE.encode())[:60], "cannot be unpacked"),
     "zeros.csv": (b"text,label\na\0,b\n", "holds zero bytes"),
@@ -141,7 +141,9 @@ def test_a_label_of_none_of_the_classes_is_named(tmp_path):
         Text(str(tmp_path / "x.tsv"), classes=("bad", "good")).open_splits("")
 
 
-@pytest.mark.parametrize("name", ["two.csv", "number.jsonl", "again.csv", "x.parquet", "cut.json"])
+@pytest.mark.parametrize(
+    "name", ["two.csv", "number.jsonl", "again.csv", "parquet.csv", "cut.json"]
+)
 def test_prediction_refuses_the_same(tmp_path, name):
     (tmp_path / name).write_bytes(REFUSED[name][0])
     with pytest.raises((InputError, ValueError)):
