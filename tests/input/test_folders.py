@@ -170,10 +170,11 @@ def test_a_label_that_is_no_class_is_named(folder, label):
     _, data = prepare(folder)
     for source in (data.training, data.held_out):
         source.files[3] = (source.files[3][0], label)
-    path = r"images/{}/\w+/\d.jpg: label {} is not in \[0, 2\).*set data.train_split or"
-    with pytest.raises(InputError, match=path.format("train", label)):
+    path = r"images/{}/\w+/\d.jpg: label {} is not in \[0, 2\).*{}"
+    way_out = "set data.train_split or" if label < 0 else "correct it"
+    with pytest.raises(InputError, match=path.format("train", label, way_out)):
         everything(data.train(0, 6, lambda k: k, 2))
-    with pytest.raises(InputError, match=path.format("val", label)):
+    with pytest.raises(InputError, match=path.format("val", label, way_out)):
         everything(data.evaluation(2, range(4)))
 
 
