@@ -24,13 +24,13 @@ from app.parallel import cluster
 ROOT = Path(__file__).parent.parent
 TINY = """
 from app.config import Experiment, Optimization
-from input.images import Images
+from tests.pixels import Pixels
 from models.resnet import ResNet
 
 def tiny():
     return Experiment(
         model=ResNet(depth=18, width=4),
-        data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7,
+        data=Pixels(size=16, synthetic_examples=101, synthetic_classes=7,
                     augmentation="shift_flip", mixup=0.2),
         global_batch=32, micro_batch=4, steps=6,
         optimization=Optimization(warmup_epochs=0, label_smoothing=0.1, ema_decay=0.9),
@@ -58,13 +58,13 @@ def tiny():
 DENSE = """
 from app.config import Experiment, Optimization
 from app.schedules import Constant
-from input.images import Images
+from tests.pixels import Pixels
 from tests.shallow import Linear
 
 def dense():
     return Experiment(
         model=Linear(),
-        data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
+        data=Pixels(size=8, synthetic_examples=64, synthetic_classes=3),
         global_batch=8, micro_batch=4, steps=1500,
         optimization=Optimization(schedule=Constant(), warmup_epochs=0, learning_rate=0.01))
 """

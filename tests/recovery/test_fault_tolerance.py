@@ -52,7 +52,7 @@ class Remembered(Shallow):
         return list(LAYERS)
 
 @dataclass(frozen=True)
-class Faulty(Images):
+class Faulty(Pixels):
     def open(self, data_dir):
         data = super().open(data_dir)
         train, fault = data.train, FAULTS[os.environ.get("FAULT", "none")]
@@ -74,7 +74,7 @@ def faulty():
 
 KILLED_LATE = """
 @dataclass(frozen=True)
-class Late(Images):
+class Late(Pixels):
     def open(self, data_dir):
         data = super().open(data_dir)
         def baseline():

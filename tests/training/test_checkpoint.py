@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from pixels import Pixels
 from ranks import ROOT, SHALLOW
 
 from app import config
@@ -24,7 +25,6 @@ from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import SingleStageStep
-from input.images import Images
 
 pytestmark = pytest.mark.faults
 
@@ -451,7 +451,7 @@ def test_a_full_disk_and_one_that_cannot_be_written(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisoned(Images):
+class Poisoned(Pixels):
     """Images of which one is not a number."""
 
     def open(self, data_dir):

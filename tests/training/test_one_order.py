@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ranks
 import tensorflow as tf
+from pixels import Pixels
 from shallow import Shallow
 from tensorflow.python.eager import context
 
@@ -27,7 +28,6 @@ from app.training import ordered, setup, trainer
 from app.training.batch_stream import training_batches
 from app.training.state import State
 from app.training.step import SingleStageStep
-from input.images import Images
 
 # A sum of which is in the order in which its terms arrive, and what makes such sums of others.
 IN_ANY_ORDER = {"TemporaryVariable", "DestroyTemporaryVariable", "AccumulateNV2", "AssignAdd"}
@@ -162,7 +162,7 @@ def drift(workdir, settings, model, steps):
     topology, layout = setup.join(Layout())
     choose = random.Random(topology.rank)
     experiment = Experiment(
-        model=model, data=Images("synthetic", size=16, synthetic_examples=60, synthetic_classes=5),
+        model=model, data=Pixels(size=16, synthetic_examples=60, synthetic_classes=5),
         global_batch=12, micro_batch=2, steps=steps,
         optimization=Optimization(warmup_epochs=0, schedule=Constant(), learning_rate=0.05),
     )  # fmt: skip
