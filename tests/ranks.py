@@ -40,6 +40,7 @@ SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, wid
 SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
     "ResNet(depth=18, width=4)", "Shallow()"
 )
+SPLIT = "from tests.shallow import Split\n" + TINY.replace("ResNet(depth=18, width=4)", "Split()")
 TEXTS = """
 from app.config import Experiment, Optimization
 from app.optimizers import AdamW

@@ -25,6 +25,7 @@ from app.training import checkpoint, trained
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.step import SingleStageStep
+from input.images import Images
 
 pytestmark = pytest.mark.faults
 
@@ -413,7 +414,9 @@ def test_a_checkpoint_of_an_older_tensorflow_goes_on(joined, tmp_path):
     assert content["versions"]["tensorflow"] == "2.18.1"
     mine: dict = {}
     exec(SHALLOW, mine)
-    restored = trained.restore(mine["tiny"](), Layout(), joined, tmp_path / "run", str(tmp_path))
+    tiny = mine["tiny"]()
+    tiny = dataclasses.replace(tiny, data=Images(**vars(tiny.data)))
+    restored = trained.restore(tiny, Layout(), joined, tmp_path / "run", str(tmp_path))
     assert restored.step == 2
     assert restored.setup.state.sha256() == content["weights_sha256"]
 
