@@ -145,7 +145,7 @@ class Job:
                     is_there = psutil.pid_exists(beat.pid) and beat.rank == number
                     if is_there and beat.step >= step:
                         return psutil.Process(beat.pid)
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError(f"rank {number} did not come to step {step}: {self.end()}")
 
     def end(self, limit: float = 400) -> tuple[int, str]:
