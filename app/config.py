@@ -220,10 +220,13 @@ def as_dict(config: Any) -> dict[str, Any]:
             values[f.name] = choice_name(value, f.metadata["choices"])
             values |= as_dict(value) | {"type": values["type"]}
             continue
-        if dataclasses.is_dataclass(value):
-            value = as_dict(value)
-        values[f.name] = list(value) if isinstance(value, tuple) else value
+        is_tuple = isinstance(value, tuple)
+        values[f.name] = [_recorded(v) for v in value] if is_tuple else _recorded(value)
     return values
+
+
+def _recorded(value: Any) -> Any:
+    return as_dict(value) if dataclasses.is_dataclass(value) else value
 
 
 def choice_name(value: Any, choices: Mapping[str, type]) -> str:

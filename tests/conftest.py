@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pixels import Pixels
 from shallow import Linear, Shallow, Short
 
 from app.cli import validation
@@ -20,7 +21,6 @@ from app.config import Experiment, Layout, Optimization
 from app.optimizers import AdamW
 from app.recovery import preemption
 from app.schedules import Constant
-from input.images import Images
 from input.text import Text
 from models.transformer import Transformer
 
@@ -30,7 +30,7 @@ def tiny() -> Experiment:
     """Six micro-batches of four small synthetic images, a narrow and short ResNet."""
     return Experiment(
         model=Short(),
-        data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7),
+        data=Pixels(size=16, synthetic_examples=101, synthetic_classes=7),
         global_batch=24,
         micro_batch=4,
         steps=4,
@@ -49,7 +49,7 @@ def linear() -> Experiment:
     """Two micro-batches of four smaller images, and a model of one layer."""
     return Experiment(
         model=Linear(),
-        data=Images("synthetic", size=8, synthetic_examples=40, synthetic_classes=3),
+        data=Pixels(size=8, synthetic_examples=40, synthetic_classes=3),
         global_batch=8,
         micro_batch=4,
         steps=3,

@@ -34,6 +34,8 @@ RANK = (
     "tensorflow", "app.__main__", "app.tools.verify", "app.tools.trace", "app.tools.benchmark",
     "app.training.trainer", "app.training.trained", "app.inference.predict",
     "app.launch.horovodrun", "tensorflow_text", "array_record.python.array_record_module",
+    "app.commands.train", "app.strategies.pipelined", "input.images.image_set",
+    "input.text.text_set", "models.resnet", "models.transformer", "tensorboard.summary",
 )  # fmt: skip
 
 

@@ -25,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 TINY = """
 from app.config import Experiment, Optimization
 from app.objectives import Classification
-from input.images import Images
+from tests.pixels import Pixels
 from models.resnet import ResNet
 
 def tiny():
     return Experiment(
         model=ResNet(depth=18, width=4),
-        data=Images("synthetic", size=16, synthetic_examples=101, synthetic_classes=7,
+        data=Pixels(size=16, synthetic_examples=101, synthetic_classes=7,
                     augmentation="shift_flip", mixup=0.2),
         global_batch=32, micro_batch=4, steps=6,
         objective=Classification(label_smoothing=0.1),
@@ -42,6 +42,7 @@ SHORT = "from tests.shallow import Short\n" + TINY.replace("ResNet(depth=18, wid
 SHALLOW = "from tests.shallow import Shallow\n" + TINY.replace(
     "ResNet(depth=18, width=4)", "Shallow()"
 )
+SPLIT = "from tests.shallow import Split\n" + TINY.replace("ResNet(depth=18, width=4)", "Split()")
 TEXTS = """
 from app.config import Experiment, Optimization
 from app.optimizers import AdamW
@@ -60,13 +61,13 @@ def tiny():
 DENSE = """
 from app.config import Experiment, Optimization
 from app.schedules import Constant
-from input.images import Images
+from tests.pixels import Pixels
 from tests.shallow import Linear
 
 def dense():
     return Experiment(
         model=Linear(),
-        data=Images("synthetic", size=8, synthetic_examples=64, synthetic_classes=3),
+        data=Pixels(size=8, synthetic_examples=64, synthetic_classes=3),
         global_batch=8, micro_batch=4, steps=1500,
         optimization=Optimization(schedule=Constant(), warmup_epochs=0, learning_rate=0.01))
 """

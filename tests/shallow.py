@@ -51,3 +51,50 @@ class Linear:
         import keras
 
         return [keras.layers.Flatten(name="flat"), keras.layers.Dense(num_classes, name="head")]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Four blocks without convolutions, that are compiled soonest; all but one have weights."""
+
+    width: int = 4
+
+    def blocks(self, num_classes):
+        import keras
+
+        from models.normalization import BatchNormalization
+
+        return [
+            BatchNormalization(name="norm"),
+            keras.layers.Flatten(name="flat"),
+            keras.layers.Dense(self.width, activation="relu", name="inner"),
+            keras.layers.Dense(num_classes, name="head"),
+        ]
+
+
+@dataclass(frozen=True)
+class Split(Linear):
+    """Layers over all pixels, some of them sums of shards: what `--tensor` can split.
+
+    The layers of a transformer take seconds to compile.
+    """
+
+    width: int = 6
+    depth: int = 2  # of layers that are split
+
+    def blocks(self, num_classes, shards=1):
+        import keras
+
+        from models.shards import Sharded
+
+        def shard(own, name):
+            inner = keras.layers.Dense(len(own), activation="relu", name="inner")
+            outer = keras.layers.Dense(self.width, use_bias=False, name="outer")
+            return keras.Sequential([inner, outer], name=name)
+
+        first, last = super().blocks(num_classes)
+        middle = [
+            Sharded(shard, items=8, count=shards, bias=self.width, name=f"mlp{i}")
+            for i in range(self.depth)
+        ]
+        return [first, *middle, last]

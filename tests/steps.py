@@ -12,7 +12,9 @@ def made(experiment: Experiment, layout: Layout | None = None, micro_batches: ra
     """Returns the state, its step on these places of a step (all), and micro-batches in order."""
     layout, steps = layout or Layout(), range(experiment.steps)
     data, own = experiment.data.open(""), micro_batches or range(experiment.num_micro_batches)
-    placement = partition.place(experiment, layout, Topology(), data)
+    count = len(experiment.model.blocks(experiment.objective.num_outputs(data)))
+    costs = partition.Costs((1.0,) * count, (1,) * count)  # not measured, which takes long
+    placement = partition.place(experiment, layout, Topology(), data, costs)
     state = State.of(experiment, data, placement)
     step = make_step(experiment, layout, state, own, steps)
     return state, step, training_batches(experiment, data, Topology(), steps)

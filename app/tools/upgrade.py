@@ -3,7 +3,7 @@
     resolve      pip chooses the packages: pins of constraints.txt are kept, except those of
                  TensorFlow's own family, or all are dropped if they conflict
     set up       ./run.sh setup in the copy: installs them, patches and compiles Horovod
-    collectives  every operation of Horovod on 1, 2 and 3 ranks, against NumPy
+    collectives  every operation of Horovod on 1 and 3 ranks, against NumPy
     fast tests   those that train nothing
     all tests    lint, types and the rest
 

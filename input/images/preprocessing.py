@@ -36,7 +36,11 @@ class Preprocessing:
     def training(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns an augmented training input, float32 [size, size, 3]; seed is int64 [2]."""
         crops = self.augmentation == "imagenet"
-        image = resize(random_crop(encoded, seed) if crops else decode(encoded), self.size)
+        image = random_crop(encoded, seed) if crops else decode(encoded)
+        return self.augmented(resize(image, self.size), seed)
+
+    def augmented(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the training input of an image of the right size, float32 [size, size, 3]."""
         if self.augmentation in ("shift", "shift_flip"):
             margin = self.size // 8
             image = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])

@@ -5,6 +5,7 @@ out. A server is started beside the blocks that follow it.
 """
 
 import contextlib
+import json
 import re
 import shlex
 import sys
@@ -80,7 +81,12 @@ def test_every_block_runs(tmp_path):
             printed[block.section] = printed.get(block.section, "") + reader.follow(block)
     said = {title.partition(".")[0]: text for title, text in printed.items()}
     assert "train 192, val 48, 0 skipped" in said["3"]
-    assert "2 stages a process" in said["4"]
+    # Plain lines where there is no terminal, and all files in one folder outside the project.
+    assert "2 stages a process" in said["4"] and "step 60/60" in said["4"]
+    trained = json.loads((tmp_path / "runs/tutorial/result.json").read_text())
+    assert trained["metrics"]["val"]["examples"] == 48
+    made = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"} - {"__pycache__"}
+    assert made == {"shapes", "data", "runs", "exports", "answers.csv"}
     assert "every layout agrees with the serial run" in said["5"]
     assert '"accuracy"' in said["6"] and "circle" in said["6"]
     assert "bubble" in said["9"]

@@ -1,7 +1,8 @@
-"""Horovod's own operations under this TensorFlow, on 1, 2 and 3 ranks.
+"""Horovod's own operations under this TensorFlow, on 1 and 3 ranks.
 
 One job for each number of ranks runs all checks of collectives.py, and its test lists all that
-failed: a test for each check would start the job again in every pytest worker.
+failed: a test for each check would start the job again in every pytest worker. Three ranks have
+process sets of one and of two beside that of all.
 """
 
 import os
@@ -26,9 +27,8 @@ def called(np, folder, function, *arguments):
     return found, [failure for one in found for failure in one["failures"]]
 
 
-@pytest.mark.parametrize("np", [2, 3])
-def test_every_operation_gives_what_numpy_does(tmp_path, np):
-    found, failures = called(np, tmp_path, run)
+def test_every_operation_gives_what_numpy_does(tmp_path):
+    found, failures = called(3, tmp_path, run)
     assert not failures, "\n" + "\n".join(failures)
     assert min(one["checks"] for one in found) > 400
     facts = found[0]["facts"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ranks import ROOT, SHALLOW, SHORT, app, forked
+from ranks import ROOT, SHORT, TINY, app, forked
 
 from app.errors import DIVERGED, UsageError
 from app.recovery import heartbeat
@@ -23,17 +23,19 @@ from app.tools import chaos, faults
 
 pytestmark = [pytest.mark.ranks, pytest.mark.faults]
 STEPS = 60
-# The tiny experiment with a shallow model. Each micro-batch comes PAUSE seconds late, so that a
-# job is caught in time on any machine; the second rank does as FAULT says as it reads its 100th.
+# The tiny experiment with a model that is compiled soon. Each micro-batch comes PAUSE seconds late,
+# so that a job is caught in time on any machine; the second rank does as FAULT says as it reads its
+# 100th.
 FAULTY = """
 import dataclasses, os, signal, time
 from dataclasses import dataclass
 import numpy as np
+from tests.shallow import Dense
 
 LAYERS = []
 
 def flip():
-    weight = LAYERS[0].trainable_variables[0]
+    weight = LAYERS[-1].trainable_variables[0]
     bits = weight.numpy().view(np.uint32)
     bits.flat[3] ^= 1 << 7
     weight.assign(bits.view(np.float32))
@@ -46,13 +48,13 @@ FAULTS = {"flip": flip, "loop": loop_for_ever, "exit": lambda: os._exit(0),
           "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV), "none": lambda: None}
 
 @dataclass(frozen=True)
-class Remembered(Shallow):
+class Remembered(Dense):
     def blocks(self, num_classes):
         LAYERS[:] = super().blocks(num_classes)
         return list(LAYERS)
 
 @dataclass(frozen=True)
-class Faulty(Images):
+class Faulty(Pixels):
     def open(self, data_dir):
         data = super().open(data_dir)
         train, fault = data.train, FAULTS[os.environ.get("FAULT", "none")]
@@ -67,14 +69,13 @@ class Faulty(Images):
 
 def faulty():
     e = tiny()
-    model, data = vars(e.model), vars(e.data)
-    return dataclasses.replace(e, model=Remembered(**model), data=Faulty(**data))
+    return dataclasses.replace(e, model=Remembered(), data=Faulty(**vars(e.data)))
 """
 
 
 KILLED_LATE = """
 @dataclass(frozen=True)
-class Late(Images):
+class Late(Pixels):
     def open(self, data_dir):
         data = super().open(data_dir)
         def baseline():
@@ -91,7 +92,7 @@ def late():
 
 @pytest.fixture
 def user(tmp_path):
-    (tmp_path / "mine.py").write_text(SHALLOW + FAULTY)
+    (tmp_path / "mine.py").write_text(TINY + FAULTY)
     return tmp_path
 
 
@@ -99,7 +100,7 @@ def user(tmp_path):
 def alone(tmp_path_factory):
     """Digests of that experiment's weights, undisturbed, for any number of steps."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "mine.py").write_text(SHALLOW + FAULTY)
+    (folder / "mine.py").write_text(TINY + FAULTY)
     known: dict[int, str] = {}
 
     def digest(steps: int) -> str:
@@ -144,7 +145,7 @@ class Job:
                     is_there = psutil.pid_exists(beat.pid) and beat.rank == number
                     if is_there and beat.step >= step:
                         return psutil.Process(beat.pid)
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError(f"rank {number} did not come to step {step}: {self.end()}")
 
     def end(self, limit: float = 400) -> tuple[int, str]:
@@ -180,7 +181,7 @@ def test_a_killed_rank_changes_no_bit(user, alone):
 
 def test_elastic_ranks_die_leave_and_join(user, alone):
     """2 hosts, then 1, 3 and 2, then a kill; every example as often as if nothing happened."""
-    steps = 260
+    steps = 130
     hosts, script = user / "hosts", user / "hosts.sh"
     script.write_text(f"#!/bin/sh\ncat {hosts}\n")
     script.chmod(0o700)
@@ -205,7 +206,7 @@ def test_elastic_ranks_die_leave_and_join(user, alone):
     told = [*flags(user / "run", steps), "--elastic", "--log_examples"]
     secret = {"SHOP_API_KEY": "canary-7151"}
     # NP is no number to wait for: whoever is there begins.
-    job = Job(3, user, [*told, f"--host_discovery_script={script}"], PAUSE="0.02", **secret)
+    job = Job(3, user, [*told, f"--host_discovery_script={script}"], PAUSE="0.04", **secret)
     wait_for(2)
     assert_closed(job, user, "canary-7151")
     for ranks in (1, 3, 2):
@@ -265,7 +266,7 @@ def assert_closed(job: Job, user: Path, secret: str) -> None:
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(user, alone):
-    arguments = flags(user / "run", 60)
+    arguments = flags(user / "run")
     job = Job(2, user, arguments)
     rank = job.rank(1, step=10)
     asked = max(b.step for f in user.glob("scaleproof-*") for b in heartbeat.read(f))
@@ -313,11 +314,11 @@ def test_a_fault_of_one_rank_is_named(user, fault, code, told):
 def test_a_flipped_bit_is_undone_by_starting_again(user, alone):
     """The restart finds no such rank 1: the experiment's fault strikes at its 100th micro-batch."""
     limits = ["--compare_every=5", "--checkpoint_every=5"]
-    job = Job(2, user, [*flags(user / "run", 40), *limits], FAULT="flip")
+    job = Job(2, user, [*flags(user / "run"), *limits], FAULT="flip")
     code, out = job.end()
     assert code == 0 and "Restart 1 of 3" in out, out
     assert re.search(r"after step \d+ the ranks hold other values of weights/", out)
-    assert result(user / "run")["weights_sha256"] == alone(40)
+    assert result(user / "run")["weights_sha256"] == alone(STEPS)
 
 
 def test_no_process_is_left_when_the_launcher_is_killed(user):

@@ -180,7 +180,7 @@ def wait_for(path, text, limit=120):
 def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     command = [sys.executable, "-m", "app", "launch", "train", SERVED,
                "--experiment=dense.py:dense", "--set=update.staleness=none", "--workdir=run",
-               "--checkpoint_every=25", "--keep=99", "--set=steps=900",
+               "--checkpoint_every=25", "--keep=99", "--set=steps=450",
                "--log_examples", "--log_every=10"]  # fmt: skip
     env = os.environ | {"NP": "2", "PYTHONPATH": str(ROOT)}
     with (user / "log").open("w") as log:
@@ -189,12 +189,12 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
         )
         try:
             metrics = user / "run/metrics.jsonl"
-            wait_for(metrics, '"step": 100')
+            wait_for(metrics, '"step": 50')
             for address in [a for j in cluster.JOBS for _, a in tasks(j, job.pid).values()]:
                 with pytest.raises(ConnectionRefusedError):  # its network is its own
                     socket.create_connection(address.split(":"), timeout=2)
             os.kill(tasks("worker", job.pid)[1][0], signal.SIGKILL)
-            wait_for(metrics, '"step": 400')
+            wait_for(metrics, '"step": 200')
             os.kill(tasks("ps", job.pid)[0][0], signal.SIGKILL)
             assert job.wait(240) == 0, (user / "log").read_text()[-3000:]
         finally:
@@ -203,7 +203,7 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     log = (user / "log").read_text()
     assert "worker 1 (pid" in log and "parameter server 0 (pid" in log and "Traceback" not in log
     result = json.loads((user / "run/result.json").read_text())
-    assert result["steps"] == result["updates_applied"] == 900
+    assert result["steps"] == result["updates_applied"] == 450
     assert sum(result["staleness"].values()) == result["shares_given"] <= result["shares_computed"]
     # The worker's death was no restart; after the server's, what was missing, then the rest.
     events = list(map(json.loads, (user / "run/recovery.jsonl").read_text().splitlines()))
@@ -213,8 +213,8 @@ def test_no_update_is_lost_or_counted_twice_whoever_dies(user):
     missing = manifest["content"].get("missing", [])
     lines = list(map(json.loads, (user / "run/examples-0.jsonl").read_text().splitlines()))
     given = [line["step"] - 1 for line in lines if line["session"] == lines[-1]["session"]]
-    assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 900)]
-    assert sum(result["staleness"].values()) == 900 - first
+    assert given[::2] == given[1::2] == [*missing, *range(first + len(missing), 450)]
+    assert sum(result["staleness"].values()) == 450 - first
 
 
 def test_what_is_let_go_after_a_task_was_lost_does_not_say_so(monkeypatch, capfd):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from pixels import Pixels
 from ranks import ROOT, SHALLOW
 
 from app import config
@@ -413,7 +414,9 @@ def test_a_checkpoint_of_an_older_tensorflow_goes_on(joined, tmp_path):
     assert content["versions"]["tensorflow"] == "2.18.1"
     mine: dict = {}
     exec(SHALLOW, mine)
-    restored = trained.restore(mine["tiny"](), Layout(), joined, tmp_path / "run", str(tmp_path))
+    tiny = mine["tiny"]()
+    tiny = dataclasses.replace(tiny, data=Images(**vars(tiny.data)))
+    restored = trained.restore(tiny, Layout(), joined, tmp_path / "run", str(tmp_path))
     assert restored.step == 2
     assert restored.setup.state.sha256() == content["weights_sha256"]
 
@@ -451,7 +454,7 @@ def test_a_full_disk_and_one_that_cannot_be_written(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisoned(Images):
+class Poisoned(Pixels):
     """Images of which one is not a number."""
 
     def open(self, data_dir):

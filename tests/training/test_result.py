@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from pixels import Pixels
 
 from app.cli.overrides import override
 from app.errors import PREEMPTED, PreemptedError
@@ -18,7 +19,6 @@ from app.training import evaluation
 from app.training.checkpoint import Checkpoints
 from app.training.state import State
 from app.training.trainer import Trainer
-from input.images import Images
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ BASELINE = [lambda: None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared(Images):
+class Compared(Pixels):
     """Images with a simple model beside them: whatever a test has put there."""
 
     def open(self, data_dir):
