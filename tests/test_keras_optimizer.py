@@ -190,7 +190,7 @@ def test_is_set_by_flags(tiny):
         ("arguments=epsilon:much", "epsilon:much: must be of type float | bool."),
         ("arguments=epsilon", "must have 2 parts with a colon between, not 'epsilon'."),
         ("arguments=clipnorm:1", "set optimization.clip_norm, of all gradients together"),
-        ("arguments=weight_decay:0.1", "set optimization.weight_decay, and no_decay for exc"),
+        ("arguments=weight_decay:0.1", "set optimization.weight_decay, and no_decay"),
         ("weight_decay=-1", "optimization.weight_decay must be at least 0 and finite, not -1.0."),
     ],
 )  # fmt: skip
