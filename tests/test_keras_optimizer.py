@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ranks import SHALLOW, forked, served, succeeded
 from steps import made
 
 from app import config
@@ -190,7 +191,7 @@ def test_is_set_by_flags(tiny):
         ("arguments=epsilon:much", "epsilon:much: must be of type float | bool."),
         ("arguments=epsilon", "must have 2 parts with a colon between, not 'epsilon'."),
         ("arguments=clipnorm:1", "set optimization.clip_norm, of all gradients together"),
-        ("arguments=weight_decay:0.1", "set optimization.weight_decay, and no_decay for exc"),
+        ("arguments=weight_decay:0.1", "set optimization.weight_decay, and no_decay"),
         ("weight_decay=-1", "optimization.weight_decay must be at least 0 and finite, not -1.0."),
     ],
 )  # fmt: skip
@@ -213,3 +214,21 @@ def test_the_reason_of_a_refusal_is_said(name):
 def test_arguments_are_pairs():
     with pytest.raises(ValueError, match="arguments must be pairs of a name and a value"):
         KerasOptimizer("adam", ("beta_1", 0.9))
+
+
+@pytest.mark.ranks
+def test_moves_weights_that_are_on_parameter_servers(tmp_path):
+    (tmp_path / "mine.py").write_text(SHALLOW)
+    run = ["train", "--experiment=mine.py:tiny", "--set=optimization.optimizer=keras"]
+    run += ["--set=optimization.name=adagrad", "--set=optimization.rate_factors=*/kernel:0.5"]
+    succeeded(forked(1, tmp_path, *run, "--workdir=one"))
+    succeeded(served(2, 2, tmp_path, *run, "--workdir=two", "--set=update.kind=parameter_server"))
+    one, two = (
+        tf.train.load_checkpoint(str(max((tmp_path / name).glob("checkpoints/step-*")) / "state"))
+        for name in ("one", "two")
+    )
+    names = [n for n in one.get_variable_to_shape_map() if n.startswith(("weights", "accumulator"))]
+    assert len(names) > 4
+    for name in names:
+        found, expected = two.get_tensor(name), one.get_tensor(name)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5, err_msg=name)

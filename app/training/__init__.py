@@ -13,7 +13,7 @@ differentiation    forward and backward of a part of the model
 sums, joined       sums over micro-batches; small tensors as one
 exchange           sums over processes
 update, ordered    norm, clipping and the change of weights, with the same bits on every replica
-optimization       the rules of the optimizers, and the learning rate
+per_weight         which weights decay, and factors of the learning rate
 evaluation         exact metrics
 divergence         replicas that differ
 nonfinite          steps that are not finite

@@ -46,6 +46,7 @@ def text(): return replace(tiny(), model=Transformer(layers=4, width=16, heads=2
 )
 TEXT = "--experiment=sentiment_reviews"
 STEPS = "--set=optimization.schedule=steps"
+KERAS = "--set=optimization.optimizer=keras"
 RUN = {"reference": "mine.py:tiny", "set": [], "experiment": {}, "layout": {"exact": False}}
 SERVED = "--set=update.kind=parameter_server"
 
@@ -135,6 +136,14 @@ BAD: dict[str, list[str]] = {
     "--set=optimization.nesterov=yes": ["optimization.nesterov=yes", "true or false"],
     "--set=optimization.beta2=0.9": ["optimization.beta2", "optimization.optimizer=adamw", "lars"],
     "--set=optimization.optimizer=adam": ["optimization.optimizer=adam", "adamw"],
+    "--set=optimization.name=adam": ["optimization.name", "optimization.optimizer=keras"],
+    f"{KERAS} --set=optimization.name=muon": ["optimization.name=muon", "cannot be taken"],
+    f"{KERAS} --set=optimization.name=nadm": ["optimization.name=nadm", "one of", "adam"],
+    f"{KERAS} --set=optimization.arguments=rho:1": ["optimization.arguments=rho:1", "beta_1"],
+    f"{KERAS} --set=optimization.arguments=beta_1": ["optimization.arguments=beta_1", "colon"],
+    "--set=optimization.rate_factors=head/*": ["optimization.rate_factors=head/*", "colon"],
+    "--set=optimization.rate_factors=head/*:0": ["rate_factors", "above 0", "freeze", "not 0.0"],
+    f"{TEXT} --tensor=2 --set=optimization.optimizer=lamb": ["lamb", "--tensor=2", "--stages"],
     "--set=update.skip_budget=-1": ["update.skip_budget", "at least 0", "not -1"],
     # Fields of models and data.
     "--set=model.depth=51": ["model.depth=51", "18, 34, 50, 101, 152"],

@@ -37,6 +37,8 @@ RECIPES = {
     "lars": ["optimization.optimizer=lars"],
     "adamw": ["optimization.optimizer=adamw", "optimization.clip_norm=0.5",
               "optimization.ema_decay=0.9"],
+    "lamb": ["optimization.optimizer=lamb", "optimization.no_decay=*/kernel"],
+    "keras": ["optimization.optimizer=keras", "optimization.rate_factors=*/kernel:0.5"],
     "float16": ["precision=float16", "optimization.clip_norm=0.5"],
 }  # fmt: skip
 RULES = {
