@@ -58,7 +58,7 @@ def data(tmp_path_factory):
 
 def test_every_format_of_the_code_is_in_the_table():
     assert len(LINES) == 21
-    for word in ("parquet", "tar", "npz", "csv", "jsonl", "saved", "s3://", "diabetes"):
+    for word in ("parquet", "tar", "arrays", "csv", "jsonl", "saved", "s3://", "diabetes"):
         assert any(word in line for line in LINES)
 
 
