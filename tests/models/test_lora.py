@@ -47,7 +47,7 @@ def test_it_starts_as_the_model_that_it_updates(lora):
     (state, _, stream), (expected, _, _) = made(lora), made(plain)
     inputs = next(stream)[0]
     assert expected.weights.keys() < state.weights.keys()
-    np.testing.assert_allclose(state.logits(inputs), expected.logits(inputs), atol=1e-5)
+    np.testing.assert_allclose(state.outputs(inputs), expected.outputs(inputs), atol=1e-5)
 
 
 def test_only_updates_and_head_are_trained(lora):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import ModelError, blocks
+from models import blocks
 from models.resnet import DEPTHS, ResNet
 
 # Trainable parameters at width 64 and 1,000 classes.
@@ -113,8 +113,3 @@ def test_normalization_against_numpy():
     np.testing.assert_allclose(recorded.statistics[0].value, mean, rtol=1e-5)
     np.testing.assert_allclose(recorded.statistics[1].value, variance * 100 / 99, rtol=1e-4)
     assert not layer.moving_mean.numpy().any(), "only the step moves the averages"
-
-
-def test_state_that_moves_in_a_call_is_refused():
-    with pytest.raises(ModelError, match="moving_mean"):
-        blocks.build([keras.layers.BatchNormalization()], tf.zeros([2, 3]), 0)
