@@ -8,16 +8,19 @@ All that there is to write; `docs/data.md` explains it, and a test runs it:
 
     @dataclass(frozen=True)
     class Houses(DataConfig):
-        path: str = "houses.npy"
-
         def open(self, data_dir):
-            rows = np.load(self.path)
+            rows = np.load("houses.npy")
             return data_set(Rows(rows[:-100]), Rows(rows[-100:]))
 
     class Rows(Source):
-        def __init__(self, rows): self.rows = rows
-        def __len__(self): return len(self.rows)
-        def fetch(self, ids): return self.rows[ids, :-1], self.rows[ids, -1]
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __len__(self):
+            return len(self.rows)
+
+        def fetch(self, ids):
+            return self.rows[ids, :-1], self.rows[ids, -1]
 """
 
 from __future__ import annotations
