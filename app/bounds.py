@@ -23,6 +23,7 @@ class Bound(NamedTuple):
     allows: Callable[[Any], bool]
 
 
+Finite = Annotated[float, Bound("finite", math.isfinite)]
 Positive = Annotated[float, Bound("above 0 and finite", lambda x: 0 < x < math.inf)]
 NonNegative = Annotated[float, Bound("at least 0 and finite", lambda x: 0 <= x < math.inf)]
 Fraction = Annotated[float, Bound("in [0, 1)", lambda x: 0 <= x < 1)]

@@ -19,12 +19,20 @@ from typing import get_type_hints
 
 from app.config import Experiment, Optimization
 from app.errors import UsageError
-from app.objectives import Classification
+from app.objectives import (
+    Classification,
+    LanguageModel,
+    MultiLabel,
+    Regression,
+    TokenClassification,
+)
 from app.optimizers import LARS, SGD, AdamW
 from app.schedules import Constant, Cosine, Linear, Steps
 from input import paths
 from input.images import Images
+from input.tables import Table
 from input.text import Text
+from models.mlp import MLP
 from models.resnet import ResNet
 from models.transformer import BASE_OF_LORA, Transformer
 
@@ -251,6 +259,111 @@ def sentiment_16gpu() -> Experiment:
         precision="bfloat16",
         optimization=fine_tuning(2e-5, 512, epochs=2),
     )
+
+
+def sentence_ratings() -> Experiment:
+    """MiniLM fine-tuned to predict how twenty people rated a film sentence on average, -4 to 4.
+
+    Regression on all 10,605 sentences, with Huber's loss.
+
+    ./run.sh prepare --experiment=sentence_ratings
+    NP=2 ./run.sh train --experiment=sentence_ratings
+    """
+    return dataclasses.replace(
+        sentiment_reviews(),
+        data=Text("movie_sentences", target="rating"),
+        objective=Regression("huber", spread=1.8),
+    )
+
+
+def sentence_case() -> Experiment:
+    """MiniLM fine-tuned to restore the case of letters: token classification (truecasing).
+
+    Each WordPiece of the lower-cased sentence is classified: lower, Capitalised, UPPER.
+
+    ./run.sh prepare --experiment=sentence_case
+    NP=2 ./run.sh train --experiment=sentence_case
+    """
+    return dataclasses.replace(
+        sentiment_reviews(),
+        model=Transformer(layers=6, width=384, heads=12, pooling="none", init_from="minilm"),
+        data=Text("movie_sentences", predicts="case"),
+        objective=TokenClassification(),
+    )
+
+
+def sentence_masked() -> Experiment:
+    """MiniLM trained on with masked language modelling (BERT's task) on the film sentences.
+
+    ./run.sh prepare --experiment=sentence_masked
+    NP=2 ./run.sh train --experiment=sentence_masked
+    """
+    return dataclasses.replace(
+        sentence_case(),
+        data=Text("movie_sentences", predicts="masked"),
+        objective=LanguageModel(),
+    )
+
+
+def gpt_sentences() -> Experiment:
+    """A small GPT (4 layers, width 128) that learns to write film sentences, from nothing.
+
+    Causal language modelling over MiniLM's 30,522 WordPieces; `predict` continues a text.
+
+    ./run.sh prepare --experiment=gpt_sentences
+    NP=2 ./run.sh train --experiment=gpt_sentences --stages=2 --workdir=runs/gpt
+    echo "the film is" | ./run.sh predict --workdir=runs/gpt --input=- --temperature=0.8
+    """
+    return Experiment(
+        model=Transformer(
+            layers=4, width=128, heads=4, positions=64, norm="pre", pooling="none", causal=True
+        ),
+        data=Text("movie_sentences", max_length=64, predicts="next"),
+        global_batch=32,
+        micro_batch=8,
+        epochs=5,
+        objective=LanguageModel(),
+        optimization=fine_tuning(2e-3, 32, epochs=5),
+    )
+
+
+def digits_attributes() -> Experiment:
+    """A narrow ResNet-18 that names which of six attributes a scanned digit has: several labels.
+
+    ./run.sh prepare --experiment=digits_attributes
+    NP=2 ./run.sh train --experiment=digits_attributes
+    """
+    return Experiment(
+        model=ResNet(depth=18, width=16, stem="cifar"),
+        data=Images("digits_attributes", size=16, augmentation="shift"),
+        global_batch=64,
+        micro_batch=16,
+        epochs=10,
+        objective=MultiLabel(),
+        optimization=Optimization(warmup_epochs=1, learning_rate=0.2),
+    )
+
+
+def diabetes() -> Experiment:
+    """A small perceptron that predicts how diabetes progresses from ten numbers of a patient.
+
+    Regression on scikit-learn's 442 patients (Efron et al., 2004).
+
+    ./run.sh prepare --experiment=diabetes
+    NP=2 ./run.sh train --experiment=diabetes
+    """
+    return Experiment(
+        model=MLP(width=32, depth=2, dropout=0.1),
+        data=Table("diabetes"),
+        global_batch=32,
+        micro_batch=8,
+        epochs=60,
+        objective=Regression(centre=152.0, spread=77.0),
+        optimization=Optimization(
+            optimizer=AdamW(weight_decay=0.1), learning_rate=0.003, reference_batch=32,
+            warmup_epochs=2,
+        ),
+    )  # fmt: skip
 
 
 def fine_tuning(learning_rate: float, global_batch: int, epochs: float) -> Optimization:

@@ -137,7 +137,7 @@ class IndexedDataSet(DataSet):
             return self.decode(raw, keys(place)), targets, i, place
 
         def finish(x: Any, targets: Any, ids: tf.Tensor, places: tf.Tensor) -> Batch:
-            targets = self._as_targets(targets)
+            x, targets = self.pair(x, targets)
             return *self.mix(x, targets, keys(places[0] // micro_batch)), ids
 
         dataset = tf.data.Dataset.range(count).map(
@@ -155,7 +155,7 @@ class IndexedDataSet(DataSet):
             return tuple(self._read(self.held_out, some))
 
         def decode(raw: Any, targets: Any, weight: tf.Tensor) -> Batch:
-            return self.decode(raw, None), self._as_targets(targets), weight
+            return *self.pair(self.decode(raw, None), targets), weight
 
         dataset = (
             tf.data.Dataset.from_tensor_slices((ids, weights))
@@ -168,9 +168,10 @@ class IndexedDataSet(DataSet):
             lambda k: ids[k * micro_batch : (k + 1) * micro_batch],
         )
 
-    def _as_targets(self, targets: Any) -> Any:
+    def pair(self, decoded: Any, targets: Any) -> tuple[Any, Any]:
+        """Makes inputs and targets of what was decoded, and of what the split gives as targets."""
         is_class = self.targets.meaning == "class"
-        return tf.one_hot(targets, self.num_classes) if is_class else targets
+        return decoded, tf.one_hot(targets, self.num_classes) if is_class else targets
 
     def _decoded(
         self, dataset: tf.data.Dataset, decode: Callable[..., Any], micro_batch: int

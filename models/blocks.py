@@ -27,7 +27,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -127,13 +127,25 @@ def reading(blocks: Sequence[keras.Layer], values: Sequence[tf.Tensor]) -> Itera
         yield
 
 
+class Built(NamedTuple):
+    """What building finds out.
+
+    Attributes:
+        statistics: of the model, in the order in which its blocks record them.
+        outputs: specs of what the last block returned, of the batch it was called with.
+    """
+
+    statistics: list[Statistic]
+    outputs: Any
+
+
 def build(
     blocks: Sequence[keras.Layer],
     inputs: tf.Tensor,
     seed: int,
     places: Sequence[Sequence[Place]] | None = None,
     frozen: Sequence[str] = (),
-) -> list[Statistic]:
+) -> Built:
     """Creates every weight, each a function of (seed, its block's and its layer's name) only.
 
     Args:
@@ -142,9 +154,6 @@ def build(
         seed: the experiment's.
         places: for each block, the device of each of its shards; the first is the block's.
         frozen: patterns of names of weights that are not trained (`freezing.py`).
-
-    Returns:
-        The statistics of the model, in the order in which its blocks record them.
 
     Raises:
         ModelError: two weights of one name, a state that cannot be averaged, losses that no
@@ -170,7 +179,7 @@ def build(
         x = y
     _check_names(blocks)
     freezing.check(blocks, frozen)
-    return statistics
+    return Built(statistics, tf.nest.map_structure(tf.TensorSpec.from_tensor, x))
 
 
 def _first_call(

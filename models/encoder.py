@@ -1,4 +1,4 @@
-"""The layers of a transformer encoder: embeddings, encoder layer, head.
+"""The layers of a transformer: embeddings, encoder layer, heads for a text and for its tokens.
 
 B  texts of a micro-batch   T  tokens of its longest   D  width   H  heads   K  classes
 
@@ -145,14 +145,16 @@ class Layer(keras.layers.Layer):
         epsilon: of the normalisations.
         shards: devices over which the layer is split.
         update: of the kernels of attention and MLP.
+        is_causal: a token does not see those after it (GPT, arXiv:1706.03762, 3.2.3).
     """
 
     def __init__(
         self, width: int, heads: int, activation: str, norm: Literal["post", "pre"], rate: float,
-        epsilon: float, shards: int, update: Update = NO_UPDATE, **kwargs: Any,
+        epsilon: float, shards: int, update: Update = NO_UPDATE, is_causal: bool = False,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.norm, self.rate = norm, rate
+        self.norm, self.rate, self.is_causal = norm, rate, is_causal
         self.attention = Sharded(
             lambda own, name: Attention(width, heads, own, rate, update, name=name),
             heads, shards, bias=width, name="attention",
@@ -174,7 +176,7 @@ class Layer(keras.layers.Layer):
     def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> Activations:
         """Maps ([B, T, D], [B, T]) to ([B, T, D], [B, T])."""
         x, mask = inputs
-        rows = packing(mask, training)
+        rows = packing(mask, training, self.is_causal)
 
         def attend(shard: Attention, y: tf.Tensor) -> tf.Tensor:
             return shard(y, rows=rows, training=training, seed=seed)
@@ -288,4 +290,25 @@ class Head(keras.layers.Layer):
         else:
             weights = tf.cast(mask, x.dtype)[:, :, tf.newaxis]
             x = tf.reduce_sum(x * weights, 1) / tf.reduce_sum(weights, 1)
+        return self.classifier(dropout(x, self.rate, training, seed, 0))
+
+
+class TokenHead(keras.layers.Layer):
+    """Classifies each of a text's tokens; of a language model, the classes are the words."""
+
+    def __init__(
+        self, num_classes: int, width: int, norm: Literal["post", "pre"], rate: float,
+        epsilon: float, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self.norm, self.rate = norm, rate
+        if norm == "pre":
+            self.normalization = normalization(epsilon, "normalization")
+        self.classifier = dense(num_classes, "classifier")
+
+    def call(self, inputs: Activations, training: bool, seed: tf.Tensor) -> tf.Tensor:
+        """Maps ([B, T, D], [B, T]) to logits [B, T, K]."""
+        x, _ = inputs
+        if self.norm == "pre":
+            x = self.normalization(x)
         return self.classifier(dropout(x, self.rate, training, seed, 0))

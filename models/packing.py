@@ -22,11 +22,18 @@ MASKED = -30000.0  # added to a score so that its weight is 0; float16 holds it 
 
 
 class Padded:
-    """Computes all places. `mask_scores` is added to attention's scores, [B, 1, 1, T]."""
+    """Computes all places.
 
-    def __init__(self, mask: tf.Tensor) -> None:  # bool [B, T]
+    `mask_scores` is added to attention's scores, [B, 1, 1, T], or [B, 1, T, T] if it is causal: a
+    token does not see those after it.
+    """
+
+    def __init__(self, mask: tf.Tensor, is_causal: bool = False) -> None:  # bool [B, T]
         self.shape = tf.unstack(tf.shape(mask))
         self.mask_scores = tf.where(mask, 0.0, MASKED)[:, tf.newaxis, tf.newaxis, :]
+        if is_causal:
+            place = tf.range(self.shape[1])
+            self.mask_scores += tf.where(place[tf.newaxis, :] > place[:, tf.newaxis], MASKED, 0.0)
 
     def pack(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the rows to compute of [B, T, D]: all of them, as they are."""
@@ -51,8 +58,8 @@ class Padded:
 class Packed(Padded):
     """Computes only the tokens, rows [N, D]. A padded place gets a copy of the token before it."""
 
-    def __init__(self, mask: tf.Tensor) -> None:
-        super().__init__(mask)
+    def __init__(self, mask: tf.Tensor, is_causal: bool = False) -> None:
+        super().__init__(mask, is_causal)
         is_first = tf.range(self.shape[1]) == 0  # a text without a token has a row too
         kept = tf.reshape(mask | is_first, [-1])
         self._rows = tf.reshape(tf.where(kept), [-1])  # [N]
@@ -84,6 +91,7 @@ class Packed(Padded):
         return tf.reshape(mixed, [-1, heads * size])
 
 
-def packing(mask: tf.Tensor, training: bool) -> Padded:
+def packing(mask: tf.Tensor, training: bool, is_causal: bool = False) -> Padded:
     """Returns how to compute a batch; a single text (LiteRT's) has nothing to leave out."""
-    return Padded(mask) if training or mask.shape[0] == 1 else Packed(mask)
+    kind = Padded if training or mask.shape[0] == 1 else Packed
+    return kind(mask, is_causal)

@@ -34,11 +34,12 @@ class Transformer:
         norm: `post` normalises after each sum (BERT), `pre` before each branch
             (arXiv:2002.04745) and once more in the head.
         pooling: `cls` takes the first token through a dense layer with tanh (BERT), `mean` the
-            mean over the tokens.
+            mean over the tokens; `none` does not pool: there are outputs for each token.
         dropout: rate for embeddings, attention, branches and the head's input.
         epsilon: of the normalisation.
         init_from: folder of a BERT in the Hugging Face format (`config.json`,
             `model.safetensors`, in one file or several), or `minilm`; None: random weights.
+        causal: a token does not see those after it, as a model of next words must not.
         activation: of the MLP (arXiv:1606.08415); `gelu_tanh` is what BERT's authors computed.
         lora_rank: of a low-rank update of the kernels of attention and MLP (`lora.py`); 0: none.
             The experiment's `frozen` says that the kernels themselves are not trained.
@@ -51,13 +52,14 @@ class Transformer:
     vocabulary: int = 30522
     positions: int = 512
     norm: Literal["post", "pre"] = "post"
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "none"] = "cls"
     dropout: float = 0.1
     epsilon: float = 1e-12
     init_from: str | None = None
     activation: Literal["gelu", "gelu_tanh", "relu"] = field(
         default="gelu", metadata={"came_later": True}
     )
+    causal: bool = field(default=False, metadata={"came_later": True})
     lora_rank: int = field(default=0, metadata={"came_later": True})
     lora_alpha: float = field(default=16.0, metadata={"came_later": True})
 
@@ -111,14 +113,19 @@ class Transformer:
         }  # fmt: skip
         layer = common | {
             "heads": self.heads, "activation": self.activation, "norm": self.norm, "shards": shards,
-            "update": update,
+            "update": update, "is_causal": self.causal,
         }  # fmt: skip
+        if self.pooling == "none":
+            head = encoder.TokenHead(num_classes, norm=self.norm, name="head", **common)
+        else:
+            pooling = self.pooling
+            head = encoder.Head(num_classes, norm=self.norm, pooling=pooling, name="head", **common)
         return [
             encoder.Embeddings(
                 self.vocabulary, self.positions, shards=shards, name="embeddings", **common
             ),
             *(encoder.Layer(name=f"layer{i:02d}", **layer) for i in range(self.layers)),
-            encoder.Head(num_classes, norm=self.norm, pooling=self.pooling, name="head", **common),
+            head,
         ]
 
     def check(self, folder: Path) -> None:

@@ -48,14 +48,18 @@ def random():
     return np.random.default_rng(5)
 
 
-def test_regression(random):
+@pytest.mark.parametrize(("centre", "spread"), [(0.0, 1.0), (1000.0, 3.0)])
+def test_regression(random, centre, spread):
     outputs = random.normal(size=[N, 2]).astype(np.float32)
     targets = (outputs + random.normal(size=[N, 2]) + 1000).astype(np.float32)
-    found = must_be_the_same_for_any_cut(Regression(), outputs, targets)
+    objective = Regression(centre=centre, spread=spread)
+    found = must_be_the_same_for_any_cut(objective, outputs, targets)
+    outputs = objective.scores(outputs)
     assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(targets, outputs), rel=1e-6)
-    assert found["loss"] == pytest.approx(sklearn.mean_squared_error(targets, outputs), rel=1e-6)
-    assert found["rmse"] == pytest.approx(found["loss"] ** 0.5, rel=1e-6)
-    wide = targets.astype(np.float64), outputs.astype(np.float64)
+    squared = sklearn.mean_squared_error(targets, outputs)
+    assert found["loss"] == pytest.approx(squared / spread**2, rel=1e-5)
+    assert found["rmse"] == pytest.approx(squared**0.5, rel=1e-6)
+    wide = targets.astype(np.float64), np.asarray(outputs, np.float64)
     assert found["r2"] == pytest.approx(sklearn.r2_score(*wide), rel=1e-9)
     assert found["examples"] == N
 

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from absl.flags import DEFINE_integer, FlagValues
+from absl.flags import DEFINE_float, DEFINE_integer, FlagValues
 
 from app.cli import groups, rank, selection, workdir
 from app.config import Experiment, Layout
@@ -22,6 +22,10 @@ groups.items(FLAGS, "What is predicted: a folder, a file, split:<name>, or - for
 groups.output(FLAGS, "Where predictions are written: a .jsonl or .csv, or - for standard output.")
 group = groups.group(FLAGS, "Input and output")
 DEFINE_integer("top", 5, "How many classes are written, likeliest first.", 1, **group)
+group = groups.group(FLAGS, "Continuing texts")
+DEFINE_integer("words", 32, "The most WordPieces that a language model adds to a text.", 1, **group)
+DEFINE_float("temperature", 0.0, "How varied they are. 0: always the likeliest.", 0.0, **group)
+DEFINE_integer("sample_seed", 0, "The seed of what is drawn at a temperature above 0.", 0, **group)
 groups.stages(FLAGS)
 groups.placement(FLAGS)
 groups.ranks(FLAGS)
@@ -63,6 +67,7 @@ def run(flags: FlagValues) -> None:
             batch=flags.batch_size or experiment.micro_batch,
             threads=len(own),
             limits=Limits(flags.max_pixels, flags.max_text),
+            sampling=predict.Sampling(flags.words, flags.temperature, flags.sample_seed),
         )
         folder, data_dir = Path(flags.workdir), selection.data_dir(flags)
         predict.main(experiment, layout, topology, folder, data_dir, job)

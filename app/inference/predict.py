@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from app.config import Experiment, Layout
 from app.errors import UsageError
-from app.inference import clients, standard
+from app.inference import clients, generate, standard
 from app.inference.forward import Forward
+from app.inference.generate import Generator, Sampling
 from app.inference.predictor import Predictor, Reader, TensorReader
 from app.inference.shards import Shards
 from app.parallel import replicas
@@ -50,6 +51,7 @@ class Job:
         batch: items computed at once.
         threads: cores of this process.
         limits: of an item.
+        sampling: of words, where texts are continued.
     """
 
     source: str
@@ -61,6 +63,7 @@ class Job:
     batch: int
     threads: int
     limits: Limits
+    sampling: Sampling
 
 
 def main(
@@ -82,11 +85,12 @@ def main(
     require_same("input", {"digest": items.digest, "items": len(items)})
     top = min(job.top, data.num_classes or 1)
     columns = ["index", "item", "label", "error"]
-    columns += experiment.objective.columns(top)
+    continues = generate.is_of_next_words(experiment.objective, data)
+    columns += generate.COLUMNS if continues else experiment.objective.columns(top)
     shards = Shards(job.output, len(items), job.batch, columns)
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
-        forward = Forward(run.setup.state, data.input_spec, lanes, experiment.objective)
+        state = run.setup.state
         kind = Reader if data.kind else TensorReader
         reader = kind(items, data, shards, job.limits)
         run_on_all_ranks(
@@ -97,8 +101,13 @@ def main(
         mine = todo[topology.rank :: topology.size]
         begin = time.monotonic()
         with progress(topology, len(mine)) as bar:
-            predictor = Predictor(reader, experiment.objective, data.classes, top, bar)
-            run_on_all_ranks(lambda: predictor.run(forward, mine))
+            if continues:
+                generator = Generator(reader, state, data, job.sampling, bar)
+                run_on_all_ranks(lambda: generator.run(mine))
+            else:
+                forward = Forward(state, data.input_spec, lanes, experiment.objective)
+                predictor = Predictor(reader, experiment.objective, data.classes, top, bar)
+                run_on_all_ranks(lambda: predictor.run(forward, mine))
         # While the lock is held: another job would join what this one removes.
         counts = run_on_all_ranks(lambda: shards.join() if topology.is_chief else None)
     if counts:
@@ -151,6 +160,8 @@ def claim(
         UsageError: the folder is another job's, or cannot be written.
     """
     about = {"input": items.digest, "items": len(items), **dataclasses.asdict(job.limits)}
+    if generate.is_of_next_words(run.setup.experiment.objective, run.setup.data):
+        about |= dataclasses.asdict(job.sampling)
     about |= {"top": job.top, "batch": job.batch, "weights": weights, "step": run.step}
     shards.claim(about | {"weights_sha256": run.manifest()["weights_sha256"]}, stack)
 

@@ -80,6 +80,26 @@ class Objective(ABC):
         """
         return None
 
+    def check_outputs(self, outputs: Any, count: int) -> None:
+        """Checks that a model's outputs are [b, K], or of tokens [b, T, K].
+
+        Args:
+            outputs: a nest of tf.TensorSpec.
+            count: K, which the model was built with.
+
+        Raises:
+            UsageError: they are not.
+        """
+        wanted = "[b, T, K]" if self.is_of_tokens else "[b, K]"
+        shape = list(getattr(outputs, "shape", ()))
+        if len(shape) != wanted.count(",") + 1 or shape[-1] != count:
+            found = shape if shape else "several tensors"
+            raise UsageError(
+                f"objective {type(self).__name__} needs outputs {wanted} with K = {count}, but the "
+                f"model's last block returns {found} for a batch of 2: change the model's head "
+                "(model.pooling, of a Transformer), or the objective."
+            )
+
     @abstractmethod
     def losses(self, outputs: Outputs, targets: Targets) -> tf.Tensor:
         """Computes the loss of each example, float32 [b], or of its tokens, [b, ...]."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from app.bounds import Positive
+from app.bounds import Finite, Positive
 from app.objectives.objective import Objective, Outputs, Targets, total
 
 if TYPE_CHECKING:
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Regression(Objective):
-    """The mean over D targets of an error e = output - target, each [b, D].
+    """The mean over D targets of an error e = output - (target - centre) / spread, each [b, D].
+
+    With the mean and the standard deviation of the targets as centre and spread, a model's outputs
+    are of about unit size. Predictions, centre + spread * output, and metrics but the loss are in
+    the targets' own unit.
 
     squared   e^2
     huber     e^2 / 2 where |e| <= delta, else delta * (|e| - delta / 2)   (Huber, 1964)
 
-    An evaluation gives the loss, `mae` (the mean of |e|), `rmse` and `r2`: 1 - (sum of e^2) /
-    (sum of squared deviations of the targets from their mean), the mean over the D targets.
+    An evaluation gives the loss, `mae` (the mean absolute error), `rmse` and `r2`: 1 - (sum of
+    squared errors) / (sum of squared deviations of the targets from their mean), the mean over D.
     """
 
     reported: ClassVar[tuple[str, ...]] = ("mae",)
@@ -33,6 +37,8 @@ class Regression(Objective):
 
     error: Literal["squared", "huber"] = "squared"
     delta: Positive = 1.0
+    centre: Finite = 0.0
+    spread: Positive = 1.0
 
     def num_outputs(self, data: DataSet) -> int:
         """Returns the number of targets, D."""
@@ -50,7 +56,7 @@ class Regression(Objective):
         """See base class."""
         import tensorflow as tf
 
-        error = outputs - targets
+        error = outputs - (targets - self.centre) / self.spread
         if self.error == "squared":
             return tf.reduce_mean(tf.square(error), -1)
         size = tf.abs(error)
@@ -61,14 +67,18 @@ class Regression(Objective):
         """See base class."""
         import tensorflow as tf
 
-        return {"mae": tf.reduce_mean(tf.abs(outputs - targets), -1)}
+        return {"mae": tf.reduce_mean(tf.abs(self.scores(outputs) - targets), -1)}
+
+    def scores(self, outputs: Outputs) -> tf.Tensor:
+        """Returns the predictions, [b, D]."""
+        return self.centre + self.spread * outputs
 
     def sums(self, outputs: Outputs, targets: Targets, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """See base class; for each target the sums of e^2, of targets and of their squares, [D]."""
         import tensorflow as tf
 
         counts = tf.cast(examples, tf.float64)
-        y, wide = tf.cast(outputs, tf.float64), tf.cast(targets, tf.float64)
+        y, wide = tf.cast(self.scores(outputs), tf.float64), tf.cast(targets, tf.float64)
         each = {"squares": tf.square(y - wide), "targets": wide, "target_squares": tf.square(wide)}
         sums = {name: tf.tensordot(counts, value, 1) for name, value in each.items()}
         return {

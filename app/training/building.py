@@ -29,11 +29,13 @@ class BuiltModel(NamedTuple):
         blocks: Keras layers, first to last.
         statistics: in the order in which the blocks record them.
         axes: along which each split weight is cut, by the weight's name.
+        outputs: specs of the model's outputs for a batch of two.
     """
 
     blocks: list[keras.Layer]
     statistics: list[blocks.Statistic]
     axes: dict[str, int]
+    outputs: Any
 
 
 def build(
@@ -55,12 +57,10 @@ def build(
     with keras_defaults(experiment):
         split = list(experiment.model.blocks(num_outputs, shards=placement.num_shards))  # type: ignore[call-arg]
         places = placement.each_block()
-        statistics = blocks.build(
-            split, zeros(input_spec), experiment.seed, places, experiment.frozen
-        )
+        built = blocks.build(split, zeros(input_spec), experiment.seed, places, experiment.frozen)
     for block in split:
         shards.refuse_losses(block)
-    return BuiltModel(split, statistics, _fill(split, source.blocks))
+    return BuiltModel(split, built.statistics, _fill(split, source.blocks), built.outputs)
 
 
 @contextlib.contextmanager
@@ -104,12 +104,10 @@ def _build_whole(
     with keras_defaults(experiment):
         whole = list(model.blocks(num_outputs))
         places = placement.each_block() if placement else None
-        statistics = blocks.build(
-            whole, zeros(input_spec), experiment.seed, places, experiment.frozen
-        )
+        built = blocks.build(whole, zeros(input_spec), experiment.seed, places, experiment.frozen)
         if pretrained:
             model.load(whole, pretrained)  # type: ignore[attr-defined]
-    return BuiltModel(whole, statistics, {})
+    return BuiltModel(whole, built.statistics, {}, built.outputs)
 
 
 def _fill(split: list[keras.Layer], whole: list[keras.Layer]) -> dict[str, int]:

@@ -123,6 +123,7 @@ class State:
         pretrained: Path | None = None,
     ) -> None:
         built = build(experiment, input_spec, num_outputs, placement, pretrained)
+        experiment.objective.check_outputs(built.outputs, num_outputs)
         self.placement = placement or Placement.whole(len(built.blocks))
         o = experiment.optimization
         self.optimizer, self.has_average = o.optimizer, o.ema_decay > 0

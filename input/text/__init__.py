@@ -3,12 +3,13 @@
 datasets/, files.py          ids -> texts, labels
 vocabulary.py, wordpiece.py  texts -> ids of WordPieces, int32 [b, T]
 text_set.py, lengths.py      micro-batch number -> inputs, targets (with indexed.py, order.py)
+token_set.py                 the same with targets of tokens: language models, case
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from input import remote, rows
 
@@ -41,7 +42,10 @@ class Text:
         evaluation_file: of a file; None holds out a tenth of it, chosen by the texts' digests. Of a
             table None is its split `test`, `validation` or `val`, or else every fifth row.
         classes: of a file or table, in the order of their numbers; empty: its labels, sorted.
-        has_baseline: whether to compare with TF-IDF and logistic regression after training.
+        predicts: what of a text is learned: its `label`, or of each token, int32 [b, T], the `next`
+            word, the word itself where it was `masked`, or the `case` of the letters that an
+            uncased vocabulary loses (`token_set.py`).
+        has_baseline: whether to compare with a simple model after training.
     """
 
     dataset: str = "movie_sentences"
@@ -55,6 +59,9 @@ class Text:
     classes: tuple[str, ...] = ()
     has_baseline: bool = True
     target: str | None = field(default=None, metadata={"came_later": True})
+    predicts: Literal["label", "next", "masked", "case"] = field(
+        default="label", metadata={"came_later": True}
+    )
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
@@ -67,6 +74,8 @@ class Text:
         if self.text_field in (self.label_field, self.target):
             name = "label_field" if self.text_field == self.label_field else "target"
             raise ValueError(f"text_field and {name} must differ, not be {self.text_field!r}")
+        if self.target and self.predicts != "label":
+            raise ValueError(f"target is of predicts=label, not {self.predicts}: leave one out")
         if self.target and self.classes:
             raise ValueError(f"a target of numbers ({self.target}) has no classes: leave one out")
         if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
@@ -129,6 +138,8 @@ class Text:
             lines.append(datasets.prepare(self.dataset, data_dir, self._fields))
         data = self.open(data_dir)
         lines += data.store_lengths()
+        if self.predicts != "label":
+            return "\n".join(lines)
         if data.targets.meaning != "class":
             return "\n".join([*lines, survey.report(self.dataset, data)])
         lines.append(f"{data.num_classes} classes")
@@ -148,7 +159,12 @@ class Text:
         about = [self.dataset, self.train_split, self.text_field, str(len(training))]
         if digest := getattr(training, "digest", None):  # a file, which may change at any time
             about = [digest]
-        return TextSet(training, held_out, name, wordpiece, about, data_dir, self.has_baseline)
+        given = (training, held_out, name, wordpiece, about, data_dir, self.has_baseline)
+        if self.predicts == "label":
+            return TextSet(*given)
+        from input.text import token_set
+
+        return token_set.KINDS[self.predicts](*given)
 
     def open_splits(self, data_dir: str) -> tuple[Source, Source, str]:
         """Returns training split, evaluation split and the latter's name.

@@ -60,18 +60,19 @@ class WordPiece:
 
     def lengths(self, texts: tf.Tensor) -> tf.Tensor:  # string [b] -> int64 [b]
         """Returns the number of tokens of each text, uncut, with `[CLS]` and `[SEP]`."""
-        return self._tokens(texts).row_lengths() + 2
+        return self.pieces(texts).row_lengths() + 2
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:  # string [b] -> int32 [b, T]
         """Returns ids, padded with 0 to the longest text, rounded up to a multiple of 8."""
-        tokens = self._tokens(texts)[:, : self.max_length - 2]
+        tokens = self.pieces(texts)[:, : self.max_length - 2]
         column = tf.ones([tf.shape(texts)[0], 1], tf.int32)
         whole = tf.concat([column * self._start, tokens, column * self._end], 1)
         longest = tf.cast(whole.bounding_shape()[1], tf.int32)
         length = tf.minimum(-(-longest // STEP) * STEP, self.max_length)
         return whole.to_tensor(shape=tf.stack([-1, length]))
 
-    def _tokens(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    def pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the ids of each text's WordPieces, without `[CLS]` and `[SEP]`, uncut."""
         texts = self._clean(texts)
         if not self.vocabulary.splits_chinese:
             return self._tokens_of_words(texts, PUNCTUATION)
