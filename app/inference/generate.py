@@ -36,9 +36,9 @@ class Sampling:
         seed: of what is drawn.
     """
 
-    words: int
-    temperature: float
-    seed: int
+    words: int = 32
+    temperature: float = 0.0
+    seed: int = 0
 
 
 def is_of_next_words(objective: Objective, data: DataSet) -> bool:

@@ -63,7 +63,7 @@ class Job:
     batch: int
     threads: int
     limits: Limits
-    sampling: Sampling
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
 
 
 def main(

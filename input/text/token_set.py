@@ -142,7 +142,8 @@ class Case(TokenSet):
             :, : self.wordpiece.max_length - 2
         ]
         edge = tf.fill([tf.shape(ids)[0], 1], NONE)
-        whole = tf.concat([edge, targets, edge], 1).to_tensor(NONE, tf.shape(ids))
+        shape = tf.stack([-1, tf.shape(ids)[1]])
+        whole = tf.concat([edge, targets, edge], 1).to_tensor(NONE, shape=shape)
         return ids, tf.ensure_shape(tf.where(self._is_word(ids), whole, NONE), [None, None])
 
 
