@@ -56,10 +56,12 @@ class PipelinedStep(Step):
         self.sums = [self._make_sums(i) for i in range(count)]
         self.norms = [tf.function(update.norms, autograph=False) for _ in range(count)]
         self.move = [tf.function(update.move, autograph=False) for _ in range(count)]
+        self.is_compiled = False
 
     def __call__(self, step: int, batches: Batches, rate: float) -> dict[str, tf.Tensor]:
         """See base class."""
         e, state = self.experiment, self.state
+        self._compile()
         scale = state.loss_scale.read_value()
         work = _Work(self, step * e.num_micro_batches, batches, scale)
         sums = {part: s for held in self.pipeline(work, self.spans) for part, s in held.items()}
@@ -84,6 +86,23 @@ class PipelinedStep(Step):
         for held in self.sums:
             held.settle(metrics["finite"])
         return metrics
+
+    def _compile(self) -> None:
+        """Compiles each part for any length that the data may have, before the first step."""
+        specs = self.state.batch_specs(self.experiment.micro_batch)
+        if specs is None or self.is_compiled:
+            return
+        self.is_compiled, (x, targets) = True, specs
+        scalar = tf.TensorSpec([])
+        weight = scalar if self.experiment.objective.is_weighted else None
+        for part in self.parts:
+            own = targets if part.is_last else None
+            micro_batch = MicroBatch(tf.TensorSpec([], tf.int64), own, scalar, weight)
+            with tf.device(part.part.device):
+                compiled = part.run.get_concrete_function(x, micro_batch)
+            x = tf.nest.map_structure(
+                lambda y: tf.TensorSpec(y.shape, y.dtype), compiled.structured_outputs[0]
+            )
 
     @property
     def bytes_sent(self) -> float:

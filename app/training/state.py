@@ -108,6 +108,8 @@ class State:
 
     Attributes:
         parts: the model in order, cut as `placement` says.
+        input_spec: of a batch of inputs.
+        target_spec: of a batch of targets; None: not known.
         loss_scale: factor of the loss; 1 except with float16.
         good_steps: steps since the loss scale last changed.
         updates: steps that changed the weights.
@@ -124,6 +126,8 @@ class State:
     ) -> None:
         built = build(experiment, input_spec, num_outputs, placement, pretrained)
         experiment.objective.check_outputs(built.outputs, num_outputs)
+        self.input_spec = input_spec
+        self.target_spec: Any = None
         self.placement = placement or Placement.whole(len(built.blocks))
         o = experiment.optimization
         self.optimizer, self.has_average = o.optimizer, o.ema_decay > 0
@@ -144,7 +148,9 @@ class State:
     ) -> State:  # fmt: skip
         """Returns the state of an experiment's model for these data."""
         outputs = experiment.objective.num_outputs(data)
-        return cls(experiment, data.input_spec, outputs, placement, pretrained)
+        state = cls(experiment, data.input_spec, outputs, placement, pretrained)
+        state.target_spec = data.target_spec
+        return state
 
     @property
     def trainable(self) -> list[tf.Variable]:
@@ -155,6 +161,25 @@ class State:
     def weights(self) -> dict[str, Weight]:
         """All weights by name, first block to last."""
         return {n: v for part in self.parts for n, v in part.weights.items()}
+
+    def batch_specs(self, micro_batch: int) -> tuple[Any, Any] | None:
+        """Returns specs of a micro-batch's inputs and targets; None if all have the same shape.
+
+        With these a step is compiled once, before the first. Compiled by what comes, it would be by
+        the first length alone, and again for any: Keras' layers compute in another way for lengths
+        that are known, so that the bits would depend on which process met which length first.
+        """
+        if self.target_spec is None:
+            return None
+        specs = self.input_spec, self.target_spec
+        if not any(None in spec.shape[1:] for spec in tf.nest.flatten(specs)):
+            return None
+
+        def of(spec: tf.TensorSpec) -> tf.TensorSpec:
+            return tf.TensorSpec([micro_batch, *spec.shape[1:]], spec.dtype)
+
+        inputs, targets = tf.nest.map_structure(of, specs)
+        return inputs, targets
 
     def state_dict(self) -> dict[str, Weight]:
         """Returns all variables, by names that do not depend on the layout."""

@@ -99,6 +99,8 @@ class SingleStageStep(Step):
         names = [f"sum{i}" for i in range(count)]
         self.sums = sums.make(experiment, layout, self.part, names, micro_batches)
         self._move = tf.function(update.move, autograph=False)
+        self._specs = state.batch_specs(experiment.micro_batch)
+        self._compiled: list[Any] = []
 
     @property
     def bytes_sent(self) -> float:
@@ -113,10 +115,13 @@ class SingleStageStep(Step):
         for place in self.micro_batches[:-1]:
             inputs, targets, _ = next(batches)
             number = tf.constant(first + place, tf.int64)
+            self._compile(self._accumulate)
             self.sums.hold(place, self._accumulate(inputs, targets, number))
         inputs, targets, _ = next(batches)
         number = tf.constant(first + self.micro_batches[-1], tf.int64)
-        total, norms, metrics = self._finish(inputs, targets, number, self.sums.held())
+        held = self.sums.held()
+        self._compile(self._finish, held)
+        total, norms, metrics = self._finish(inputs, targets, number, held)
         if metrics["finite"]:
             count = tf.cast(state.updates + 1, tf.float32)
             norm, scale = metrics["gradient_norm"], metrics["scale"]
@@ -124,6 +129,13 @@ class SingleStageStep(Step):
         update.settle(experiment, state, metrics["finite"])
         self.sums.settle(metrics["finite"])
         return metrics
+
+    def _compile(self, function: Any, *more: Any) -> None:
+        """Compiles a function for any length that the data may have, before its first call."""
+        if self._specs and function not in self._compiled:
+            self._compiled.append(function)
+            number = tf.TensorSpec([], tf.int64)
+            function.get_concrete_function(*self._specs, number, *more)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _accumulate(self, inputs: Any, targets: Any, number: tf.Tensor) -> list[tf.Tensor]:
