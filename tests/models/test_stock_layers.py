@@ -169,7 +169,7 @@ def test_outside_training_nothing_is_drawn_or_moved(experiment):
     state, _ = trained(experiment)
     before = state.sha256()
     inputs = tf.random.stateless_normal([4, 16, 16, 3], [1, 2])
-    a, b = state.outputs(inputs), state.logits(inputs)
+    a, b = state.outputs(inputs), state.outputs(inputs)
     assert np.array_equal(a, b) and state.sha256() == before
     x = inputs
     for block in state.parts[0].blocks:  # as Keras computes it

@@ -350,7 +350,7 @@ def test_two_jobs_and_one_workdir(user):
 
 def test_chaos_counts_what_it_did_and_compares(user):
     (user / "mine.py").write_text(SHORT)  # whose writes last long enough to be hit
-    arguments = ["--experiment=mine.py:tiny", "--set=steps=120", "--set=global_batch=8"]
+    arguments = ["--experiment=mine.py:tiny", "--set=steps=500", "--set=global_batch=8"]
     arguments += ["--checkpoint_every=10", "--workdir=chaos", "--chaos_seed=3"]  # write comes first
     arguments += ["--kinds=kill,write,damage", "--faults=3", "--between_seconds=2"]
     done = app(1, user, "chaos", *arguments)

@@ -40,6 +40,7 @@ class Part:
     def __init__(self):
         self.trainable = [tf.Variable(tf.zeros([40, 25]))]
         self.statistics, self.device = [(tf.Variable(tf.zeros([2])), 0.9)], ""
+        self.num_sums = 2
 
 
 @pytest.mark.parametrize(

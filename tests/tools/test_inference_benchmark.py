@@ -51,7 +51,7 @@ def test_a_layout_is_measured(shallow, joined, tmp_path, monkeypatch):
 def test_data_that_say_nothing_of_clients_are_refused(shallow, joined, tmp_path):
     opened = open_run(shallow, Layout(), joined, str(tmp_path))
     opened.data.kind = ""
-    with pytest.raises(UsageError, match=r"must describe the examples .* `kind`"):
+    with pytest.raises(UsageError, match=r"images and texts, not .*, whose clients send tensors"):
         cell.main(opened, joined, 1, [1], tmp_path / "out.json")
 
 
@@ -67,7 +67,7 @@ def test_a_layout_that_fails_ends_it(tmp_path, capfd):
 
 def test_a_failure_in_one_batch_ends_them_all(shallow, joined, tmp_path):
     opened = open_run(shallow, Layout(), joined, str(tmp_path))
-    forward = Forward(opened.state, opened.data.input_spec, 2)
+    forward = Forward(opened.state, opened.data.input_spec, 2, shallow.objective)
     done: list[int] = []
 
     def read(m):
