@@ -1,4 +1,4 @@
-"""Object storage by URL, against a server of moto, with either client of S3."""
+"""Object storage by URL, against a server of moto, with pyarrow's client and s3fs if installed."""
 
 import contextlib
 import io
@@ -7,10 +7,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from pictures import everything
 
 from input import InputError, remote
@@ -23,8 +25,7 @@ SECRET = "hush-hush-hush"
 @pytest.fixture(scope="module")
 def server():
     """A server in this process; yields its address."""
-    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
-    found = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    found = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     found.start()
     host, port = found.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -47,8 +48,6 @@ def bucket(request, server, monkeypatch):
             remote.importlib.util, "find_spec", lambda x: None if x == "s3fs" else found(x)
         )
     remote._arrow_s3.cache_clear()
-    import boto3
-
     client = boto3.client("s3", endpoint_url=server)
     with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
         client.create_bucket(Bucket="data")
