@@ -60,8 +60,10 @@ def closing(result: dict[str, Any], metric: str) -> str:
     state = "done" if result["finished"] else "stopped, to be continued,"
     speed = result["examples_per_second"]
     baseline = result["baseline"]
-    figure = baseline and (baseline.get("error") or f"{baseline[metric]:.4f}")
-    compared = f" ({baseline['name']}: {figure})" if baseline else ""
+    compared = ""
+    if baseline and ("error" in baseline or metric in baseline):
+        figure = baseline.get("error") or f"{baseline[metric]:.4f}"
+        compared = f" ({baseline['name']}: {figure})"
     return (
         f"{state} after {result['steps']} steps in {result['seconds']:.0f} s: {split} {metric} "
         f"{metrics[metric]:.4f}{compared}" + (f", {speed:.1f} examples/s" if speed else "") + "\n"

@@ -10,10 +10,11 @@ sources.py    columns -> inputs and targets; encoded images or texts for `Images
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from input import remote
+from input import baselines, remote
 from input.config import DataConfig, data_set
 
 if TYPE_CHECKING:
@@ -96,5 +97,8 @@ class Table(DataConfig):
             for part in both
         ]
         data = data_set(made[0], made[1], split)
+        if self.predicts == "numbers" and not self.raw:
+            simple = functools.partial(baselines.of_numbers, made[0], made[1])
+            data.baseline = simple  # type: ignore[method-assign]
         data.meaning = {"inputs": [*inputs, *self.raw], "targets": list(self._targets)}
         return data

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input import InputError, labels
+from input import InputError, baselines, labels
 from input.indexed import IndexedDataSet
 from input.raw import Limits
 from input.source import Source
@@ -27,7 +27,6 @@ from input.text import lengths
 from input.text.wordpiece import WordPiece
 
 CHUNK = 4096  # texts tokenised at once to find their lengths
-MAX_BASELINE = 100_000  # training texts of the baseline; more take long and change little
 
 
 class TextSet(IndexedDataSet):
@@ -130,29 +129,8 @@ class TextSet(IndexedDataSet):
         self.wordpiece.vocabulary.check_weights(weights)
 
     def baseline(self) -> dict[str, Any] | None:
-        """See `DataSet`: TF-IDF and logistic regression."""
-        is_wanted = self.has_baseline and self.targets.meaning == "class"
-        return tf_idf(self.training, self.held_out) if is_wanted else None
-
-
-def tf_idf(train: Source, test: Source) -> dict[str, Any]:
-    """Returns the accuracy of TF-IDF (words and pairs of words) and logistic regression.
-
-    If it cannot learn from the texts, `error` says why, so that a finished training is not lost.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    name = "TF-IDF and logistic regression"
-    texts, classes = train.fetch(range(0, len(train), -(-len(train) // MAX_BASELINE)))
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, decode_error="replace"),
-        LogisticRegression(C=10.0, max_iter=1000),
-    )
-    try:
-        model.fit(texts, classes)
-    except ValueError as error:  # no word in common, or one class
-        return {"name": name, "error": str(error)}
-    texts, classes = test.fetch(range(len(test)))
-    return {"name": name, "accuracy": float(model.score(texts, classes)), "examples": len(classes)}
+        """See `DataSet`: a linear model on TF-IDF."""
+        kinds = {"class": False, "numbers": True}
+        if not self.has_baseline or self.targets.meaning not in kinds:
+            return None
+        return baselines.of_texts(self.training, self.held_out, kinds[self.targets.meaning])

@@ -15,12 +15,15 @@ targets   -1     1    0    2    -1        0 lower, 1 Capitalised, 2 UPPER
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from input import InputError
-from input.text.text_set import TextSet
+from input import InputError, baselines
+from input.source import Source
+from input.text.text_set import CHUNK, TextSet
 from input.text.vocabulary import END, START
 
 MASK = "[MASK]"
@@ -55,6 +58,13 @@ class TokenSet(TextSet):
         """See `DataSet`."""
         return None
 
+    def rows(self, source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields ids and targets of a split, [b, T] each, in its own order."""
+        for start in range(0, min(len(source), baselines.MOST), CHUNK):
+            ids = range(start, min(start + CHUNK, len(source)))
+            inputs, targets = self.decode(tf.constant(source.fetch(ids)[0]), None)
+            yield inputs.numpy(), targets.numpy()
+
     def _place(self, word: str) -> int:
         words = self.wordpiece.vocabulary.words
         if word not in words:
@@ -77,6 +87,14 @@ class NextWords(TokenSet):
         ids = self.wordpiece(raw)
         after = tf.pad(ids[:, 1:], [[0, 0], [0, 1]])
         return ids, tf.where(after != 0, after, NONE)
+
+    def baseline(self) -> dict[str, Any] | None:
+        """See `DataSet`: pairs of words."""
+        if not self.has_baseline:
+            return None
+        return baselines.of_next_words(
+            lambda: self.rows(self.training), lambda: self.rows(self.held_out), self.num_classes
+        )
 
 
 class MaskedWords(TokenSet):
@@ -145,6 +163,14 @@ class Case(TokenSet):
         shape = tf.stack([-1, tf.shape(ids)[1]])
         whole = tf.concat([edge, targets, edge], 1).to_tensor(NONE, shape=shape)
         return ids, tf.ensure_shape(tf.where(self._is_word(ids), whole, NONE), [None, None])
+
+    def baseline(self) -> dict[str, Any] | None:
+        """See `DataSet`: the case that each word mostly has."""
+        if not self.has_baseline:
+            return None
+        return baselines.of_case(
+            lambda: self.rows(self.training), lambda: self.rows(self.held_out), self.num_classes
+        )
 
 
 KINDS = {"next": NextWords, "masked": MaskedWords, "case": Case}

@@ -12,7 +12,7 @@ import tensorflow as tf
 from app.cli.overrides import override
 from app.recovery import heartbeat
 from app.training.data import open_data
-from input import InputError
+from input import InputError, baselines
 from input.order import split_of
 from input.text import Text, text_set
 from input.text.wordpiece import WordPiece
@@ -312,7 +312,7 @@ def test_the_baseline_stands_beside_the_result(sentences, train):
 def test_a_baseline_that_cannot_learn_loses_no_result(sentences):
     data = sentences.data.open("")
     data.training.fetch = lambda ids: ([b"a b" for _ in ids], data.training.labels[: len(ids)])
-    assert "vocabulary" in text_set.tf_idf(data.training, data.held_out)["error"]
+    assert "vocabulary" in baselines.of_texts(data.training, data.held_out, False)["error"]
 
 
 def test_an_evaluation_text_without_a_label_is_named(sentences):
