@@ -264,7 +264,7 @@ def sentiment_16gpu() -> Experiment:
 def sentence_ratings() -> Experiment:
     """MiniLM fine-tuned to predict how twenty people rated a film sentence on average, -4 to 4.
 
-    Regression on all 10,605 sentences, with Huber's loss.
+    Regression on all 10,605 sentences, with Huber's loss. Not yet run to the end.
 
     ./run.sh prepare --experiment=sentence_ratings
     NP=2 ./run.sh train --experiment=sentence_ratings
@@ -279,7 +279,8 @@ def sentence_ratings() -> Experiment:
 def sentence_case() -> Experiment:
     """MiniLM fine-tuned to restore the case of letters: token classification (truecasing).
 
-    Each WordPiece of the lower-cased sentence is classified: lower, Capitalised, UPPER.
+    Each WordPiece of the lower-cased sentence is classified: lower, Capitalised, UPPER. Not yet run
+    to the end.
 
     ./run.sh prepare --experiment=sentence_case
     NP=2 ./run.sh train --experiment=sentence_case
@@ -295,6 +296,8 @@ def sentence_case() -> Experiment:
 def sentence_masked() -> Experiment:
     """MiniLM trained on with masked language modelling (BERT's task) on the film sentences.
 
+    Not yet run to the end.
+
     ./run.sh prepare --experiment=sentence_masked
     NP=2 ./run.sh train --experiment=sentence_masked
     """
@@ -308,7 +311,8 @@ def sentence_masked() -> Experiment:
 def gpt_sentences() -> Experiment:
     """A small GPT (4 layers, width 128) that learns to write film sentences, from nothing.
 
-    Causal language modelling over MiniLM's 30,522 WordPieces; `predict` continues a text.
+    Causal language modelling over MiniLM's 30,522 WordPieces; `predict` continues a text. Not yet
+    run to the end.
 
     ./run.sh prepare --experiment=gpt_sentences
     NP=2 ./run.sh train --experiment=gpt_sentences --stages=2 --workdir=runs/gpt
@@ -330,6 +334,10 @@ def gpt_sentences() -> Experiment:
 def digits_attributes() -> Experiment:
     """A narrow ResNet-18 that names which of six attributes a scanned digit has: several labels.
 
+    One run with seed 0 took 40 s on 2 busy cores: mean average precision 0.9996, F1 0.991 on the
+    test digits (logistic regression on the 64 pixels: 0.970 and 0.909). With SGD at rate 0.05 it
+    had reached 0.80 after 10 epochs.
+
     ./run.sh prepare --experiment=digits_attributes
     NP=2 ./run.sh train --experiment=digits_attributes
     """
@@ -338,16 +346,19 @@ def digits_attributes() -> Experiment:
         data=Images("digits_attributes", size=16, augmentation="shift"),
         global_batch=64,
         micro_batch=16,
-        epochs=10,
+        epochs=15,
         objective=MultiLabel(),
-        optimization=Optimization(warmup_epochs=1, learning_rate=0.2),
+        optimization=Optimization(
+            optimizer=AdamW(), learning_rate=0.003, reference_batch=64, warmup_epochs=5
+        ),
     )
 
 
 def diabetes() -> Experiment:
     """A small perceptron that predicts how diabetes progresses from ten numbers of a patient.
 
-    Regression on scikit-learn's 442 patients (Efron et al., 2004).
+    Regression on scikit-learn's 442 patients (Efron et al., 2004). One run with seed 0 took 12 s:
+    mean absolute error 46.5, R2 0.450 on the 88 held out (ridge regression: 46.9).
 
     ./run.sh prepare --experiment=diabetes
     NP=2 ./run.sh train --experiment=diabetes
