@@ -70,7 +70,11 @@ def keras_defaults(experiment: Experiment) -> Iterator[None]:
     The precision is a global of Keras (its dtype policy), as blocks are made without being given
     one. A layer keeps the one it is created with, so the global is restored afterwards.
     """
-    before = keras.config.dtype_policy()
+    before, is_filtering = (
+        keras.config.dtype_policy(),
+        keras.config.is_traceback_filtering_enabled(),
+    )
+    keras.config.disable_traceback_filtering()  # which wraps a message in what Keras was doing
     keras.utils.clear_session()  # names that Keras makes up start from 1 again
     keras.config.set_dtype_policy(POLICIES[experiment.precision])
     keras.utils.set_random_seed(experiment.seed)  # an initializer may draw its own seed from it
@@ -78,6 +82,8 @@ def keras_defaults(experiment: Experiment) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+        if is_filtering:
+            keras.config.enable_traceback_filtering()
 
 
 def zeros(spec: Any, batch: int = 2, length: int = 1) -> Any:

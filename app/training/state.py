@@ -109,6 +109,7 @@ class State:
     Attributes:
         parts: the model in order, cut as `placement` says.
         input_spec: of a batch of inputs.
+        output_spec: of the outputs for a batch of two.
         target_spec: of a batch of targets; None: not known.
         loss_scale: factor of the loss; 1 except with float16.
         good_steps: steps since the loss scale last changed.
@@ -126,7 +127,7 @@ class State:
     ) -> None:
         built = build(experiment, input_spec, num_outputs, placement, pretrained)
         experiment.objective.check_outputs(built.outputs, num_outputs)
-        self.input_spec = input_spec
+        self.input_spec, self.output_spec = input_spec, built.outputs
         self.target_spec: Any = None
         self.placement = placement or Placement.whole(len(built.blocks))
         o = experiment.optimization
@@ -150,6 +151,8 @@ class State:
         outputs = experiment.objective.num_outputs(data)
         state = cls(experiment, data.input_spec, outputs, placement, pretrained)
         state.target_spec = data.target_spec
+        if data.target_spec is not None:
+            step_sums.check_losses(experiment.objective, state.output_spec, data.target_spec)
         return state
 
     @property

@@ -11,11 +11,14 @@ until all micro-batches are summed; then all is multiplied by G / (sum of weight
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import tensorflow as tf
 
 from app.config import Experiment
+from app.errors import UsageError, UserError
 from app.objectives import Objective
 from app.training import ordered
 
@@ -52,6 +55,52 @@ def of_micro_batch(
     loss, *sums = [tf.reduce_sum(value) for value in each]
     loss /= experiment.global_batch  # so parts of the batch add up
     return loss, [loss, *sums]
+
+
+def check_losses(objective: Objective, outputs: Any, targets: Any) -> None:
+    """Computes the losses of an objective once, in a graph that is thrown away.
+
+    Args:
+        objective: may be a user's own.
+        outputs: specs of the model's, of a batch.
+        targets: specs of the data's, of any batch.
+
+    Raises:
+        UsageError: they fail, or are not one for each example, or token.
+    """
+    name = f"{type(objective).__name__}.losses"
+    floats = tf.nest.map_structure(lambda y: tf.TensorSpec(y.shape, tf.float32), outputs)
+    try:
+        function = tf.function(objective.losses, autograph=False)
+        losses = function.get_concrete_function(floats, targets).structured_outputs
+        shape = losses.shape.as_list()
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind: it is a person's own code
+        at = next(
+            reversed([f for f in extract_tb(error.__traceback__) if _is_own(f.filename)]), None
+        )
+        where = f" in {at.filename}, line {at.lineno}," if at else ""
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"{name} fails{where} with {type(error).__name__}: {first}; the outputs are "
+            f"{_shapes(outputs)}, the targets {_shapes(targets)}."
+        ) from None
+    wanted = 2 if objective.is_of_tokens else 1
+    if len(shape) != wanted:
+        rule = "[b, T], one for each token" if wanted == 2 else "[b], one for each example"
+        raise UsageError(
+            f"{name} must return losses {rule}, not of shape {shape}: the step sums them, and "
+            "divides by what counts in the whole step."
+        )
+
+
+def _is_own(path: str) -> bool:
+    return "site-packages" not in path and not path.startswith(str(Path(__file__).parents[1]))
+
+
+def _shapes(specs: Any) -> str:
+    return ", ".join(str(spec.shape.as_list()) for spec in tf.nest.flatten(specs))
 
 
 def judge(

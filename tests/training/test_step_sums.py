@@ -11,6 +11,8 @@ from steps import made
 from tagged import tagged
 
 from app.config import Layout
+from app.errors import UsageError
+from app.objectives import TokenClassification
 from app.training.state import State
 from app.training.step_sums import judge, names, size
 
@@ -70,6 +72,31 @@ def test_numbers_of_a_step():
     assert float(found["gradient_norm"]) == pytest.approx(5 / (2 * 60 / 24))
     empty = judge(experiment, [tf.zeros([2])], tf.zeros([3]), tf.constant(1.0))
     assert not bool(empty["finite"])
+
+
+class Scalar(TokenClassification):
+    def losses(self, outputs, targets):
+        return tf.reduce_mean(super().losses(outputs, targets))
+
+
+class Wrong(TokenClassification):
+    def losses(self, outputs, targets):
+        return tf.ensure_shape(super().losses(outputs, targets), [7, 5, 3])
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (Scalar(), ["Scalar.losses must return losses [b, T]", "not of shape []"]),
+        (Wrong(), ["Wrong.losses fails in", "test_step_sums.py, line", "the targets [None, None]"]),
+    ],
+)
+def test_losses_that_cannot_be_summed_are_refused(objective, words):
+    experiment = dataclasses.replace(tagged(), objective=objective)
+    with pytest.raises(UsageError) as error:
+        State.of(experiment, experiment.data.open(""))
+    for word in words:
+        assert word in str(error.value), error.value
 
 
 def train(run, folder, name, *flags):
