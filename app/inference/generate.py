@@ -49,7 +49,7 @@ def is_of_next_words(objective: Objective, data: DataSet) -> bool:
     """
     if not isinstance(objective, LanguageModel):
         return False
-    if type(data).__name__ != "NextWords":
+    if not getattr(data, "is_of_next_words", False):
         raise UsageError(
             f"predict continues texts, for which a model of next words is needed, not of "
             f"{type(data).__name__}: train with data.predicts=next, or export the model."

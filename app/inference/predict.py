@@ -24,6 +24,7 @@ from app.inference.forward import Forward
 from app.inference.generate import Generator, Sampling
 from app.inference.predictor import Predictor, Reader, TensorReader
 from app.inference.shards import Shards
+from app.objectives import Classification
 from app.parallel import replicas
 from app.parallel.topology import Topology
 from app.reporting.report import terminal
@@ -91,8 +92,9 @@ def main(
     with run.weights(job.weights) as weights, contextlib.ExitStack() as stack:
         lanes = max(1, job.threads // layout.stages)
         state = run.setup.state
-        kind = Reader if data.kind else TensorReader
-        reader = kind(items, data, shards, job.limits)
+        given = (items, data, shards, job.limits)
+        are_classes = isinstance(experiment.objective, Classification)
+        reader = Reader(*given) if data.kind else TensorReader(*given, are_classes)
         run_on_all_ranks(
             lambda: claim(shards, job, run, items, weights, stack) if topology.is_chief else None
         )

@@ -130,7 +130,19 @@ class Reader:
 
 
 class TensorReader(Reader):
-    """Reads examples of a data set whose clients send tensors."""
+    """Reads examples of a data set whose clients send tensors.
+
+    Args:
+        items, data, shards, limits: as of `Reader`.
+        are_classes: whether targets are distributions over the classes, [b, K]: a label is the
+            likeliest.
+    """
+
+    def __init__(
+        self, items: Items, data: DataSet, shards: Shards, limits: Limits, are_classes: bool
+    ) -> None:
+        super().__init__(items, data, shards, limits)
+        self.are_classes = are_classes
 
     def read(self, shard: int, indices: Sequence[int]) -> Batch:
         """See base class; a damaged example ends the job, as it would end an evaluation."""
@@ -139,9 +151,7 @@ class TensorReader(Reader):
         labels: dict[int, Any] = {}
         if not tf.nest.is_nested(targets):
             rows = targets.numpy()
-            is_class = self.data.num_classes and rows.shape[1:] == (self.data.num_classes,)
-            if is_class and set(np.unique(rows)) <= {0.0, 1.0} and np.all(rows.sum(-1) == 1):
-                rows = rows.argmax(-1)
+            rows = rows.argmax(-1) if self.are_classes else rows
             labels = {i: self.shown(row) for i, row in zip(indices, rows, strict=False)}
         return Batch(shard, indices, inputs, {}, labels)
 

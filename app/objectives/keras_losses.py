@@ -47,7 +47,7 @@ class KerasLoss(Objective):
 
     def num_outputs(self, data: DataSet) -> int:
         """See base class."""
-        return self.outputs or data.num_classes or int(data.target_spec.shape[-1])
+        return self.outputs or super().num_outputs(data)
 
     def check(self, data: DataSet) -> None:
         """Finds the loss and the metrics in Keras.

@@ -56,7 +56,7 @@ class Objective(ABC):
         is_higher_better: whether the best is the highest.
         is_weighted: whether `weights` returns any; else each example counts as one.
         names_classes: whether answers name classes of the data.
-        is_of_tokens: whether outputs are of an example's tokens, [b, T, ...].
+        is_of_tokens: whether outputs are of an example's tokens, [b, T, K], and losses [b, T].
         fields: of a prediction's row.
     """
 
@@ -69,8 +69,11 @@ class Objective(ABC):
     fields: ClassVar[tuple[str, ...]] = ("value",)
 
     def num_outputs(self, data: DataSet) -> int:
-        """Returns the number of outputs of the model, which `model.blocks` is called with."""
-        return data.num_classes
+        """Returns the number of outputs of the model: of the classes, or else of the targets.
+
+        `model.blocks` is called with it.
+        """
+        return data.num_classes or int(data.target_spec.shape[-1])
 
     def check(self, data: DataSet) -> None:
         """Checks that the data have targets for this objective.
@@ -102,7 +105,7 @@ class Objective(ABC):
 
     @abstractmethod
     def losses(self, outputs: Outputs, targets: Targets) -> tf.Tensor:
-        """Computes the loss of each example, float32 [b], or of its tokens, [b, ...]."""
+        """Computes the loss of each example, float32 [b], or of its tokens, [b, T]."""
 
     def weights(self, targets: Targets) -> tf.Tensor:
         """Returns how much each loss counts, float32, of the shape of `losses`."""

@@ -40,10 +40,6 @@ class Regression(Objective):
     centre: Finite = 0.0
     spread: Positive = 1.0
 
-    def num_outputs(self, data: DataSet) -> int:
-        """Returns the number of targets, D."""
-        return int(data.target_spec.shape[-1])
-
     def check(self, data: DataSet) -> None:
         """See base class."""
         spec = data.target_spec

@@ -82,6 +82,8 @@ class TokenSet(TextSet):
 class NextWords(TokenSet):
     """Each token's target is the token after it; the last, [SEP], has none."""
 
+    is_of_next_words = True  # so that a model of them can continue texts
+
     def decode(self, raw: tf.Tensor, key: tf.Tensor | None) -> Any:
         """See `IndexedDataSet`; returns inputs and targets."""
         ids = self.wordpiece(raw)

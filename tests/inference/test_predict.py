@@ -2,9 +2,11 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import write_sentences
 from ranks import SHALLOW, TEXTS, forked, start, succeeded
 
@@ -12,6 +14,7 @@ from app.config import Layout
 from app.errors import UsageError
 from app.inference import predict
 from app.inference.predict import Job
+from app.inference.predictor import TensorReader
 from app.inference.shards import Shards
 from input.items import OfRows
 from input.raw import Limits
@@ -193,3 +196,16 @@ def test_predictions_are_the_same_bits_on_any_layout(tmp_path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["item"] for row in rows] == [1, 2, 3] and "error" in rows[1]
     assert {name.name for name in tmp_path.glob("*.partial")} == set()
+
+
+@pytest.mark.parametrize("are_classes", [True, False])
+def test_a_label_is_a_class_only_where_targets_are_classes(are_classes):
+    """Of several labels an example may have just one, which looks like a class."""
+    rows = tf.constant([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    data = SimpleNamespace(
+        kind="", num_classes=3, classes=("a", "b", "c"),
+        evaluation=lambda batch, run: [(tf.zeros([2, 4]), rows, tf.ones([2]))],
+    )  # fmt: skip
+    reader = TensorReader(None, data, SimpleNamespace(batch=2), Limits(), are_classes)
+    expected = {0: "b", 1: "a"} if are_classes else {0: [0.0, 1.0, 0.0], 1: [1.0, 0.0, 0.0]}
+    assert reader.read(0, [0, 1]).labels == expected

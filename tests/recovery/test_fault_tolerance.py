@@ -114,8 +114,8 @@ def alone(tmp_path_factory):
 
 
 def flags(workdir: Path, steps: int = STEPS) -> list[str]:
-    told = ["train", "--experiment=mine.py:faulty", f"--workdir={workdir}", "--exact"]
-    return [*told, f"--set=steps={steps}"]
+    given = ["train", "--experiment=mine.py:faulty", f"--workdir={workdir}", "--exact"]
+    return [*given, f"--set=steps={steps}"]
 
 
 def result(workdir: Path) -> dict:
@@ -203,10 +203,10 @@ def test_elastic_ranks_die_leave_and_join(user, alone):
         job.rank(0, sessions()[-1]["first"] + 5)
 
     set_hosts(2)
-    told = [*flags(user / "run", steps), "--elastic", "--log_examples"]
+    given = [*flags(user / "run", steps), "--elastic", "--log_examples"]
     secret = {"SHOP_API_KEY": "canary-7151"}
     # NP is no number to wait for: whoever is there begins.
-    job = Job(3, user, [*told, f"--host_discovery_script={script}"], PAUSE="0.04", **secret)
+    job = Job(3, user, [*given, f"--host_discovery_script={script}"], PAUSE="0.04", **secret)
     wait_for(2)
     assert_closed(job, user, "canary-7151")
     for ranks in (1, 3, 2):
